@@ -1,0 +1,90 @@
+"""A backbone is timm's own model, read four ways."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from zoo.backbones import create_backbone
+from zoo.errors import ZooError
+
+VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
+VITS = [("vit_tiny_patch16_224", VIT), ("vit_tiny_patch16_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
+        ("eva02_tiny_patch14_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
+        ("vit_small_patch14_reg4_dinov2", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2))]
+
+
+def _images(channels: int = 3, size: int = 32) -> torch.Tensor:
+    return torch.rand(4, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name, keywords", [("test_resnet", {"output_stride": 8}), ("vit_tiny_patch16_224", VIT), ("test_convnext", {})])
+def test_pool_is_what_timm_returns_for_normalised_images(name, keywords):
+    torch.manual_seed(0)
+    backbone = create_backbone(name, size=32, **keywords).eval()
+    plain = timm.create_model(name, num_classes=0, **keywords, **({"img_size": 32} if "vit" in name else {})).eval()
+    plain.load_state_dict(backbone.model.state_dict(), strict=True)
+    mean, std = (torch.tensor(plain.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    x = _images()
+    with torch.no_grad():
+        assert torch.equal(backbone.pool(x), plain((x - mean) / std))
+        assert backbone.pool(x).shape == (4, backbone.num_features)
+        assert backbone.map(x).shape[:2] == (4, backbone.num_features)
+
+
+def test_a_grey_image_is_read_as_its_own_repetition():
+    backbone = create_backbone("test_resnet", size=32).eval()
+    grey = _images(1)
+    with torch.no_grad():
+        assert torch.equal(backbone.pool(grey), backbone.pool(grey.expand(-1, 3, -1, -1)))
+
+
+def test_a_colour_image_into_a_grey_backbone_is_refused():
+    backbone = create_backbone("test_resnet", size=32, in_chans=1)
+    assert backbone.pool(_images(1)).shape == (4, backbone.num_features)
+    with pytest.raises(ZooError, match="in_chans"):
+        backbone.pool(_images(3))
+
+
+@pytest.mark.parametrize("name, keywords", VITS)
+def test_only_the_kept_patches_are_encoded(name, keywords):
+    """Whatever stands in a hidden patch can't change a visible token; all patches kept is the whole picture."""
+    backbone = create_backbone(name, size=32, **keywords).eval()
+    x = _images()
+    keep = torch.rand(4, 16).argsort(1)[:, :5]
+    hidden = torch.ones(4, 16, dtype=torch.bool).scatter(1, keep, False)
+    pixels = hidden.view(4, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    with torch.no_grad():
+        tokens = backbone.tokens(x, keep)
+        assert tokens.shape == (4, backbone.num_prefix_tokens + 5, backbone.num_features)
+        assert torch.equal(tokens, backbone.tokens(torch.where(pixels, torch.rand_like(x), x), keep))
+        everything = torch.arange(16).expand(4, -1)
+        assert torch.equal(backbone.tokens(x, everything), backbone.tokens(x))
+
+
+def test_reading_tokens_leaves_the_state_dict_as_timm_has_it():
+    backbone = create_backbone("vit_tiny_patch16_224", size=32, **VIT)
+    assert list(backbone.model.state_dict()) == list(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **VIT).state_dict())
+
+
+@pytest.mark.parametrize("name, keywords, words", [
+    ("test_resnett", {}, "test_resnet"),
+    ("resnet18", {"depht": 3}, "depht"),
+    ("vit_tiny_patch16_224", {"patch_size": 5}, "don't divide"),
+    ("resnet18", {"pretrained": True}, "backbone.pretrained"),
+    ("resnet18", {"checkpoint_path": "x.pth"}, "backbone.checkpoint_path"),
+    ("resnet18", {"output_stride": 5}, "can't build"),
+    ("vit_tiny_patch16_224", {"embed_dim": 32}, "can't build"),
+])
+def test_mistakes_are_explained_in_a_sentence(name, keywords, words):
+    with pytest.raises(ZooError, match=words) as caught:
+        create_backbone(name, size=32, **keywords)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, keywords", [("test_resnet", {}), ("swin_tiny_patch4_window7_224", {"window_size": 4}), ("vit_tiny_r_s16_p8_224", {})])
+def test_models_that_would_leak_hidden_patches_are_refused(name, keywords):
+    backbone = create_backbone(name, size=64, **keywords)
+    with pytest.raises(ZooError, match="plain ViT"):
+        backbone.tokens(_images(size=64))

@@ -1,0 +1,37 @@
+"""Every recipe that ships can be read, is complete, and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zoo.checkpoint import load_task, read_card
+from zoo.pretrain import pretrain
+from zoo.recipe import list_recipes, read, resolve
+from zoo.registry import list_tasks
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes" / "pretrain").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_smoke(path, tmp_path):
+    run = pretrain(path, out=tmp_path / "run", smoke=True, progress=False)
+    card = read_card(run / "checkpoint")
+    assert card["steps"] == 2 and card["name"] == path.stem
+    assert load_task(run / "checkpoint").name == card["task"]["name"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_a_page_that_says_what_it_is(path):
+    text = path.read_text()
+    assert text.startswith("# ") and "Measured" in text and len(text.splitlines()) < 40
+    recipe = read(path)
+    assert path.stem.startswith(recipe["task"]["name"] + "-"), "a recipe is named task-backbone-data"
+    resolved = resolve(recipe, {})
+    assert resolve(resolved, {}) == resolved
+
+
+def test_every_task_has_a_recipe_and_every_recipe_is_listed():
+    assert {task.name for task in list_tasks() if task.origin.startswith("zoo")} <= {read(path)["task"]["name"] for path in RECIPES}
+    assert {path.stem for path in RECIPES} <= {entry[0] for entry in list_recipes()}

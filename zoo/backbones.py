@@ -1,0 +1,175 @@
+"""Backbones: a timm model, its own normalisation, and four ways to read it.
+
+Letters: B batch, N tokens (patches), P prefix tokens (class, registers), D features, C H W image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo import registry
+from zoo.errors import ZooError, nearest
+
+# Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
+REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
+           "num_classes", "features_only", "out_indices", "scriptable", "exportable", "no_jit")
+
+
+class KeepPatches(nn.Module):
+    """Sits in timm's `patch_drop` slot and keeps the patches it is told to, or all. No parameters: the state dict is unchanged."""
+
+    def __init__(self, prefix: int, returns_index: bool):
+        super().__init__()
+        self.prefix, self.returns_index = prefix, returns_index
+        self.index: Tensor | None = None
+
+    def forward(self, x: Tensor):
+        if self.index is not None:
+            index = self.index.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            x = torch.cat([x[:, : self.prefix], x[:, self.prefix :].gather(1, index)], dim=1)
+        return (x, self.index) if self.returns_index else x
+
+
+class Backbone(nn.Module):
+    """A timm model that takes images in [0, 1] and normalises them itself.
+
+    `model` is timm's own module with `num_classes=0`; its weights are what a checkpoint holds. A grey image
+    (B, 1, H, W) is repeated for an RGB model; a colour image into a one-channel model is refused.
+    """
+
+    def __init__(self, model: nn.Module, name: str, size: int, arguments: dict):
+        super().__init__()
+        self.model = model
+        self.name, self.arguments = name, dict(arguments)
+        self.size, self.channels = size, int(arguments.get("in_chans", 3))
+        self.num_features: int = model.num_features
+        mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
+        if self.channels == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.register_buffer("shift", torch.tensor(self.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(self.std).view(1, -1, 1, 1), persistent=False)
+        self.num_prefix_tokens: int = getattr(model, "num_prefix_tokens", 0)
+        self.sees_patches = _takes_kept_patches(model)
+        if self.sees_patches:
+            model.patch_drop = KeepPatches(self.num_prefix_tokens, returns_index=_is_eva(model))
+            self.patch_size: int = model.patch_embed.patch_size[0]
+            self.num_patches: int = model.patch_embed.num_patches
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """(B, 1 or C, H, W) in [0, 1] -> (B, C, H, W) as the model wants it."""
+        if x.shape[1] != self.channels:
+            if x.shape[1] != 1:
+                raise ZooError(f"{self.name} was made for {self.channels} channel(s) (backbone.in_chans), "
+                               f"but the images have {x.shape[1]}; leave in_chans out")
+            x = x.expand(-1, self.channels, -1, -1)
+        x = (x - self.shift) / self.scale
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last() else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D): exactly what `timm.create_model(..., num_classes=0)(x)` returns."""
+        return self.model(self.normalize(x))
+
+    def map(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, h, w): the last feature map, before pooling."""
+        return self.layers(x)[-1]
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> the feature maps (B, D', h', w') of every stage or block."""
+        return self.model.forward_intermediates(self.normalize(x), output_fmt="NCHW", intermediates_only=True)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, P + N, D), prefix tokens first; with `keep` (B, n) only those patches are encoded, in that order.
+
+        Raises ZooError when the model isn't a plain ViT or Eva.
+        """
+        self.require_patches("reading tokens")
+        slot = self.model.patch_drop
+        slot.index = keep
+        try:
+            return self.model.forward_features(self.normalize(x))
+        finally:
+            slot.index = None
+
+    def require_patches(self, who: str) -> None:
+        """Raises ZooError, naming `who` needs it, unless the model can encode a subset of its patches."""
+        if not self.sees_patches:
+            raise ZooError(f"{who} needs a backbone that can encode a part of its patches, and {self.name} ({type(self.model).__name__}) "
+                           "can't: use a plain ViT or Eva of timm, such as vit_tiny_patch16_224")
+
+    def _channels_last(self) -> bool:
+        weight = next((p for p in self.model.parameters() if p.ndim == 4), None)
+        return weight is not None and weight.shape[2] > 1 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone:
+    """A timm model by name, with fresh weights drawn from torch's default generator.
+
+    `size` is the image side in pixels: given to models that have an `img_size`, checked against their patch size, and ignored by
+    the others. Every further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
+
+    Raises ZooError for an unknown model, a keyword the model doesn't take, and a size its patches don't divide.
+    """
+    import timm
+
+    if name not in registry.list_backbones():
+        raise ZooError(f"{name!r} is not a backbone of timm{nearest(name, registry.list_backbones())}")
+    for word in REFUSED:
+        if word in arguments:
+            raise ZooError(f"backbone.{word} can't be set: a pretext task starts from fresh weights and reads features")
+    arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
+    size_word = {"img_size": size} if size is not None else {}
+    try:
+        try:
+            model = timm.create_model(name, num_classes=0, **size_word, **arguments)
+        except TypeError as error:
+            if not size_word or "img_size" not in str(error):
+                raise
+            model = timm.create_model(name, num_classes=0, **arguments)
+    except TypeError as error:
+        raise ZooError(_explain(name, error)) from error
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, KeyError, AttributeError) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ZooError(f"timm can't build {name} with {arguments | size_word}: {what}") from error
+    size = _checked_size(name, model, size)
+    return Backbone(model, name, size, arguments)
+
+
+def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
+    embed = getattr(model, "patch_embed", None)
+    patch = getattr(embed, "patch_size", None)
+    if size is None:
+        image = getattr(embed, "img_size", None) or model.pretrained_cfg["input_size"][1:]
+        size = int(image[0])
+    side = patch[0] if isinstance(patch, (tuple, list)) else patch
+    if isinstance(side, int) and size % side:
+        fitting = [p for p in range(2, size) if size % p == 0]
+        raise ZooError(f"{name} has patches of {side} pixels, which don't divide images of {size}; "
+                       f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}")
+    return size
+
+
+def _explain(name: str, error: TypeError) -> str:
+    words = str(error).split("'")
+    if "unexpected keyword" in str(error) and len(words) > 1:
+        return f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for what it takes"
+    return f"timm can't build {name}: {error}"
+
+
+def _is_eva(model: nn.Module) -> bool:
+    from timm.models.eva import Eva
+
+    return isinstance(model, Eva)
+
+
+def _takes_kept_patches(model: nn.Module) -> bool:
+    """Plain ViTs and Evas only: others ignore the slot silently, and hybrid stems leak what is masked into what is kept."""
+    from timm.layers import PatchEmbed
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    return type(model) in (VisionTransformer, Eva) and type(model.patch_embed) is PatchEmbed

@@ -1,0 +1,1 @@
+"""Data sets by name, folders of pictures, and the data module that serves them to a trainer."""

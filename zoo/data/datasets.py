@@ -1,0 +1,269 @@
+"""The named data sets: what there is, and one of them as tensors. Importing this imports no torch.
+
+Every set is read whole: images as one uint8 tensor, in memory or, if large, mapped from the disk. What was
+decoded once is kept in `<home>/data/.../decoded/` with the sha256 of each file, and made anew when it doesn't
+hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo import paths
+from zoo.data.catalogue import ENTRIES, DataInfo, Entry
+from zoo.errors import ZooError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.data.sources import Source
+
+FOLDER = "folder:"
+LARGEST = 2048  # pixels; a size above it is taken for a slip of the finger
+MAPPED = 512 << 20  # bytes from which an array is mapped instead of read
+LAYOUT = 1  # of the decoded files; raise it when what they hold changes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Dataset:
+    """A set in memory.
+
+    fields       image uint8 (n, C, size, size), RGB or grey; label and other numbers int64 (n,); text n str
+    splits       train, validation, test: int64 indices into the fields
+    fingerprint  sha256 hex of the files that were read, the version and the size
+    """
+
+    info: DataInfo
+    fields: dict[str, Tensor | list[str]]
+    splits: dict[str, Tensor]
+    fingerprint: str
+
+
+def list_data() -> list[DataInfo]:
+    """Every named set, in the order of the names. There is also `folder:PATH`."""
+    return [ENTRIES[name].info for name in sorted(ENTRIES)]
+
+
+def data_info(name: str) -> DataInfo:
+    """The entry of a named set, or of a folder of pictures (its file names are read, nothing is decoded)."""
+    if isinstance(name, str) and name.startswith(FOLDER):
+        from zoo.data.folder import folder_info
+
+        return folder_info(name.removeprefix(FOLDER))
+    return _entry(name).info
+
+
+def get_data(name: str, source: Path | str | None = None) -> Path:
+    """Get a set's raw files (`zoo data get NAME [--from FILE]`) and return their folder.
+
+    source: a .deb, a .tar or .tgz, a folder (which may hold such archives) or one of the raw files. Without
+    it: the files that are there, if they are intact, else the first way that is open. Raises ZooError.
+    """
+    if isinstance(name, str) and name.startswith(FOLDER):
+        raise ZooError(f"{name} needs no getting: it is read where it lies")
+    entry = _entry(name)
+    if entry.source is None:
+        if source is not None:
+            raise ZooError(f"{name} comes with scikit-learn and can't be given; `pip install scikit-learn`")
+        _read(entry, entry.info.size)  # says what is missing, if anything is
+        import sklearn.datasets
+
+        return Path(sklearn.datasets.__file__).parent / "data"
+    from zoo.data import sources
+
+    return sources.get(sources.SOURCES[entry.source], None if source is None else Path(source))
+
+
+def load_data(name: str, size: int | None = None, download: bool = True) -> Dataset:
+    """A data set by name, or `folder:PATH`.
+
+    size: side of the images in pixels; default the set's own. Another one is made once, antialiased (short
+    side to size, centre crop), and kept.
+    download=False, or ZOO_OFFLINE=1 in the environment, never asks the network.
+    Raises ZooError: unknown name or size, files that are damaged or can't be got.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST):
+        raise ZooError(f"data.size is {size!r}; it has to be a whole number of pixels from 1 to {LARGEST}")
+    if isinstance(name, str) and name.startswith(FOLDER):
+        from zoo.data.folder import load_folder
+
+        return load_folder(name.removeprefix(FOLDER), size)
+    entry = _entry(name)
+    size = size or entry.info.size
+    if entry.source is None:
+        fields, splits = _read(entry, size)
+        from zoo.data.readers import DIGITS as digest
+    else:
+        from zoo.data import sources
+
+        source = sources.SOURCES[entry.source]
+        fields, splits = _load_decoded(entry, source, size, download)
+        digest = sources.recorded_digest(source)
+    return _as_dataset(entry, size, fields, splits, digest)
+
+
+def _entry(name: str) -> Entry:
+    if not isinstance(name, str) or name not in ENTRIES:
+        if isinstance(name, (str, Path)) and os.path.isdir(name):
+            raise ZooError(f"{str(name)!r} is a folder, not the name of a data set; write folder:{name}")
+        raise ZooError(f"there is no data set {name!r}{nearest(str(name), [*ENTRIES, 'folder:PATH'])}")
+    return ENTRIES[name]
+
+
+def _as_dataset(entry: Entry, size: int, fields: dict, splits: dict, digest: str | None) -> Dataset:
+    import torch
+
+    counts = {split: len(index) for split, index in splits.items()}
+    if counts != entry.info.splits:
+        known = f"version {entry.info.version} has {entry.info.splits}"
+        raise ZooError(f"{entry.info.name} has {counts} samples where {known}")
+    tensors = {
+        name: values if isinstance(values, list) else torch.from_numpy(values)
+        for name, values in fields.items()
+    }
+    identity = f"{entry.info.name} {entry.info.version} {size} {digest}"
+    return Dataset(
+        replace(entry.info, size=size),
+        {name: tensors[name] for name in entry.info.fields},
+        {split: torch.from_numpy(index) for split, index in splits.items()},
+        hashlib.sha256(identity.encode()).hexdigest(),
+    )
+
+
+def _read(entry: Entry, size: int, raw: Path | None = None, folder: Path | None = None) -> tuple[dict, dict]:
+    """Fields and splits as arrays, images at `size`."""
+    import numpy as np
+    import torch
+
+    module, function = entry.reader.split(":")
+    fields, splits = getattr(importlib.import_module(module), function)(raw, size, folder)
+    if fields["image"].shape[-2:] != (size, size):
+        fields["image"] = resize(torch.from_numpy(np.ascontiguousarray(fields["image"])), size).numpy()
+    return fields, splits
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (n, C, H, W) -> (n, C, size, size): short side to `size`, bilinear, antialiased, centre crop."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    scale = size / min(height, width)
+    shape = max(size, round(height * scale)), max(size, round(width * scale))
+    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+    out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
+    for begin in range(0, len(images), 512):  # bounds the float copy
+        part = interpolate(
+            images[begin : begin + 512].float(), shape, mode="bilinear", antialias=True, align_corners=False
+        )
+        out[begin : begin + 512] = (
+            part[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
+        )
+    return out
+
+
+# Decoded files
+
+
+def _load_decoded(entry: Entry, source: Source, size: int, download: bool) -> tuple[dict, dict]:
+    from zoo.data import sources
+
+    folder = sources.folder_of(source.name) / "decoded" / f"{entry.info.name}-{size}"
+    found = _read_decoded(folder, entry, source)
+    if found is not None:
+        return found
+    raw = sources.ensure(source, download)
+    with sources.locked(source.name):
+        found = _read_decoded(folder, entry, source)  # somebody may have made it while we waited
+        if found is None:
+            _write_decoded(folder, entry, source, size, raw)
+            found = _read_decoded(folder, entry, source)
+    if found is None:
+        raise ZooError(f"{folder} doesn't hold what has just been written to it; check the disk")
+    return found
+
+
+def _write_decoded(folder: Path, entry: Entry, source: Source, size: int, raw: Path) -> None:
+    import numpy as np
+
+    from zoo.data import sources
+
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that died; we hold the lock
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+        try:
+            fields, splits = _read(entry, size, raw, work)
+            for name, values in {
+                **fields,
+                **{f"split-{name}": index for name, index in splits.items()},
+            }.items():
+                if isinstance(values, list):
+                    (work / f"{name}.json").write_text(json.dumps(values))
+                elif isinstance(values, np.memmap) and Path(values.filename) == work / "image.npy":
+                    values.flush()
+                else:
+                    np.save(work / f"{name}.npy", np.ascontiguousarray(values))
+            del fields, splits  # lets go of a map before its folder moves
+            index = {
+                "layout": LAYOUT,
+                "version": entry.info.version,
+                "raw": sources.recorded_digest(source),
+                "files": sources.hash_files(work),
+            }
+            paths.write_text(work / "index.json", json.dumps(index, indent=1))
+            work.chmod(0o755)
+            if folder.exists():
+                log.warning("%s was out of date or damaged and has been made anew", folder)
+                shutil.rmtree(folder)
+            os.replace(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise paths.explain(
+            error, folder, entry.info.channels * size * size * sum(entry.info.splits.values())
+        ) from error
+
+
+def _read_decoded(folder: Path, entry: Entry, source: Source) -> tuple[dict, dict] | None:
+    """Fields and splits; None when they aren't there, belong to other raw files, or a byte has changed."""
+    import numpy as np
+
+    from zoo.data import sources
+
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        wanted = (LAYOUT, entry.info.version, sources.recorded_digest(source))
+        if (index["layout"], index["version"], index["raw"]) != wanted or wanted[2] is None:
+            return None
+        found = sources.hash_files(folder)
+        if {name: found.get(name) for name in index["files"]} != index["files"]:
+            return None
+        values = {}
+        for name in index["files"]:
+            path = folder / name
+            if path.suffix == ".json":
+                values[path.stem] = json.loads(path.read_text())
+            else:  # mode c: writable for torch's peace, changes never reach the file
+                values[path.stem] = np.load(path, mmap_mode="c" if path.stat().st_size >= MAPPED else None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    splits = {
+        name.removeprefix("split-"): value for name, value in values.items() if name.startswith("split-")
+    }
+    fields = {name: value for name, value in values.items() if not name.startswith("split-")}
+    return fields, {split: splits[split] for split in entry.info.splits if split in splits}

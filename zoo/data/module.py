@@ -1,0 +1,177 @@
+"""A data set as Lightning wants it: batches on demand, in an order that is a function of (seed, epoch) alone.
+
+There is no DataLoader, on purpose. A set is a few tensors in memory or in a memory map, so a batch is one
+index and workers would only copy it; and Lightning rebuilds a DataLoader's sampler under DDP, which destroys
+the order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from zoo.data.datasets import Dataset, load_data
+from zoo.errors import ZooError, nearest
+
+Fields = dict[str, Tensor | list[str]]
+
+
+def mix(*counters: int) -> int:
+    """A 63-bit seed from integers, the same on every machine and in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(counters).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def take(fields: Fields, rows: Tensor) -> dict[str, Tensor | list[str]]:
+    """A batch: these rows of every field, and `index` (B,) int64, the rows themselves."""
+    batch = {}
+    for name, field in fields.items():
+        if isinstance(field, Tensor):
+            batch[name] = field[rows.to(field.device)]
+        else:
+            batch[name] = [field[row] for row in rows.tolist()]
+    return batch | {"index": rows}
+
+
+def batches_done(trainer: L.Trainer) -> int:
+    """Training batches done since the run began: the count that Lightning (2.6) always restores exactly."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+
+class Batches:
+    """One pass over a split. Checkpoints hold nothing of it: the trainer's own counters say where to start.
+
+    In training the order is drawn from (seed, epoch), and a global batch that would stay incomplete is left
+    out. Elsewhere the order is that of `rows`, and the last batch is short. With W processes, process r takes
+    rows r, r + W, ... of each global batch of W `batch_size` rows, and all take equally many, since losses
+    gather over ranks: so outside training up to W - 1 rows are left out at the end.
+    """
+
+    def __init__(self, fields: Fields, rows: Tensor, batch_size: int, trainer: L.Trainer, seed: int = 0,
+                 training: bool = False):
+        self.fields, self.rows, self.batch_size, self.trainer = fields, rows, batch_size, trainer
+        self.seed, self.training = seed, training
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self.trainer.world_size
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.rows), self.global_batch)
+        return full if self.training else full + (rest >= self.trainer.world_size)
+
+    def __iter__(self) -> Iterator[dict]:
+        # A generator: the counters are read at the first next(), and by then Lightning has restored them.
+        start, order = self._order() if self.training else (0, self.rows)
+        rank, world, size = self.trainer.global_rank, self.trainer.world_size, self.global_batch
+        for number in range(start, len(self)):
+            rows = order[number * size:(number + 1) * size]
+            yield take(self.fields, rows[:len(rows) // world * world][rank::world])
+
+    def _order(self) -> tuple[int, Tensor]:
+        """Where in the epoch to start, and the epoch's order.
+
+        The epoch is counted in batches: Lightning's own count of epochs (2.6) is one too high after resuming,
+        under max_steps, from a state saved at the end of an epoch or of a run. `overfit_batches` wants the
+        same each time.
+        """
+        start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        epoch = -(-(batches_done(self.trainer) - start) // self.trainer.num_training_batches)
+        epoch = 0 if self.trainer.overfit_batches else epoch
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        return start, self.rows[torch.randperm(len(self.rows), generator=generator)]
+
+    # Both tell Lightning that resuming within an epoch is fine; there is nothing to keep.
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        return
+
+
+class ZooData(L.LightningDataModule):
+    """A `Dataset` for `trainer.fit(task, data)`; and, for everything else, `batches`.
+
+    Args:
+        dataset: fields and splits; `data.dataset` gives it back.
+        batch_size: images per process and step, at least 1.
+        seed: decides the order, with the epoch.
+
+    A batch is a dict of stacked fields (text: a list of B strings) and `index`. On a CUDA device, images stay
+    on the device while fitting, if they take no more than a third of its free memory.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int = 256, seed: int = 0):
+        super().__init__()
+        _check_batch_size(batch_size)
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self._resident: tuple[torch.device, Tensor] | None = None
+
+    def train_dataloader(self) -> Batches:
+        rows, world = self.dataset.splits["train"], self.trainer.world_size
+        if len(rows) < self.batch_size * world:
+            spread = f" on each of {world} processes" if world > 1 else ""
+            raise ZooError(f"the train split of {self.dataset.info.name} has {len(rows):,} images and one "
+                           f"step needs {self.batch_size:,}{spread}; give data.batch_size "
+                           f"{max(1, len(rows) // world)} or less")
+        return Batches(self._fields(), rows, self.batch_size, self.trainer, self.seed, training=True)
+
+    def val_dataloader(self) -> Batches:
+        return Batches(self._fields(), self.dataset.splits["validation"], self.batch_size, self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        self._resident = None                       # gives the device memory back
+
+    def batches(self, split: str, batch_size: int | None = None,
+                fields: Sequence[str] | None = None) -> Iterator[dict]:
+        """One plain pass over `split` in the set's order, without a trainer; the last batch is short.
+
+        Args:
+            split: train, validation or test.
+            batch_size: by default the module's own.
+            fields: those that a batch shall hold beside `index`; by default all.
+
+        Raises ZooError for an unknown split or field, at the call.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        _check_batch_size(size)
+        known, splits = self.dataset.fields, self.dataset.splits
+        for name, where in ((split, splits), *((field, known) for field in fields or ())):
+            if name not in where:
+                kind = "split" if where is splits else "field"
+                raise ZooError(f"{self.dataset.info.name} has no {kind} {name!r}{nearest(name, where)}")
+        wanted = known if fields is None else {field: known[field] for field in fields}
+        return (take(wanted, rows) for rows in splits[split].split(size) if len(rows))
+
+    def _fields(self) -> Fields:
+        """The fields, `image` on the trainer's device if that is a GPU with room for it."""
+        fields, device = self.dataset.fields, self.trainer.strategy.root_device
+        image = fields.get("image")
+        if device.type != "cuda" or image is None:
+            return fields
+        if self._resident is None or self._resident[0] != device:
+            free, _ = torch.cuda.mem_get_info(device)
+            if image.nbytes > free / 3:
+                return fields
+            self._resident = (device, image.to(device))
+        return fields | {"image": self._resident[1]}
+
+
+def _check_batch_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ZooError(f"data.batch_size is {size!r}; it is a whole number of images, at least 1")
+
+
+def create_data(name: str, batch_size: int = 256, size: int | None = None) -> ZooData:
+    """The data module of a named set or of `folder:PATH`. Its arguments are the recipe's `data` group.
+
+    Args:
+        name: see `zoo data list`.
+        batch_size: images per process and step.
+        size: side of the square images in pixels; by default the set's own, and 64 for a folder.
+    """
+    _check_batch_size(batch_size)
+    return ZooData(load_data(name, size), batch_size)

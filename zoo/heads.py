@@ -1,0 +1,166 @@
+"""Heads: what stands on a backbone while it learns. Each is a plain module; none knows of a task."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ZooError
+from zoo.losses import total
+
+
+def projector(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Sequential:
+    """Linear, BatchNorm and ReLU `layers` - 1 times, then a linear layer without bias and a BatchNorm without weights:
+    (B, inputs) -> (B, outputs). The head of SimCLR v1 and v2, https://arxiv.org/abs/2006.10029
+    """
+    modules: list[nn.Module] = []
+    for _ in range(layers - 1):
+        modules += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        inputs = hidden
+    return nn.Sequential(*modules, nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
+
+
+class ConvDecoder(nn.Module):
+    """(B, inputs) -> (B, channels, size, size): a linear layer to a small map, then nearest-neighbour doublings with convolutions.
+
+    Resizing and convolving leaves no checkerboard (https://distill.pub/2016/deconv-checkerboard/). `depth` doublings start from a
+    map of ceil(size / 2^depth) and are cropped to `size`; `width` is the channel count of the last map.
+    """
+
+    def __init__(self, inputs: int, channels: int, size: int, width: int = 32, depth: int = 2):
+        super().__init__()
+        self.size, self.start = size, -(-size // 2**depth)
+        widths = [width * 2 ** (depth - i) for i in range(depth + 1)]
+        self.stem = nn.Linear(inputs, widths[0] * self.start**2)
+        self.blocks = nn.ModuleList()
+        for before, after in zip(widths, widths[1:]):
+            self.blocks.append(nn.Sequential(nn.BatchNorm2d(before), nn.ReLU(inplace=True), nn.Upsample(scale_factor=2),
+                                             nn.Conv2d(before, after, 3, padding=1)))
+        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.stem(z).unflatten(1, (-1, self.start, self.start))
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)[..., : self.size, : self.size]
+
+
+class TransformerDecoder(nn.Module):
+    """A few transformer blocks over tokens with a position each: (B, N, D) -> (B, N, outputs).
+
+    Positions are fixed two-dimensional sines and cosines, as in MAE (https://arxiv.org/abs/2111.06377); `side` squared is N.
+    """
+
+    def __init__(self, dim: int, side: int, outputs: int, depth: int = 1, heads: int = 4):
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        if dim % heads or dim % 4:
+            raise ZooError(f"a decoder of width {dim} can't have {heads} heads: the width has to be a multiple of the heads and of 4")
+        self.register_buffer("position", sincos_2d(dim, side), persistent=False)
+        self.blocks = nn.Sequential(*[Block(dim, heads, qkv_bias=True) for _ in range(depth)])
+        self.norm, self.last = nn.LayerNorm(dim), nn.Linear(dim, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.blocks(x + self.position)))
+
+
+class PatchDecoder(nn.Module):
+    """(B, inputs) -> (B, channels, size, size): a linear layer to a token for each patch, a TransformerDecoder, and its patches laid out.
+
+    About eight patches to a side, whatever the size; what sticks out on the right and below is cropped.
+    """
+
+    def __init__(self, inputs: int, channels: int, size: int, dim: int = 64, depth: int = 1):
+        super().__init__()
+        self.size, self.patch = size, -(-size // 8)
+        self.side = -(-size // self.patch)
+        self.stem = nn.Linear(inputs, dim * self.side**2)
+        self.decoder = TransformerDecoder(dim, self.side, channels * self.patch**2, depth)
+
+    def forward(self, z: Tensor) -> Tensor:
+        patches = self.decoder(self.stem(z).unflatten(1, (self.side**2, -1)))
+        patches = patches.unflatten(2, (-1, self.patch, self.patch)).unflatten(1, (self.side, self.side))    # (B, row, column, C, p, p)
+        image = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return image[..., : self.size, : self.size]
+
+
+class LinearDecoder(nn.Module):
+    """(B, inputs) -> (B, channels, size, size): one linear layer, the decoder of principal components and of factor analysis."""
+
+    def __init__(self, inputs: int, channels: int, size: int):
+        super().__init__()
+        self.shape = (channels, size, size)
+        self.linear = nn.Linear(inputs, channels * size**2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.linear(z).unflatten(1, self.shape)
+
+
+def picture_decoder(kind: str, inputs: int, channels: int, size: int, width: int) -> nn.Module:
+    """A decoder from a code to a picture, (B, inputs) -> (B, channels, size, size), unbounded: `conv`, `transformer` or `linear`.
+
+    `width` is the channel count of the last map of `conv`; `transformer` is twice as wide; `linear` has no width.
+    """
+    if kind == "conv":
+        return ConvDecoder(inputs, channels, size, width)
+    if kind == "transformer":
+        return PatchDecoder(inputs, channels, size, 2 * width)
+    return LinearDecoder(inputs, channels, size)
+
+
+def sincos_2d(dim: int, side: int) -> Tensor:
+    """Fixed positions (1, side * side, dim): a quarter of the width each for sin and cos of row and of column."""
+    frequency = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim / 4))
+    angle = torch.arange(side)[:, None] * frequency                                # (side, dim / 4)
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)                            # (side, dim / 2)
+    rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(1, side * side, dim)
+
+
+# ---- BatchNorm over the global batch -------------------------------------------------------------------------------------
+
+def use_global_batch_norm(module: nn.Module) -> nn.Module:
+    """Make every BatchNorm in `module` use the statistics of all ranks while training. Parameters and names are unchanged.
+
+    torch's own SyncBatchNorm is for CUDA only; this one runs wherever the process group does. timm's BatchNormAct2d included.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not hasattr(layer, "alone"):
+            layer.alone = layer.forward
+            layer.forward = _GlobalForward(layer)
+    return module
+
+
+class _GlobalForward:
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.layer.training:
+            return self.layer.alone(x)
+        x = global_batch_norm(self.layer, x)
+        for after in ("drop", "act"):                       # BatchNormAct2d fuses what follows into itself
+            x = getattr(self.layer, after)(x) if hasattr(self.layer, after) else x
+        return x
+
+
+def global_batch_norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """(B, D, ...) normalised by mean and variance over batch, space and ranks; the layer's running statistics follow."""
+    over, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = wide.new_tensor([x.numel() / x.shape[1]])
+    count = total(count)
+    mean = total(wide.sum(over)) / count
+    centred = wide - mean.view(shape)                       # two passes: E[x^2] - E[x]^2 loses digits
+    variance = total((centred * centred).sum(over)) / count
+    if layer.track_running_stats:
+        with torch.no_grad():
+            layer.num_batches_tracked += 1
+            momentum = layer.momentum if layer.momentum is not None else 1 / float(layer.num_batches_tracked)
+            layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), momentum)
+            layer.running_var.lerp_((variance * count / (count - 1)).to(layer.running_var.dtype), momentum)
+    out = centred * (variance + layer.eps).rsqrt().view(shape)
+    if layer.affine:
+        out = out * layer.weight.view(shape) + layer.bias.view(shape)
+    return out.to(x.dtype)

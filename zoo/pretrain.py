@@ -1,0 +1,262 @@
+"""From a recipe to a trained checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from zoo import checkpoint, recipe as recipes
+from zoo.backbones import create_backbone
+from zoo.data.datasets import DataInfo, data_info
+from zoo.data.module import ZooData, create_data
+from zoo.errors import ZooError
+from zoo.evaluate.online import FeatureHealth, OnlineKNN
+from zoo.evaluate.table import check_metric
+from zoo.logs import create_logger, log_checkpoint, log_pictures
+from zoo.optim import Optim
+from zoo.paths import write_text
+from zoo.progress import Progress
+from zoo.provenance import commit, machine, packages, peak_memory_mb
+from zoo.registry import find_task
+from zoo.resumable import SafeCheckpointIO, newest_good
+from zoo.tasks.base import PretextTask, counted, create_task
+
+WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and in what arithmetic a task is trained. Whichever of max_steps and max_epochs is reached first ends the run.
+
+    Args:
+        max_steps: optimizer steps; -1 for no limit.
+        max_epochs: passes over the training split; -1 for no limit.
+        precision: "32", or "bf16" for autocast to bfloat16 with float32 weights and losses.
+        channels_last: memory layout of convolutions; faster with bf16 on most machines.
+        accumulate: batches whose gradients are added up before a step.
+        clip: largest norm of the gradient; 0 for no limit.
+        accelerator: where to train; auto takes a GPU when there is one.
+        validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none.
+        save_every: steps between two saves of the resumable state.
+    """
+
+    max_steps: int = -1
+    max_epochs: int = -1
+    precision: Literal["32", "bf16"] = "32"
+    channels_last: bool = False
+    accumulate: int = 1
+    clip: float = 0.0
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    validate_every: int = 5
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 and self.max_epochs < 1:
+            raise ZooError("the recipe doesn't say how long to train; set trainer.max_steps or trainer.max_epochs")
+        for key, least in (("accumulate", 1), ("clip", 0), ("validate_every", 0), ("save_every", 1)):
+            if getattr(self, key) < least:
+                raise ZooError(f"trainer.{key} is {getattr(self, key)}; the least is {least}")
+
+
+def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: bool = False, smoke: bool = False, logger: str = "csv",
+             progress: bool = True, **overrides: Any) -> Path:
+    """Run a recipe and write its checkpoint; returns the run's folder (its `checkpoint/` is what gets evaluated and pushed).
+
+    Args:
+        recipe: a file, the name of a recipe that came with the zoo, or a mapping.
+        out: the run's folder; by default runs/<recipe>-s<seed>. One that holds a run is refused unless `resume`.
+        resume: go on from the newest saved state whose checksum holds.
+        smoke: two tiny steps on generated data, to see that everything fits together.
+        logger: csv, tensorboard, wandb or none.
+        progress: draw a progress bar.
+        overrides: recipe keys, as `task={"temperature": 0.1}` or `**{"task.temperature": 0.1}`.
+
+    Raises ZooError for everything a recipe can get wrong, before any training.
+    """
+    name = Path(recipe).stem if not isinstance(recipe, dict) else "recipe"
+    values = recipe if isinstance(recipe, dict) else recipes.read(recipe)
+    resolved = recipes.resolve(values, dict(recipes.flat(overrides)))
+    if smoke:
+        resolved = _smaller(resolved)
+    if isinstance(recipe, dict):
+        name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{resolved['data']['name']}"
+    name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
+    check_fit(resolved)
+    folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}"
+    _claim(folder, resolved, resume)
+    with _quiet():
+        return _Run(name, resolved, folder, smoke).train(resume, logger, progress)
+
+
+def check_fit(resolved: dict) -> DataInfo:
+    """Whether the data hold what the task needs, asked before anything is downloaded. Raises ZooError."""
+    info, task = data_info(resolved["data"]["name"]), find_task(resolved["task"]["name"])
+    missing = [field for field in task.needs if field not in info.fields]
+    if missing:
+        raise ZooError(f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have; its fields are {', '.join(info.fields)}")
+    if task.needs_colour and info.channels == 1:
+        raise ZooError(f"the task {task.name} needs colour pictures, and those of {info.name} are grey; try emoji, cifar10 or folder:PATH")
+    return info
+
+
+def build(resolved: dict, size: int) -> PretextTask:
+    """The task of a resolved recipe with its initial weights, a function of the seed alone."""
+    keywords = dict(resolved["backbone"])
+    arguments = dict(resolved["task"])
+    with counted(torch.device("cpu"), resolved["seed"], WEIGHTS):
+        backbone = create_backbone(keywords.pop("name"), size=size, **keywords)
+        task = create_task(arguments.pop("name"), backbone, **arguments)
+    task.seed, task.optim = resolved["seed"], Optim(**resolved["optim"])
+    return task
+
+
+class _Run:
+    """One run: its parts, made in order, and what is written at its end."""
+
+    def __init__(self, name: str, resolved: dict, folder: Path, smoke: bool):
+        self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
+        self.training = Training(**resolved["trainer"])
+        self.data = self._data()
+        self.task = build(resolved, self.data.dataset.info.size)
+
+    def _data(self) -> ZooData:
+        if not self.smoke:
+            data = create_data(**self.resolved["data"])
+        else:
+            from zoo.data.generated import generate
+
+            info = data_info(self.resolved["data"]["name"])
+            data = ZooData(generate(info, size=self.resolved["data"]["size"]), self.resolved["data"]["batch_size"])
+        data.seed = self.resolved["seed"]
+        return data
+
+    def train(self, resume: bool, logger: str, progress: bool) -> Path:
+        state = self._state(resume)
+        log = create_logger(logger, self.folder, self.resolved)
+        bar = Progress(description=self.name, quiet=not progress)
+        start = time.perf_counter()
+        trainer = self._trainer(log, bar)
+        if self.training.channels_last:
+            self.task.to(memory_format=torch.channels_last)
+        trainer.fit(self.task, self.data, ckpt_path=state, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self.minutes = (time.perf_counter() - start) / 60
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+        pictures = self._pictures()
+        path = checkpoint.export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
+        log_pictures(log, pictures, trainer.global_step)
+        log_checkpoint(log, path, self.name)
+        return self.folder
+
+    def _trainer(self, log, bar: Progress) -> L.Trainer:
+        t = self.training
+        callbacks: list[L.Callback] = [bar, SaveState(self.folder, t.save_every)]
+        if t.validate_every and not self.smoke:
+            callbacks += [OnlineKNN(), FeatureHealth()]
+        return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=1,
+                         precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
+                         gradient_clip_val=t.clip or None, check_val_every_n_epoch=t.validate_every or 1,
+                         limit_val_batches=None if t.validate_every else 0, logger=log, callbacks=callbacks,
+                         plugins=[SafeCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
+                         enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=10, default_root_dir=self.folder)
+
+    def _state(self, resume: bool) -> Path | None:
+        """The state to go on from. What the run is made of has to be what it was."""
+        facts = {"data": self.data.dataset.fingerprint, "torch": torch.__version__}
+        known = self.folder / "run.json"
+        if resume and known.is_file():
+            for key, was in json.loads(known.read_text()).items():
+                if facts.get(key) != was and key == "data":
+                    raise ZooError(f"the data of {self.folder} have changed since the run began, so it can't be resumed; start a new one with --out")
+            return newest_good(self.folder)
+        write_text(known, json.dumps(facts, indent=1))
+        recipes.save(self.resolved, self.folder / "recipe.yaml")
+        return None
+
+    def _pictures(self) -> dict[str, torch.Tensor]:
+        batch = next(iter(self.data.batches("validation", batch_size=64)))
+        task = self.task.cpu().float().eval()
+        with counted(torch.device("cpu"), self.resolved["seed"], PICTURES), torch.no_grad():
+            return task.picture(batch)
+
+    def _card(self, trainer: L.Trainer) -> dict:
+        info, r = self.data.dataset.info, self.resolved
+        steps = trainer.global_step
+        value = None if self.smoke else check_metric(self.task, self.data)
+        return {
+            "schema": 1, "name": self.name, "summary": _summary(self.task),
+            "task": r["task"], "backbone": r["backbone"],
+            "data": {"name": info.name, "version": info.version, "license": info.license, "attribution": info.attribution,
+                     "size": info.size, "channels": info.channels, "fingerprint": self.data.dataset.fingerprint},
+            "recipe": r, "seed": r["seed"], "steps": steps,
+            "samples_seen": steps * self.training.accumulate * r["data"]["batch_size"],
+            "minutes": round(self.minutes, 2), "peak_memory_mb": peak_memory_mb(), "machine": machine(str(self.task.device)),
+            "packages": packages(), "commit": commit(), "created": time.strftime("%Y-%m-%d"),
+            "parameters": sum(p.numel() for p in self.task.backbone.model.parameters()),
+            "metrics": [],
+            "check": None if value is None else {"protocol": "knn", "data": info.name, "images": 2000, "value": value, "tolerance": 0.5},
+            "license": None, "parent": None,
+        }
+
+
+class SaveState(L.Callback):
+    """Saves the resumable state every so many steps, always into last.ckpt; the writer keeps the one before."""
+
+    def __init__(self, folder: Path, every: int):
+        self.path, self.every, self.saved = folder / "last.ckpt", every, 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
+        if trainer.global_step // self.every > self.saved // self.every:
+            self.saved = trainer.global_step
+            trainer.save_checkpoint(self.path)
+
+
+def _summary(task: PretextTask) -> str:
+    return (sys.modules[type(task).__module__].__doc__ or "").strip().split("\n")[0]
+
+
+def _smaller(resolved: dict) -> dict:
+    small = {key: dict(value) if isinstance(value, dict) else value for key, value in resolved.items()}
+    small["data"]["batch_size"] = 8
+    small["trainer"].update(max_steps=2, max_epochs=-1, accelerator="cpu")
+    return small
+
+
+def _claim(folder: Path, resolved: dict, resume: bool) -> None:
+    saved = folder / "recipe.yaml"
+    if not saved.is_file():
+        if resume:
+            raise ZooError(f"{folder} holds no run to resume; leave out --resume to start one")
+        return
+    if not resume:
+        raise ZooError(f"{folder} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER")
+    was, now = (dict(recipes.flat(r)) for r in (recipes.resolve(recipes.read(saved), {}), resolved))
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            raise ZooError(f"{folder} was begun with {key} {was.get(key)!r}, and the recipe now says {now.get(key)!r}; "
+                           "resume it unchanged, or start a new run with --out")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Lightning's greetings and tips are for people who drive Lightning themselves."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

@@ -1,0 +1,179 @@
+"""PretextTask: what every task shares, and nothing that one task alone needs.
+
+Letters, used in every docstring: B batch, V views, N tokens, P prefix tokens, D features, M code, C H W image, T text length,
+K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from zoo.backbones import Backbone
+from zoo.errors import ZooError
+from zoo.heads import use_global_batch_norm
+from zoo.optim import Optim
+from zoo.views import to_float
+
+
+@dataclass
+class TaskOutput:
+    """`loss` is the scalar to minimise; `logs` holds its named terms and whatever else is worth a curve (scalars)."""
+
+    loss: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+def mix(*counters: int) -> int:
+    """A 63-bit seed from integers, the same on every machine and in every process (Python's hash is neither)."""
+    return int.from_bytes(hashlib.blake2b(repr(counters).encode(), digest_size=8).digest(), "little") >> 1
+
+
+class counted:
+    """Inside, torch's generators (CPU, and `device` if it is a GPU) are seeded by counters; outside they are as found."""
+
+    def __init__(self, device: torch.device, *counters: int):
+        self.gpus = [device] if device.type == "cuda" else []
+        self.seed = mix(*counters)
+
+    def __enter__(self) -> None:
+        self.fork = torch.random.fork_rng(self.gpus)
+        self.fork.__enter__()
+        torch.default_generator.manual_seed(self.seed)
+        for gpu in self.gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(self.seed)
+
+    def __exit__(self, *error) -> bool | None:
+        return self.fork.__exit__(*error)
+
+
+TRAINING, VALIDATION = 0, 1                         # first counter: the two never share a draw
+
+
+class PretextTask(L.LightningModule, ABC):
+    """A pretext task: views made from a batch, and a loss computed from views.
+
+    A task writes `views` and `forward`; `after_step`, `picture` and `features` where it has something to say. Its constructor
+    takes a backbone and plain typed values, holds what defines the task, and calls `super().__init__(backbone)`. How it is
+    trained (`seed`, `optim`) are attributes, set by `zoo.pretrain` or by hand.
+    """
+
+    name: str = ""                                  # set by register_task
+    needs: tuple[str, ...] = ("image",)             # fields of a batch that the task reads; labels only if named here
+    needs_colour: bool = False                      # grey pictures are refused before anything is downloaded
+    training_only: tuple[str, ...] = ()             # teachers, queues, centres: resumable state that no checkpoint carries
+    seed: int = 0
+    optim: Optim = Optim()
+
+    def __new__(cls, *args, **kwargs):
+        task = super().__new__(cls)
+        if args or kwargs:                          # neither when copied or unpickled
+            bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+            bound.apply_defaults()
+            plain = {key: value for key, value in list(bound.arguments.items())[1:] if key != "backbone"}
+            object.__setattr__(task, "arguments", plain)
+        return task
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.arguments: dict[str, Any]
+        self.backbone = backbone
+
+    # ---- what a task writes --------------------------------------------------------------------------------------------
+    @abstractmethod
+    def views(self, batch: dict) -> tuple:
+        """Everything random: crops, masks, noise, cooked targets. Runs without gradient and without autocast."""
+
+    @abstractmethod
+    def forward(self, views: tuple) -> TaskOutput:
+        """The loss of the views. Draws nothing (but for dropout inside the backbone); autocast may be on."""
+
+    def after_step(self, progress: float) -> None:
+        """For what follows the weights, such as a teacher. `progress` ends at exactly 1."""
+
+    def features(self, image: Tensor) -> dict[str, Tensor]:
+        """Float images (B, C, H, W) in [0, 1] -> the representations that are evaluated, by name, each (B, D)."""
+        return {"backbone": self.backbone.pool(image)}
+
+    def picture(self, batch: dict) -> dict[str, Tensor]:
+        """What the task predicts, for people to look at: name -> (3, H, W) float in [0, 1]."""
+        return {}
+
+    # ---- what others ask of it -----------------------------------------------------------------------------------------
+    @property
+    def uses_labels(self) -> bool:
+        return "label" in self.needs
+
+    def heads(self) -> dict[str, Tensor]:
+        """State of everything that a checkpoint carries beside the backbone."""
+        skipped = ("backbone", *self.training_only)
+        return {key: value for key, value in self.state_dict().items() if key.split(".")[0] not in skipped}
+
+    # ---- what Lightning calls ------------------------------------------------------------------------------------------
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            use_global_batch_norm(self)
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        output = self._run(batch, TRAINING, self.current_epoch, batch_idx)
+        self._check_finite(output, batch_idx)
+        self.log_dict({"loss": output.loss, **output.logs}, batch_size=len(batch["index"]), prog_bar=True)
+        return output.loss
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        output = self._run(batch, VALIDATION, batch_idx)
+        self.log("val_loss", output.loss, batch_size=len(batch["index"]), sync_dist=True)
+
+    def predict_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        return self.features(to_float(batch["image"]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if not math.isfinite(self.trainer.estimated_stepping_batches):
+            raise ZooError("the schedule has to know how long the run is: give max_steps or max_epochs")
+        optimizer = self.optim.build(self)
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        return optimizer
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        """One true step: Lightning never calls this for the inner batches of an accumulation."""
+        done, total = self.trainer.global_step, self.trainer.estimated_stepping_batches
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * self.optim.scale((done + 0.5) / total)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():
+            self.after_step((done + 1) / total)
+
+    def _run(self, batch: dict, *counters: int) -> TaskOutput:
+        with counted(self.device, self.seed, self.global_rank, *counters):
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                views = self.views(batch)
+            return self(views)
+
+    def _check_finite(self, output: TaskOutput, batch_idx: int) -> None:
+        if not torch.isfinite(output.loss):
+            terms = ", ".join(f"{key} {float(value):.3g}" for key, value in output.logs.items())
+            raise ZooError(f"the loss of {self.name or type(self).__name__} is {output.loss.item()} at epoch {self.current_epoch}, batch "
+                           f"{batch_idx}{f' ({terms})' if terms else ''}; a lower optim.lr or a longer optim.warmup usually mends it")
+
+
+def create_task(name: str, backbone: Backbone, **arguments) -> PretextTask:
+    """A pretext task by its registered name. Raises ZooError for an unknown name or argument."""
+    from zoo import registry
+    from zoo.errors import nearest
+
+    task = registry.find_task(name)
+    known = [key for key in inspect.signature(task.__init__).parameters if key not in ("self", "backbone")]
+    for key in arguments:
+        if key not in known:
+            raise ZooError(f"{key} is not an argument of the task {name}{nearest(key, known)}")
+    return task(backbone, **arguments)

@@ -1,0 +1,64 @@
+"""Two random views of one picture should look alike to the network, and unlike the views of every other picture.
+
+Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
+https://arxiv.org/abs/2002.05709
+
+Differs: BatchNorm after the last linear layer of the projector, as in the authors' code but not in the paper's text.
+Differs: the blur and the strength of the jitter are arguments; on drawings and on grey pictures weaker ones than the paper's work better.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.backbones import Backbone
+from zoo.grid import rows_of
+from zoo.heads import projector
+from zoo.losses import nt_xent
+from zoo.registry import register_task
+from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.views import simclr_view
+
+
+@register_task("simclr")
+class SimCLR(PretextTask):
+    """Contrastive learning of two views with NT-Xent over the global batch.
+
+    Args:
+        temperature: softness of the contrast, above 0; lower looks harder at the nearest negatives.
+        hidden: width of the projector's hidden layer.
+        outputs: width of the space in which views are compared.
+        layers: linear layers of the projector.
+        smallest_crop: least share of the picture's area that a view shows, 0 to 1.
+        jitter: strength of the colour jitter; 1 is the paper's, 0 none.
+        grayscale: chance of a view without colour.
+        blur: chance of a blurred view.
+        flip: chance of a mirrored view; 0 for writing and other things that have a side.
+    """
+
+    def __init__(self, backbone: Backbone, temperature: float = 0.2, hidden: int = 512, outputs: int = 128, layers: int = 2,
+                 smallest_crop: float = 0.2, jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+        super().__init__(backbone)
+        self.temperature = temperature
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
+        self.projector = projector(backbone.num_features, hidden, outputs, layers)
+
+    def views(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Two independent views, each (B, C, H, W)."""
+        return self._view(batch["image"]), self._view(batch["image"])
+
+    def _view(self, image: Tensor) -> Tensor:
+        return simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
+                           blur=self.blur, flip=self.flip)
+
+    def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
+        first, second = self.projector(self.backbone.pool(torch.cat(views))).chunk(2)
+        loss = nt_xent(first, second, self.temperature)
+        return TaskOutput(loss, {"alignment": torch.cosine_similarity(first, second).mean().detach()})
+
+    @torch.no_grad()
+    def picture(self, batch: dict) -> dict[str, Tensor]:
+        """Each picture above its two views; and beside a query its nearest other pictures of the batch."""
+        first, second = self.views(batch)
+        return {"views": rows_of(batch["image"][:8], first[:8], second[:8])}

@@ -1,0 +1,228 @@
+"""Views: batched augmentation on the training device, random for every sample.
+
+Every function takes images (B, C, H, W), uint8 or float in [0, 1], C 1 or 3, and returns float32 in [0, 1]. Randomness comes from torch's
+default generator of the images' device and nowhere else. Pure functions with given parameters come first; they equal torchvision's.
+torchvision's own transforms draw one set of parameters for a whole batch, which is why these exist.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.colour import lab_to_rgb, rgb_to_lab
+
+__all__ = ["to_float", "crop_resize", "resize", "adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue", "luminance",
+           "gaussian_blur", "solarize", "random_boxes", "random_resized_crop", "color_jitter", "random_grayscale", "random_blur",
+           "random_solarize", "simclr_view", "random_keep", "rgb_to_lab", "lab_to_rgb"]
+
+LUMINANCE = (0.2989, 0.587, 0.114)                  # torchvision's weights of red, green and blue
+
+
+def to_float(x: Tensor) -> Tensor:
+    """uint8 0..255, or float in [0, 1] of any precision -> float32 in [0, 1]."""
+    return x.float().div(255) if x.dtype == torch.uint8 else x.float()
+
+
+# ---- with given parameters -----------------------------------------------------------------------------------------------
+
+def crop_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, out: int | tuple[int, int], flip: Tensor | None = None) -> Tensor:
+    """Cut a box of pixels (B,) out of each image and resize it to `out`, bilinear and antialiased, mirrored where `flip` (B,) is true.
+
+    Two batched matrix products with triangle weights; equal to torchvision's `resized_crop(antialias=True)` to 1e-6, which
+    grid_sample, having no antialiasing, is not.
+    """
+    rows, columns = (out, out) if isinstance(out, int) else out
+    x = to_float(x)
+    down = _triangles(top, height, rows, x.shape[-2])                                       # (B, rows, H)
+    across = _triangles(left, width, columns, x.shape[-1])                                  # (B, columns, W)
+    if flip is not None:
+        across = torch.where(flip.view(-1, 1, 1), across.flip(1), across)
+    with torch.autocast(x.device.type, enabled=False):
+        return down[:, None] @ x @ across[:, None].transpose(-1, -2)
+
+
+def _triangles(start: Tensor, length: Tensor, out: int, size: int) -> Tensor:
+    """(B, out, size): weights that resize pixels start .. start + length of an axis of `size` to `out` pixels."""
+    scale = (length / out)[:, None]
+    centre = (torch.arange(out, device=start.device) + 0.5)[None] * scale                   # (B, out), in pixels of the box
+    pixel = torch.arange(size, device=start.device)[None] - start[:, None] + 0.5            # (B, size)
+    weight = (1 - (pixel[:, None] - centre[..., None]).abs() / scale.clamp(min=1)[..., None]).clamp_(min=0)
+    weight *= ((pixel > 0) & (pixel < length[:, None]))[:, None]
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Whole images to `size`, bilinear and antialiased. Also for maps that aren't images: values are not clamped."""
+    x, size = to_float(x), (size, size) if isinstance(size, int) else tuple(size)
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def luminance(x: Tensor) -> Tensor:
+    """(B, 1, H, W): the brightness of a pixel as torchvision weighs it; a grey image is its own."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = x.unbind(1)
+    return (LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue).unsqueeze(1)
+
+
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """Multiply by `factor` (B,): 0 is black, 1 the image."""
+    return (x * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Away from the image's mean luminance by `factor` (B,): 0 is flat grey, 1 the image."""
+    mean = luminance(x).mean((1, 2, 3), keepdim=True)
+    return torch.lerp(mean.expand_as(x), x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Away from each pixel's luminance by `factor` (B,): 0 is grey, 1 the image. A grey image stays as it is."""
+    return x if x.shape[1] == 1 else torch.lerp(luminance(x).expand_as(x), x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue by `turn` (B,) of a full circle, -0.5 to 0.5. A grey image stays as it is."""
+    if x.shape[1] == 1:
+        return x
+    most, least = x.amax(1), x.amin(1)
+    chroma = most - least
+    safe = torch.where(chroma == 0, 1.0, chroma)
+    red, green, blue = x.unbind(1)
+    sixth = torch.where(most == red, (green - blue) / safe, torch.where(most == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    sixth = (sixth + 6 * turn.view(-1, 1, 1)) % 6                                           # hue in sixths of the circle
+    k = (sixth.unsqueeze(1) + sixth.new_tensor((5.0, 3.0, 1.0)).view(1, 3, 1, 1)) % 6
+    return most.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
+    """Blur with a Gaussian of `sigma` (B,) pixels cut to `kernel` (odd) pixels, the border reflected."""
+    tap = torch.arange(kernel, device=x.device) - kernel // 2
+    weight = torch.exp(-0.5 * (tap[None] / sigma[:, None]) ** 2)
+    weight = weight / weight.sum(1, keepdim=True)                                           # (B, kernel)
+    with torch.autocast(x.device.type, enabled=False):
+        return _band(weight, x.shape[-2])[:, None] @ x @ _band(weight, x.shape[-1])[:, None].transpose(-1, -2)
+
+
+def _band(weight: Tensor, size: int) -> Tensor:
+    """(B, kernel) -> (B, size, size): the convolution along an axis as a matrix, reflecting at both ends."""
+    kernel = weight.shape[1]
+    here = torch.arange(size, device=weight.device)
+    source = (here[:, None] + torch.arange(kernel, device=weight.device) - kernel // 2).abs()          # (size, kernel)
+    source = torch.where(source > size - 1, 2 * (size - 1) - source, source)
+    chosen = F.one_hot(source, size).to(weight.dtype)                                       # (size, kernel, size)
+    return torch.einsum("bk,nkm->bnm", weight, chosen)
+
+
+def solarize(x: Tensor, threshold: float = 0.5) -> Tensor:
+    """Invert what is at or above the threshold."""
+    return torch.where(x >= threshold, 1 - x, x)
+
+
+# ---- random for every sample ---------------------------------------------------------------------------------------------
+
+def random_boxes(batch: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float],
+                 device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(top, left, height, width), each (B,) float, distributed as torchvision's RandomResizedCrop draws them: ten tries at a box of
+    random area and ratio that fits, else the largest central one."""
+    area = height * width * torch.empty(batch, 10, device=device).uniform_(*scale)
+    shape = torch.empty(batch, 10, device=device).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp()
+    w, h = (area * shape).sqrt().round(), (area / shape).sqrt().round()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    w, h, fits = (t.gather(1, first).squeeze(1) for t in (w, h, fits))
+    w_whole, h_whole = float(width), float(height)
+    if width / height < ratio[0]:
+        h_whole = float(round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        w_whole = float(round(height * ratio[1]))
+    w, h = torch.where(fits, w, w_whole), torch.where(fits, h, h_whole)
+    top, left = (torch.rand(2, batch, device=device) * torch.stack([height - h + 1, width - w + 1])).floor()
+    whole = ~fits
+    top = torch.where(whole, float((height - int(h_whole)) // 2), top)
+    left = torch.where(whole, float((width - int(w_whole)) // 2), left)
+    return top, left, h, w
+
+
+def random_resized_crop(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3),
+                        flip: float = 0.5) -> Tensor:
+    """A random box of each image, `scale` its share of the area and `ratio` width over height, resized to `size`; mirrored with chance `flip`."""
+    boxes = random_boxes(len(x), x.shape[-2], x.shape[-1], scale, ratio, x.device)
+    return crop_resize(x, *boxes, size, flip=_chance(len(x), flip, x.device) if flip > 0 else None)
+
+
+def color_jitter(x: Tensor, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8) -> Tensor:
+    """Brightness, contrast, saturation and hue, each by a random factor per image, for a share `p` of the images.
+
+    Factors are uniform in [1 - v, 1 + v] (not below 0), hue in [-v, v] of the circle, as in torchvision's ColorJitter.
+    Differs: the order of the four is drawn once per batch, where torchvision draws it once per image.
+    """
+    order = torch.randperm(4)                       # on the CPU: known without waiting for a GPU
+    x = to_float(x)
+
+    def jitter(part: Tensor) -> Tensor:
+        for which in order.tolist():
+            adjust, strength = ((adjust_brightness, brightness), (adjust_contrast, contrast), (adjust_saturation, saturation), (adjust_hue, hue))[which]
+            if strength > 0:
+                low, high = (-strength, strength) if which == 3 else (max(0.0, 1 - strength), 1 + strength)
+                part = adjust(part, torch.empty(len(part), device=x.device).uniform_(low, high))
+        return part
+
+    return _on_some(x, p, jitter)
+
+
+def random_grayscale(x: Tensor, p: float = 0.2) -> Tensor:
+    """A share `p` of the images without colour, still of three channels."""
+    x = to_float(x)
+    return x if x.shape[1] == 1 else _on_some(x, p, lambda part: luminance(part).expand_as(part))
+
+
+def random_blur(x: Tensor, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel: int | None = None) -> Tensor:
+    """A share `p` of the images blurred by a `sigma` uniform in the range, in pixels; by default the kernel is a tenth of the image,
+    odd and at least 3, as SimCLR has it."""
+    x = to_float(x)
+    kernel = kernel or max(3, int(0.1 * x.shape[-1]) // 2 * 2 + 1)
+    return _on_some(x, p, lambda part: gaussian_blur(part, torch.empty(len(part), device=x.device).uniform_(*sigma), kernel))
+
+
+def random_solarize(x: Tensor, threshold: float = 0.5, p: float = 0.2) -> Tensor:
+    """A share `p` of the images solarised."""
+    return _on_some(to_float(x), p, lambda part: solarize(part, threshold))
+
+
+def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
+                flip: float = 0.5) -> Tensor:
+    """One view as SimCLR makes it: crop, flip, colour jitter, grey, blur (https://arxiv.org/abs/2002.05709, appendix A).
+
+    `jitter` is the paper's strength s: brightness, contrast and saturation 0.8 s and hue 0.2 s, for 80 % of the images.
+    """
+    x = random_resized_crop(x, size, scale, flip=flip)
+    if jitter > 0:
+        x = color_jitter(x, 0.8 * jitter, 0.8 * jitter, 0.8 * jitter, min(0.2 * jitter, 0.5))
+    if grayscale > 0:
+        x = random_grayscale(x, grayscale)
+    return random_blur(x, p=blur) if blur > 0 else x
+
+
+def random_keep(batch: int, tokens: int, keep: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Which patches a masked task shows: `keep` of `tokens`, uniformly without replacement for each image.
+
+    Returns the kept ones (B, keep) int64 in random order, and a mask (B, tokens), True where a patch is hidden.
+    """
+    kept = torch.rand(batch, tokens, device=device).argsort(1)[:, :keep]
+    mask = torch.ones(batch, tokens, dtype=torch.bool, device=device).scatter_(1, kept, False)
+    return kept, mask
+
+
+def _chance(batch: int, p: float, device: torch.device) -> Tensor:
+    return torch.rand(batch, device=device) < p
+
+
+def _on_some(x: Tensor, p: float, change) -> Tensor:
+    """Apply `change` to a random share `p` of the batch, and pay for that share only."""
+    chosen = _chance(len(x), p, x.device).nonzero().squeeze(1)
+    return x.index_copy(0, chosen, change(x[chosen])) if len(chosen) else x
