@@ -6,17 +6,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from zoo.errors import ZooError, nearest
 
-SCHEMA, FILE, LARGEST = 1, "zoo.json", 1024 * 1024
+SCHEMA, FILE, README = 1, "zoo.json", "README.md"
+LARGEST, DEEPEST = 1024 * 1024, 12                  # bytes of a card; levels of nesting
+SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")       # data only: nothing that runs when it is opened
+RESERVED = (FILE, README.lower())                   # the card can't list itself, and the README is made from it
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(" + "|".join(re.escape(suffix) for suffix in SUFFIXES) + ")")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PROTOCOLS = ("knn", "linear", "finetune")
 
@@ -32,46 +38,68 @@ METRIC: dict[str, tuple] = {"protocol": (str,), "features": (str,), "data": (str
                             "sd": (*NUMBER, type(None)), "seeds": (int,), "command": (str,)}
 CHECK: dict[str, tuple] = {"protocol": (str,), "data": (str,), "images": (int,), "value": NUMBER, "tolerance": NUMBER}
 FILES: dict[str, tuple] = {"path": (str,), "size": (int,), "sha256": (str,)}
+COUNTS = ("steps", "samples_seen", "minutes", "peak_memory_mb", "parameters", "size", "channels", "seeds", "images", "tolerance")
+# what could move a terminal's cursor, turn a line around or not be written at all: controls but tab and newline, halves of characters
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def parse(text: str | bytes, where: str) -> dict:
-    """Card text -> dict of the exact form above. Raises ZooError for everything else, and never anything but that."""
-    if len(text) > LARGEST:
-        raise ZooError(f"{where} is larger than {LARGEST // 1024} KiB, so it is no card")
+class Missing(ZooError):
+    """A file isn't where it was looked for, though the place itself can be reached."""
+
+
+def read_json(text: str | bytes, where: str, limit: int = LARGEST) -> Any:
+    """JSON from a stranger: of bounded size and depth, plain numbers and printable text, no key twice. Raises ZooError and nothing else."""
+    if len(text) > limit:
+        raise ZooError(f"{where} is larger than {limit // 1024} KiB, so it isn't what it should be")
     try:
-        card = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite, parse_int=_moderate)
+        _check_plain(value)
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ZooError(f"{where} is not valid JSON: {str(error)[:200]}") from None
+    return value
+
+
+def parse(text: str | bytes, where: str) -> dict:
+    """Card text -> dict of the exact form above. Raises ZooError for everything else, and never anything but that."""
+    card = read_json(text, where)
     check(card, where)
     return card
 
 
 def check(card: Any, where: str) -> None:
-    """Raises ZooError, naming the field, unless `card` is a card."""
-    _check_fields(card, FIELDS, where)
+    """Raises ZooError, naming the field, unless `card` (plain values, as read_json gives them) is a card."""
+    if isinstance(card, dict) and isinstance(schema := card.get("schema"), int) and schema > SCHEMA:
+        raise ZooError(f"{where} is a card of schema {schema}, and this zoo reads schema {SCHEMA}; update pretext-zoo")
+    check_fields(card, FIELDS, where)
     if card["schema"] != SCHEMA:
-        raise ZooError(f"{where} is a card of schema {card['schema']}, and this zoo reads schema {SCHEMA}; update pretext-zoo")
+        raise ZooError(f"{where} is a card of schema {card['schema']}, which there never was; this zoo reads schema {SCHEMA}")
     check_name(card["name"], where)
-    _check_fields(card["data"], DATA, f"{where}, data")
-    for key in ("task", "backbone", "recipe", "machine", "packages"):
-        _check_plain(card[key], f"{where}, {key}", 0)
-    for key in ("task", "backbone"):
-        if not isinstance(card[key].get("name"), str):
-            raise ZooError(f"{where}: {key} has no name")
-    for number, file in enumerate(card["files"]):
-        _check_fields(file, FILES, f"{where}, file {number}")
-        if not FILE_NAME.fullmatch(file["path"]) or not SHA256.fullmatch(file["sha256"]) or file["size"] < 0:
-            raise ZooError(f"{where}: file {number} has to be a plain file name with its size and sha256, and is {str(file['path'])[:80]!r}")
-    if len({file["path"] for file in card["files"]}) != len(card["files"]):
-        raise ZooError(f"{where} lists a file twice")
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", card["created"]):
+        raise ZooError(f"{where}: created has to be a date such as 2026-01-31, and is {card['created'][:80]!r}")
+    if card["license"] is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}", card["license"]):
+        raise ZooError(f"{where}: license has to be an SPDX expression such as Apache-2.0, or null, and is {card['license'][:80]!r}")
+    check_fields(card["data"], DATA, f"{where}, data")
+    for key, other in (("task", "backbone"), ("backbone", "size")):         # each has its place elsewhere in the card
+        if not isinstance(card[key].get("name"), str) or other in card[key]:
+            raise ZooError(f"{where}: {key} has to be a name and its arguments, without {other}")
+    _check_files(card["files"], where)
     for number, metric in enumerate(card["metrics"]):
-        _check_fields(metric, METRIC, f"{where}, metric {number}")
-        if metric["protocol"] not in PROTOCOLS:
-            raise ZooError(f"{where}, metric {number}: {metric['protocol']!r} is not a protocol{nearest(metric['protocol'], PROTOCOLS)}")
+        check_metric(metric, f"{where}, metric {number}")
     if card["check"] is not None:
-        _check_fields(card["check"], CHECK, f"{where}, check")
+        check_fields(card["check"], CHECK, f"{where}, check")
+
+
+def check_metric(metric: Any, where: str) -> None:
+    """Raises ZooError unless `metric` is a row of measured results."""
+    check_fields(metric, METRIC, where)
+    if metric["protocol"] not in PROTOCOLS:
+        raise ZooError(f"{where}: {metric['protocol'][:80]!r} is not a protocol{nearest(metric['protocol'][:80], PROTOCOLS)}")
+    labels = metric["labels"]
+    if not (0 < labels <= 1 if isinstance(labels, float) else labels >= 1):
+        raise ZooError(f"{where}: labels is {labels}; it has to be a share of the labels (0.01, 1.0) or a whole number per class (5)")
 
 
 def check_name(name: str, where: str) -> str:
@@ -80,27 +108,53 @@ def check_name(name: str, where: str) -> str:
     return name
 
 
-def _check_fields(value: Any, fields: dict[str, tuple], where: str) -> None:
+def _check_files(entries: list, where: str) -> None:
+    seen = set()
+    for number, entry in enumerate(entries):
+        check_fields(entry, FILES, f"{where}, file {number}")
+        path = entry["path"]
+        if not FILE_NAME.fullmatch(path) or path.lower() in RESERVED:
+            raise ZooError(f"{where}: file {number} has to be a plain name ending in {', '.join(SUFFIXES)}, and is {path[:80]!r}")
+        if not SHA256.fullmatch(entry["sha256"]):
+            raise ZooError(f"{where}: the sha256 of {path} has to be 64 digits 0-9a-f, and is {entry['sha256'][:80]!r}")
+        if path.lower() in seen:                    # also where a disk doesn't tell a from A
+            raise ZooError(f"{where} lists {path} twice")
+        seen.add(path.lower())
+
+
+def check_fields(value: Any, fields: dict[str, tuple], where: str) -> None:
+    """Raises ZooError unless `value` is a mapping of exactly `fields`, each of one of its types."""
     if not isinstance(value, dict):
         raise ZooError(f"{where} has to be a mapping, and is a {type(value).__name__}")
     for key in value:
         if key not in fields:
-            raise ZooError(f"{where}: {key[:80]!r} is not a field of a card{nearest(key, fields)}")
+            raise ZooError(f"{where}: {key[:80]!r} is not a field here{nearest(key[:80], fields)}")
     for key, kinds in fields.items():
         if key not in value:
             raise ZooError(f"{where} lacks {key}")
-        if not isinstance(value[key], kinds) or (isinstance(value[key], bool) and bool not in kinds):
-            raise ZooError(f"{where}: {key} has to be {' or '.join(kind.__name__ for kind in kinds)}, and is {str(value[key])[:80]!r}")
-        if isinstance(value[key], float) and not math.isfinite(value[key]):
-            raise ZooError(f"{where}: {key} is {value[key]}; it has to be a finite number")
+        given = value[key]
+        if not isinstance(given, kinds) or isinstance(given, bool):
+            raise ZooError(f"{where}: {key} has to be {' or '.join(kind.__name__ for kind in kinds)}, and is {str(given)[:80]!r}")
+        if key in COUNTS and given < 0:
+            raise ZooError(f"{where}: {key} is {given}; it can't be below 0")
 
 
-def _check_plain(value: Any, where: str, depth: int) -> None:
-    """Numbers, words, lists and mappings of them, a few levels deep."""
-    if depth > 8:
-        raise ZooError(f"{where} is nested too deep")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_plain(part, where, depth + 1)
+def _check_plain(value: Any) -> None:
+    """Raises ZooError unless every text in `value` can be printed and nothing is nested deeper than DEEPEST."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ZooError(f"it is nested deeper than {DEEPEST} levels")
+        below: list = []
+        for part in level:
+            if isinstance(part, dict):
+                below += [*part.keys(), *part.values()]
+            elif isinstance(part, list):
+                below += part
+            elif isinstance(part, str) and UNPRINTABLE.search(part):
+                raise ZooError(f"it has control characters in {part[:40]!r}")
+        level = below
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict:
@@ -112,54 +166,101 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def _no_constant(name: str) -> None:
-    raise ZooError(f"{name} is not a number that a card may hold")
+    raise ZooError(f"{name} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text[:40])
+
+
+def _moderate(text: str) -> int:
+    if len(text) > 19:
+        raise ZooError(f"{text[:40]} is too large a number")
+    return int(text)
 
 
 def dump(card: dict) -> str:
-    check(card, FILE)
-    return json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """The text of zoo.json. Raises ZooError for what `parse` wouldn't read back."""
+    try:
+        text = json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ZooError(f"{FILE} can't be written: {error}") from None
+    parse(text, FILE)
+    return text
 
 
-# ---- the README that people see --------------------------------------------------------------------------------------------
+# ---- a folder and its card -------------------------------------------------------------------------------------------------
 
-def render(card: dict, pictures: list[str]) -> str:
-    """README.md of a checkpoint, made from its card; text from the card is escaped."""
-    name, data = card["name"], card["data"]
-    lines = ["---", f"license: {json.dumps(card['license'])}", "library_name: timm", "pipeline_tag: image-feature-extraction",
-             "tags: [self-supervised, pretext-zoo]", "---", "", f"# {_text(name)}", "", _text(card["summary"]), "",
-             f"Task `{_code(card['task']['name'])}`, backbone `{_code(card['backbone']['name'])}` of {card['parameters']:,} parameters, trained on "
-             f"{_text(data['name'])} ({_text(data['version'])}; {_text(data['license'])}) for {card['steps']:,} steps, "
-             f"{card['samples_seen']:,} pictures, {card['minutes']:g} minutes on {_text(str(card['machine'].get('device')))} "
-             f"({_text(str(card['machine'].get('cpu')))}, {card['machine'].get('threads')} threads), seed {card['seed']}, "
-             f"commit {_text(str(card['commit']))}.", "",
-             "```python", "import zoo", f'model, transform = zoo.load("{name}")', "```", "", "Without this package:", "", "```python", "import timm",
-             'model = timm.create_model("local-dir:PATH", pretrained=True)', "```", ""]
-    if card["metrics"]:
-        lines += ["## Measured", "", "| features | protocol | labels | accuracy on " + _text(card["metrics"][0]["data"]) + " test | sd | runs |",
-                  "|---|---|---|---|---|---|"]
-        lines += [f"| {_text(m['features'])} | {m['protocol']} | {label_amount(m['labels'])} | {m['value']:.1f} | "
-                  f"{'' if m['sd'] is None else format(m['sd'], '.1f')} | {m['seeds']} |" for m in card["metrics"]]
-        lines += ["", f"Recomputed by `zoo reproduce {name}`.", ""]
-    for picture in pictures:
-        lines += [f"![{_text(picture)}]({picture})", ""]
-    lines += ["## Data", "", _text(data["attribution"]), ""]
-    return "\n".join(lines)
+def open_plain(root: Path, path: str) -> BinaryIO:
+    """Open a file below `root`, where nothing below it may be a link, a pipe or a device. Raises Missing and ZooError."""
+    where = root
+    try:
+        for name in path.split("/"):
+            where = where / name
+            mode = os.lstat(where).st_mode
+            if stat.S_ISLNK(mode):
+                raise ZooError(f"{where} is a link; a checkpoint holds plain files only")
+        if not stat.S_ISREG(mode):
+            raise ZooError(f"{where} is not a plain file")
+        return os.fdopen(os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise Missing(f"{where} is missing") from None
+    except OSError as error:
+        raise ZooError(f"{where} can't be read: {error.strerror or error}") from error
 
 
-def label_amount(labels: float | int) -> str:
-    """1.0 -> all, 0.01 -> 1 %, 5 -> 5 per class."""
-    if isinstance(labels, int):
-        return f"{labels} per class"
-    return "all" if labels == 1.0 else f"{100 * labels:g} %"
+def read_card(folder: str | Path, hashed: bool = True) -> dict:
+    """The card of a checkpoint folder, after comparing size and (if `hashed`) sha256 of every file it lists.
+
+    Raises ZooError for a folder that is none, a damaged card, and a missing, truncated or altered file.
+    """
+    folder = Path(folder)
+    card = parse(read_text(folder), str(folder / FILE))
+    for entry in card["files"]:
+        check_file(folder, entry, hashed)
+    return card
 
 
-def _text(value: str) -> str:
-    value = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|#])", r"\\\1", value)
+def read_text(folder: Path) -> bytes:
+    """The bytes of a folder's card. Raises ZooError for a folder that is no checkpoint."""
+    try:
+        with open_plain(folder, FILE) as file:
+            return file.read(LARGEST + 1)
+    except Missing:
+        raise Missing(f"{folder} is not a checkpoint: it has no {FILE}") from None
 
 
-def _code(value: str) -> str:
-    return str(value).replace("`", "'").replace("\n", " ")
+def check_file(folder: Path, entry: dict, hashed: bool = True) -> None:
+    """Raises ZooError unless `entry` (path, size, sha256) of a card describes the file that lies in `folder`."""
+    with open_plain(folder, entry["path"]) as file:
+        _check_size(folder, entry, os.fstat(file.fileno()).st_size)
+        if hashed:
+            _check_digest(folder, entry, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def read_file(folder: Path, card: dict, path: str) -> bytes:
+    """The bytes of a file that the card lists, checked before anybody parses them. Raises ZooError."""
+    entry = next((entry for entry in card["files"] if entry["path"] == path), None)
+    if entry is None:
+        raise ZooError(f"{folder} has no {path} among the files of its card, so it can't be loaded")
+    with open_plain(folder, path) as file:
+        _check_size(folder, entry, os.fstat(file.fileno()).st_size)
+        data = file.read(entry["size"])
+    _check_digest(folder, entry, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def _check_size(folder: Path, entry: dict, size: int) -> None:
+    if size != entry["size"]:
+        raise ZooError(f"{folder / entry['path']} has {size:,} bytes where its card says {entry['size']:,}; "
+                       "it was truncated or altered, so pull or export it again")
+
+
+def _check_digest(folder: Path, entry: dict, digest: str) -> None:
+    if digest != entry["sha256"]:
+        raise ZooError(f"{folder / entry['path']} is not the file that its card describes (another sha256); it was altered, "
+                       "so pull or export it again")
 
 
 def files(folder: Path, paths: list[str]) -> list[dict]:
@@ -167,8 +268,55 @@ def files(folder: Path, paths: list[str]) -> list[dict]:
     return [{"path": path, "size": (folder / path).stat().st_size, "sha256": sha256(folder / path)} for path in sorted(paths)]
 
 
-def sha256(path: Path) -> str:
-    import hashlib
+def entry_for(path: str, data: bytes) -> dict:
+    """The card's line for a file of these bytes."""
+    return {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
+
+def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- the README that people see ------------------------------------------------------------------------------------------
+
+def render(card: dict) -> str:
+    """README.md of a checkpoint, made from its card alone; text from the card is escaped."""
+    name, data, machine = card["name"], card["data"], card["machine"]
+    lines = ["---", *([f"license: {json.dumps(card['license'].lower())}"] if card["license"] else []), "library_name: timm",
+             "pipeline_tag: image-feature-extraction", "tags: [self-supervised, pretext-zoo]", "---", "", f"# {_text(name)}", "",
+             _text(card["summary"]), "",
+             (f"Task `{_code(card['task']['name'])}`, backbone `{_code(card['backbone']['name'])}` of {card['parameters']:,} parameters, "
+              f"pretrained on {_text(data['name'])} for {card['steps']:,} steps, {card['samples_seen']:,} pictures, {card['minutes']:g} minutes "
+              f"on {_text(machine.get('device'))} ({_text(machine.get('cpu'))}, {_text(machine.get('threads'))} threads), seed {card['seed']}, "
+              f"commit {_text(card['commit'])}. Licence: {_text(card['license'] or 'none given yet')}."), "",
+             "```python", "import zoo", f'model, transform = zoo.load("{name}")', "```", "", "Without this package:", "", "```python",
+             "import timm", 'model = timm.create_model("local-dir:PATH", pretrained=True)', "```", ""]
+    if card["metrics"]:
+        lines += ["## Measured", "", "| data | features | protocol | labels | accuracy on test, % | sd | runs |", "|---|---|---|---|---|---|---|"]
+        lines += [f"| {_text(m['data'])} | {_text(m['features'])} | {m['protocol']} | {label_amount(m['labels'])} | {m['value']:.1f} | "
+                  f"{'' if m['sd'] is None else format(m['sd'], '.1f')} | {m['seeds']} |" for m in card["metrics"]]
+        commands = dict.fromkeys(_code(m["command"]) for m in card["metrics"])
+        lines += ["", "Measured by:", "", *(f"    {command}" for command in commands), ""]
+    for entry in card["files"]:
+        if entry["path"].endswith(".png"):
+            lines += [f"![{entry['path'].removesuffix('.png')}]({entry['path']})", ""]
+    source = f"{_text(data['name'])}, version {_text(data['version'])}, licence {_text(data['license'])}. {_text(data['attribution'])}"
+    return "\n".join([*lines, "## Data", "", source.strip(), ""])
+
+
+def label_amount(labels: float) -> str:
+    """1.0 -> all, 0.01 -> 1 %, 5 -> 5 per class."""
+    if isinstance(labels, int):
+        return f"{labels} per class"
+    return "all" if labels == 1.0 else f"{100 * labels:g} %"
+
+
+def _text(value: Any) -> str:
+    """One line without markup; of a value that isn't text, its Python form."""
+    value = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|#])", r"\\\1", value)
+
+
+def _code(value: str) -> str:
+    return " ".join(str(value).replace("`", "'").split())

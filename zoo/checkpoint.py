@@ -3,12 +3,17 @@
     model.safetensors  config.json        the backbone, as timm.create_model("local-dir:PATH", pretrained=True) wants it
     heads.safetensors                     the task's heads and decoders
     zoo.json  README.md  *.png            the card, the card for people, what the task predicts
+
+Data only. Reading compares size and sha256 before anything is parsed, builds networks by their registered names, and is strict:
+there is no other file to fall back to, and no part of a network that is left as it happens to be.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,11 +27,16 @@ from torch import Tensor, nn
 
 from zoo import card as cards
 from zoo.backbones import Backbone, create_backbone
+from zoo.card import README, read_card
 from zoo.errors import ZooError
-from zoo.paths import explain, sync_folder, write_bytes, write_text
+from zoo.paths import explain, home, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask, create_task
 
-MODEL, CONFIG, HEADS, README = "model.safetensors", "config.json", "heads.safetensors", "README.md"
+MODEL, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
+# all that timm may be told: its other keys would let a stranger's config.json name files and addresses
+CONFIG_KEYS = {"architecture", "num_classes", "num_features", "model_args", "pretrained_cfg"}
+PRETRAINED_KEYS = {"num_classes", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "first_conv",
+                   "classifier", "license"}
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------------
@@ -34,79 +44,119 @@ MODEL, CONFIG, HEADS, README = "model.safetensors", "config.json", "heads.safete
 def export(task: PretextTask, folder: str | Path, card: dict, pictures: dict[str, Tensor] | None = None) -> Path:
     """Write a checkpoint folder: everything into a temporary one beside it, synced, then renamed over what was there.
 
-    `card` is complete but for `files`; `pictures` are (3, H, W) floats in [0, 1] by name. Raises ZooError on a full disk, with
+    `card` is complete but for `files`; its task, backbone and parameters are taken from `task` itself. `pictures` are
+    (3, H, W) floats in [0, 1] by name. Raises ZooError when weights aren't finite, the card isn't one, or the disk is full, with
     what was there before untouched.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    folder, backbone = Path(folder), task.backbone
+    card = card | {"task": {"name": task.name, **task.arguments}, "backbone": {"name": backbone.name, **backbone.arguments},
+                   "parameters": sum(p.numel() for p in backbone.model.parameters())}
+    if card["data"]["size"] != backbone.size:
+        raise ZooError(f"the card says pictures of {card['data']['size']} pixels and the backbone was made for {backbone.size}; "
+                       "they have to be the same, so make the backbone with size=, or correct data.size in the card")
+    files = {MODEL: weights(backbone.model.state_dict(), MODEL), HEADS: weights(task.heads(), HEADS),
+             CONFIG: _json(timm_config(backbone, card["license"]))}
+    for name, picture in (pictures or {}).items():
+        files[f"{re.sub(r'[^a-z0-9._-]+', '-', name.lower()).strip('-._') or 'picture'}.png"] = png(picture)
     try:
-        write_weights(fresh / MODEL, task.backbone.model.state_dict())
-        write_weights(fresh / HEADS, task.heads())
-        write_text(fresh / CONFIG, json.dumps(timm_config(task.backbone, card["license"]), indent=1) + "\n")
-        for name, picture in (pictures or {}).items():
-            write_bytes(fresh / f"{name}.png", png(picture))
-        write_card(fresh, card)
-        os.chmod(fresh, 0o755)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            for name, data in files.items():
+                write_bytes(fresh / name, data)
+            write_card(fresh, card | {"files": cards.files(fresh, list(files))})
+            _swap(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        raise explain(error, folder, 0) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        raise explain(error, folder, sum(map(len, files.values()))) from error
     return folder
 
 
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`."""
+    os.chmod(fresh, 0o755)
+    old = fresh.with_name(f"{fresh.name}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_card(folder: Path, card: dict) -> None:
-    """zoo.json and README.md of a folder whose other files are complete."""
-    paths = [path.name for path in folder.iterdir() if path.is_file() and path.name not in (cards.FILE, README)]
-    card = card | {"files": cards.files(folder, paths)}
-    write_text(folder / README, cards.render(card, [path for path in sorted(paths) if path.endswith(".png")]))
-    write_text(folder / cards.FILE, cards.dump(card))
+    """zoo.json, and the README made from it."""
+    text = cards.dump(card)
+    write_text(folder / README, cards.render(json.loads(text)))
+    write_text(folder / cards.FILE, text)
 
 
 def update_card(folder: str | Path, **changes: Any) -> dict:
-    """Change fields of a checkpoint's card (metrics, license, name, ...), and its README with it. The files have to be whole."""
+    """Change fields of a checkpoint's card (metrics, license, name, ...), and its README with it. The files have to be whole.
+
+    Raises ZooError for a damaged checkpoint, a change that makes the card no card, and a copy in the cache.
+    """
     folder = Path(folder)
-    card = read_card(folder) | changes
-    cards.check(card, str(folder / cards.FILE))
-    if "license" in changes:
-        config = json.loads((folder / CONFIG).read_text())
+    if (home() / "hub").resolve() in folder.resolve().parents:
+        raise ZooError(f"{folder} is the cache's copy of a hub's checkpoint and can't be changed; change the hub's, or a copy elsewhere")
+    card = read_card(folder)
+    if "files" in changes:
+        raise ZooError(f"the files of {folder} can't be changed by hand: their sizes and hashes are what the card is for")
+    card |= changes
+    config = None
+    if "license" in changes:                        # timm shows it too
+        config = json.loads(cards.read_file(folder, card, CONFIG))
         config["pretrained_cfg"]["license"] = changes["license"]
-        write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+        entry = cards.entry_for(CONFIG, data := _json(config))
+        card["files"] = [entry if known["path"] == CONFIG else known for known in card["files"]]
+    cards.dump(card)                                # a ZooError now, before anything is written
+    if config is not None:
+        write_bytes(folder / CONFIG, data)
     write_card(folder, card)
     return read_card(folder)
 
 
-def write_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """Tensors in a fixed order and layout, so that equal weights give equal bytes."""
+def weights(state: dict[str, Tensor], what: str = "the network") -> bytes:
+    """Tensors as safetensors in a fixed order and layout: equal weights give equal bytes. Raises ZooError for NaN and infinity."""
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ZooError(f"{key} of {what} has values that aren't finite; such weights are of no use to anybody and aren't written")
     plain = {key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)}
-    write_bytes(path, safetensors.torch.save(plain, metadata={"format": "pt"}))
+    return safetensors.torch.save(plain, metadata={"format": "pt"})
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def timm_config(backbone: Backbone, license: str | None) -> dict:
     """config.json: what timm needs to build the same network with the same normalisation, and no claim of timm's own weights."""
     default = backbone.model.pretrained_cfg
-    arguments = dict(backbone.arguments)
-    if hasattr(getattr(backbone.model, "patch_embed", None), "img_size") and backbone.model.patch_embed.img_size is not None:
-        arguments["img_size"] = backbone.size
-    return {"architecture": backbone.name, "num_classes": 0, "num_features": backbone.num_features, "model_args": arguments,
+    return {"architecture": backbone.name, "num_classes": 0, "num_features": backbone.num_features,
+            "model_args": _plain_model(backbone.name, backbone.size, backbone.arguments)[1],
             "pretrained_cfg": {"num_classes": 0, "input_size": [backbone.channels, backbone.size, backbone.size],
                                "fixed_input_size": bool(default.get("fixed_input_size", False)), "interpolation": "bilinear", "crop_pct": 1.0,
                                "crop_mode": "center", "mean": list(backbone.mean), "std": list(backbone.std),
                                "first_conv": default.get("first_conv"), "classifier": default.get("classifier"), "license": license}}
 
 
+def _plain_model(name: str, size: int, arguments: dict) -> tuple[nn.Module, dict]:
+    """timm's own module for a backbone, and the keywords that make it: `img_size` is among them where the model takes it."""
+    import timm
+
+    keywords = {key: value for key, value in arguments.items() if key != "img_size"}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return timm.create_model(name, num_classes=0, img_size=size, **keywords), {**keywords, "img_size": size}
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(name, num_classes=0, **keywords), keywords
+
+
 def png(picture: Tensor) -> bytes:
     """(3, H, W) in [0, 1] -> PNG, small pictures enlarged without smoothing so that their pixels can be seen."""
-    import io
-
-    array = (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    array = (picture.detach().cpu().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(array)
     times = max(1, round(900 / max(image.size)))
     out = io.BytesIO()
@@ -116,98 +166,79 @@ def png(picture: Tensor) -> bytes:
 
 # ---- reading -------------------------------------------------------------------------------------------------------------
 
-def read_card(folder: str | Path, hashed: bool = True) -> dict:
-    """The card of a checkpoint folder, after comparing size and (if `hashed`) sha256 of every file it lists.
-
-    Raises ZooError for a folder that is none, a damaged card, and a missing, truncated or altered file.
-    """
-    folder = Path(folder)
-    path = folder / cards.FILE
-    if not path.is_file():
-        raise ZooError(f"{folder} is not a checkpoint: it has no {cards.FILE}")
-    with open(path, "rb") as file:
-        card = cards.parse(file.read(cards.LARGEST + 1), str(path))
-    for entry in card["files"]:
-        check_file(folder, entry, hashed)
-    return card
-
-
-def check_file(folder: Path, entry: dict, hashed: bool = True) -> None:
-    """Raises ZooError unless `entry` (path, size, sha256) of a card describes the file that lies in `folder`."""
-    path = folder / entry["path"]
-    if path.is_symlink() or not path.is_file():
-        raise ZooError(f"{path} is missing; the checkpoint is incomplete, so pull it again")
-    size = path.stat().st_size
-    if size != entry["size"]:
-        raise ZooError(f"{path} has {size:,} bytes where its card says {entry['size']:,}; it was truncated or altered, so pull it again")
-    if hashed and cards.sha256(path) != entry["sha256"]:
-        raise ZooError(f"{path} is not the file that its card describes (another sha256); it was altered, so pull it again")
-
-
 def load_backbone(folder: str | Path) -> Backbone:
-    """The backbone with its weights, taking images in [0, 1]."""
+    """The backbone with its weights, taking images in [0, 1], in eval mode. Raises ZooError for a damaged or foreign checkpoint."""
     folder = Path(folder)
-    backbone = _build(read_card(folder))
-    load_weights(backbone.model, folder / MODEL)
-    return backbone
+    card = read_card(folder)
+    backbone = _build(folder, card)
+    _fill(backbone.model, backbone.model.state_dict(), folder, card, MODEL)
+    return backbone.eval()
 
 
 def load_task(folder: str | Path) -> PretextTask:
-    """The pretext task with backbone and heads as they were at the end of training, in eval mode."""
+    """The pretext task with backbone and heads as they were at the end of training, in eval mode. Teachers, queues and the like
+    are as at the beginning: only the resumable state of a run has them. Raises ZooError for a damaged or foreign checkpoint.
+    """
     folder = Path(folder)
     card = read_card(folder)
-    arguments = dict(card["task"])
-    task = create_task(arguments.pop("name"), _build(card), **arguments)
-    load_weights(task.backbone.model, folder / MODEL)
-    heads = read_weights(folder / HEADS)
-    _compare(task.heads(), heads, folder / HEADS)
-    task.load_state_dict(heads, strict=False)       # strict by the comparison above; the backbone's keys are elsewhere
+    arguments, backbone = dict(card["task"]), _build(folder, card)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            task = create_task(arguments.pop("name"), backbone, **arguments)
+    except (TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise ZooError(f"{folder / cards.FILE} gives the task {card['task']['name']} arguments that it can't be made with: {error}") from error
+    _fill(task.backbone.model, task.backbone.model.state_dict(), folder, card, MODEL)
+    _fill(task, task.heads(), folder, card, HEADS)
     task.seed = card["seed"]
     return task.eval()
 
 
-def load(name: str | Path, hub: str | None = None) -> tuple[nn.Module, "Transform"]:
+def load(name: str | Path, hub: str | Path | None = None) -> tuple[nn.Module, Transform]:
     """(model, transform) of a checkpoint: a plain timm module in eval mode, and what turns a PIL image into its input.
 
-    `name` is a checkpoint's folder, or a name in the hub. Raises ZooError for an unknown name and a damaged checkpoint.
+    `name` is a checkpoint's or a run's folder, or a name in the hub, which is pulled. Raises ZooError for an unknown name and a damaged
+    checkpoint.
     """
-    import timm
-
     from zoo.hub import find
 
-    folder = find(str(name), hub)
-    backbone = load_backbone(folder)                # checks everything, then timm builds its own from the same folder
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    backbone = load_backbone(find(name, hub))
+    model, _ = _plain_model(backbone.name, backbone.size, backbone.arguments)
+    model.load_state_dict(backbone.model.state_dict(), strict=True)
     return model.eval(), Transform(backbone.size, backbone.channels, backbone.mean, backbone.std)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ZooError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """All parameters and buffers, or a ZooError that says what share of them matched."""
-    state = read_weights(path)
-    _compare(module.state_dict(), state, path)
-    module.load_state_dict(state, strict=True)
-
-
-def _compare(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
-    fitting = [key for key in wanted if key in given and given[key].shape == wanted[key].shape]
-    if len(fitting) == len(wanted) == len(given):
-        return
-    share = 100 * sum(wanted[key].numel() for key in fitting) / max(1, sum(tensor.numel() for tensor in wanted.values()))
-    odd = sorted((wanted.keys() ^ given.keys()) or (wanted.keys() - set(fitting)))
-    raise ZooError(f"{path} fits only {share:.1f} % of the parameters of the network that its card describes (first difference: {odd[0]}); "
-                   "it belongs to another network or version")
-
-
-def _build(card: dict) -> Backbone:
+def _build(folder: Path, card: dict) -> Backbone:
+    """The card's backbone with fresh weights. What timm would build from config.json has to be the same network."""
     keywords = dict(card["backbone"])
-    return create_backbone(keywords.pop("name"), size=card["data"]["size"], **keywords)
+    with torch.random.fork_rng(devices=[]):
+        backbone = create_backbone(keywords.pop("name"), size=card["data"]["size"], **keywords)
+    where = folder / CONFIG
+    config = cards.read_json(cards.read_file(folder, card, CONFIG), str(where))
+    wanted = timm_config(backbone, card["license"])
+    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg"), dict):
+        raise ZooError(f"{where} is not a description of a timm model")
+    if odd := sorted((config.keys() - CONFIG_KEYS) | (config["pretrained_cfg"].keys() - PRETRAINED_KEYS)):
+        raise ZooError(f"{where} has {odd[0]}, which doesn't belong into a checkpoint")
+    for key in ("architecture", "num_classes", "model_args"):
+        if config.get(key) != json.loads(json.dumps(wanted[key])):
+            raise ZooError(f"{where} and {cards.FILE} describe different networks: {key} is {str(config.get(key))[:80]} and {str(wanted[key])[:80]}")
+    return backbone
+
+
+def _fill(module: nn.Module, wanted: dict[str, Tensor], folder: Path, card: dict, path: str) -> None:
+    """Every tensor of `wanted`, a part of the module's state, from a file; or a ZooError that says what share of them matched."""
+    data = cards.read_file(folder, card, path)
+    try:
+        given = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ZooError(f"{folder / path} is not a whole safetensors file: {error}") from error
+    fitting = [key for key in wanted if key in given and (given[key].shape, given[key].dtype) == (wanted[key].shape, wanted[key].dtype)]
+    if not len(fitting) == len(wanted) == len(given):
+        share = 100 * sum(wanted[key].numel() for key in fitting) / max(1, sum(tensor.numel() for tensor in wanted.values()))
+        odd = sorted((wanted.keys() ^ given.keys()) or (wanted.keys() - set(fitting)))
+        raise ZooError(f"{folder / path} fits only {share:.1f} % of the parameters of the network that its card describes (first difference: "
+                       f"{odd[0][:100]}); it belongs to another network or version, and nothing was loaded")
+    module.load_state_dict(given, strict=False)     # strict by the comparison above; the module may have other parts
 
 
 class Transform:

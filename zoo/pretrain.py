@@ -185,7 +185,8 @@ class _Run:
         return None
 
     def _pictures(self) -> dict[str, torch.Tensor]:
-        batch = next(iter(self.data.batches("validation", batch_size=64)))
+        split = "validation" if len(self.data.dataset.splits["validation"]) else "train"
+        batch = next(iter(self.data.batches(split, batch_size=64)))
         task = self.task.cpu().float().eval()
         with counted(torch.device("cpu"), self.resolved["seed"], PICTURES), torch.no_grad():
             return task.picture(batch)

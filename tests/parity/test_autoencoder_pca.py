@@ -20,12 +20,12 @@ from zoo.tasks.autoencoder import Autoencoder
 from zoo.tasks.base import PretextTask
 from zoo.tasks.vae import VAE
 
-CODE = 6
+CODE = 4                                            # the digits' fourth and fifth variances lie well apart, 0.48 and 0.30
 
 
 @pytest.fixture(scope="module")
 def digits() -> torch.Tensor:
-    return torch.from_numpy(load_digits().images[:600] / 16).unsqueeze(1)               # (600, 1, 8, 8) float64 in [0, 1]
+    return torch.from_numpy(load_digits().images[:300] / 16).unsqueeze(1)               # (300, 1, 8, 8) float64 in [0, 1]
 
 
 def linear_backbone(width: int):
@@ -35,7 +35,9 @@ def linear_backbone(width: int):
 
 
 def minimise(task: PretextTask, views: tuple, steps: int) -> float:
-    """Full-batch L-BFGS; returns the loss."""
+    """Full-batch L-BFGS from orthogonal weights; returns the loss."""
+    for weight in (p for p in task.parameters() if p.ndim > 1):
+        torch.nn.init.orthogonal_(weight)
     optimizer = torch.optim.LBFGS(task.parameters(), max_iter=steps, history_size=30, tolerance_grad=1e-9, tolerance_change=1e-13,
                                   line_search_fn="strong_wolfe")
 
@@ -57,12 +59,12 @@ def angles(first: np.ndarray, second: np.ndarray) -> float:
 def test_the_linear_autoencoder_is_pca(digits):
     torch.manual_seed(0)
     task = Autoencoder(linear_backbone(16), code=CODE, decoder="linear").double()
-    error = minimise(task, (digits, digits), 600)
+    error = minimise(task, (digits, digits), 250)
 
     flat = digits.flatten(1).numpy()
     pca = PCA(CODE).fit(flat)
     theirs = np.square(flat - pca.inverse_transform(pca.transform(flat))).mean()
-    assert theirs * (1 - 1e-9) <= error <= theirs * 1.001                                 # nothing linear can be better
+    assert theirs * (1 - 1e-9) <= error <= theirs * 1.001                                # nothing linear can be better
     assert angles(task.decoder.linear.weight.detach().numpy(), pca.components_.T) < 2.0
     with torch.no_grad():
         code = task.features(digits)["code"].numpy()                                     # and the code is a linear map of theirs
@@ -75,18 +77,12 @@ def test_the_linear_vae_is_probabilistic_pca(digits):
     torch.manual_seed(0)
     task = VAE(linear_backbone(16), code=CODE, decoder="linear").double()
     # Everything is quadratic in the noise, so 2 M points stand exactly for all of it.
-    points = math.sqrt(CODE) * torch.cat([torch.eye(CODE), -torch.eye(CODE)]).double()
-    views = digits.repeat(2 * CODE, 1, 1, 1), points.repeat_interleave(len(digits), 0)
-    elbo = -minimise(task, views, 1500) * 64
+    points = math.sqrt(CODE) * torch.cat([torch.eye(CODE).double(), -torch.eye(CODE).double()])
+    elbo = -64 * minimise(task, (digits.repeat(2 * CODE, 1, 1, 1), points.repeat_interleave(len(digits), 0)), 250)
 
     flat = digits.flatten(1).numpy()
     pca = PCA(CODE).fit(flat)
-    count = len(flat)
-    eigenvalues = np.linalg.eigvalsh(np.cov(flat.T, bias=True))[::-1]                    # Tipping and Bishop 1999, equation 8
-    noise = eigenvalues[CODE:].mean()
-    best = -0.5 * (64 * math.log(2 * math.pi) + np.log(eigenvalues[:CODE]).sum() + (64 - CODE) * math.log(noise) + 64)
-    print(elbo, best, pca.score(flat), count, angles(task.decoder.linear.weight.detach().numpy(), pca.components_.T))
-    assert best - 0.05 < elbo < best + 1e-6                                               # nats per picture; a bound can't be above
-    assert float(task.log_sigma.exp() ** 2) == pytest.approx(noise, rel=0.01)
+    likelihood = pca.score(flat)                                                         # mean log likelihood, nats per picture
+    assert likelihood - 0.02 < elbo < likelihood + 1e-3                                   # a bound can't be above
+    assert task.log_sigma.detach().exp().square().item() == pytest.approx(pca.noise_variance_, rel=0.01)
     assert angles(task.decoder.linear.weight.detach().numpy(), pca.components_.T) < 2.0
-    assert best == pytest.approx(pca.score(flat), abs=0.2)                                # scikit-learn divides by n - 1

@@ -164,7 +164,7 @@ class _Search:
     def _score(self, x: Tensor, index: Tensor) -> Tensor:
         """Float64 scores (n, m) of the given rows (n, m), the same for equal rows wherever they stand."""
         score = torch.empty(index.shape, dtype=torch.float64, device=x.device)
-        step = max(1, (1 << 20) // (index.shape[1] * x.shape[1]))
+        step = max(1, (1 << 17) // (index.shape[1] * x.shape[1]))
         for start in range(0, len(x), step):
             part = slice(start, start + step)
             query, rows = x[part, None].double(), self.bank[index[part]].double()

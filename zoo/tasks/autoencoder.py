@@ -1,6 +1,7 @@
 """Squeeze a picture into a few numbers and paint it again from them: what survives the squeeze is what pictures are made of.
 
-Hinton, Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks", https://www.cs.toronto.edu/~hinton/science.pdf
+Hinton, Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks",
+https://doi.org/10.1126/science.1127647
 Denoising: Vincent, Larochelle, Bengio, Manzagol 2008, "Extracting and Composing Robust Features with Denoising Autoencoders",
 https://doi.org/10.1145/1390156.1390294
 Sparse: Ng 2011, "Sparse autoencoder", lecture notes of CS294A, https://web.stanford.edu/class/cs294a/sparseAutoencoder.pdf
@@ -44,14 +45,17 @@ class Autoencoder(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, code: int = 64, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto", width: int = 32,
-                 noise: float = 0.0, sparsity: float = 0.0, sparsity_weight: float = 0.01, smallest_crop: float = 1.0, flip: float = 0.0):
+    def __init__(self, backbone: Backbone, code: int = 64, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto",
+                 width: int = 32, noise: float = 0.0, sparsity: float = 0.0, sparsity_weight: float = 0.001,
+                 smallest_crop: float = 1.0, flip: float = 0.0):
         super().__init__(backbone)
         values = backbone.channels * backbone.size**2
         if not 0 < code < values:
             raise ZooError(f"task.code is {code}, and a picture has {values} values; a bottleneck has fewer, and at least 1")
-        if noise < 0 or not 0 <= sparsity < 1:
-            raise ZooError(f"task.noise is {noise} and task.sparsity {sparsity}; noise can't be below 0, and sparsity is at least 0 and below 1")
+        if noise < 0:
+            raise ZooError(f"task.noise is {noise}; it is a deviation and can't be below 0")
+        if not 0 <= sparsity < 1:
+            raise ZooError(f"task.sparsity is {sparsity}; it is the wanted mean activity, at least 0 (not sparse) and below 1")
         self.code, self.noise, self.sparsity, self.sparsity_weight = code, noise, sparsity, sparsity_weight
         self.smallest_crop, self.flip = smallest_crop, flip
         if decoder == "auto":

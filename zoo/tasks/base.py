@@ -6,7 +6,6 @@ K classes.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
+from zoo.data.module import batches_done, mix
 from zoo.errors import ZooError
 from zoo.heads import use_global_batch_norm
 from zoo.optim import Optim
@@ -30,11 +30,6 @@ class TaskOutput:
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
-
-
-def mix(*counters: int) -> int:
-    """A 63-bit seed from integers, the same on every machine and in every process (Python's hash is neither)."""
-    return int.from_bytes(hashlib.blake2b(repr(counters).encode(), digest_size=8).digest(), "little") >> 1
 
 
 class counted:
@@ -124,7 +119,7 @@ class PretextTask(L.LightningModule, ABC):
             use_global_batch_norm(self)
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        output = self._run(batch, TRAINING, self.current_epoch, batch_idx)
+        output = self._run(batch, TRAINING, batches_done(self.trainer))
         self._check_finite(output, batch_idx)
         self.log_dict({"loss": output.loss, **output.logs}, batch_size=len(batch["index"]), prog_bar=True)
         return output.loss

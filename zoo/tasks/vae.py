@@ -3,7 +3,8 @@
 Kingma, Welling 2013, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
 Beta: Higgins et al. 2017, "beta-VAE", https://openreview.net/forum?id=Sy2fzU9gl
 Free bits: Kingma et al. 2016, "Improving Variational Inference with Inverse Autoregressive Flow", https://arxiv.org/abs/1606.04934
-Learned noise: Rybkin, Daniilidis, Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders", https://arxiv.org/abs/2006.13202
+Learned deviation: Rybkin, Daniilidis, Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders",
+https://arxiv.org/abs/2006.13202
 
 Differs: the loss is in nats per value of the picture, so that learning rates carry over between sizes; the logs are in nats per picture.
 Differs: the Gaussian has one deviation for all pixels, learned with the weights, where the paper predicts one for each pixel.
@@ -28,6 +29,7 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop, to_float
 
+ACTIVE = 0.1                                        # nats from which a dimension is said to tell something
 
 @register_task("vae")
 class VAE(PretextTask):
@@ -80,7 +82,7 @@ class VAE(PretextTask):
             loss = (self.beta * each.clamp(min=self.free_bits).sum() - told) / image[0].numel()
         rate = each.sum().detach()
         return TaskOutput(loss, {"elbo": told.detach() - rate, "log_likelihood": told.detach(), "kl": rate,
-                                 "active": (each > 0.1).sum().to(loss.dtype)})
+                                 "active": (each > ACTIVE).sum().to(loss.dtype)})
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> mean and log variance of the code, both (B, M); in full precision, for they get exponentiated."""
@@ -119,10 +121,10 @@ class VAE(PretextTask):
         walks = mean[:1].expand(9, -1).repeat(len(dimensions), 1, 1)                  # (rows, 9, M)
         for walk, dimension in zip(walks, dimensions):
             walk[:, dimension] = torch.linspace(-3, 3, 9, dtype=mean.dtype, device=mean.device)
-        paint = lambda z: self.paint(z, image.shape[1])
-        return {"reconstruction": rows_of(image[:8], paint(mean[:8])),
-                "samples": rows_of(*paint(samples).split(8)),
-                "traversal": rows_of(*paint(walks.flatten(0, 1)).split(9))}
+        channels = image.shape[1]
+        return {"reconstruction": rows_of(image[:8], self.paint(mean[:8], channels)),
+                "samples": rows_of(*self.paint(samples, channels).split(8)),
+                "traversal": rows_of(*self.paint(walks.flatten(0, 1), channels).split(9))}
 
     def paint(self, z: Tensor, channels: int) -> Tensor:
         """(B, M) -> the mean picture (B, channels, H, W) in [0, 1]."""
