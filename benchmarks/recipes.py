@@ -2,20 +2,27 @@
 
     python benchmarks/recipes.py                       every recipe, seeds 0 1 2
     python benchmarks/recipes.py --only mae-vit-fashion-mnist --seeds 0
-    python benchmarks/recipes.py --render              only write the table again from recipes/results.json
+    python benchmarks/recipes.py --render              only write table and headers again from recipes/results.json
 
-Each run is a process of its own, so that its peak memory is its own. Numbers are read from the test split once, by `zoo evaluate`;
-what was chosen (k, penalty) was chosen on validation.
+Each run is a process of its own, so that its peak memory is its own. Numbers are read from the test split once, by `zoo.evaluate`;
+what was chosen (k, penalty) was chosen on validation. The baselines are those of the first seed. Two of these may run at once, each
+with its own --only or --seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from filelock import FileLock
+
+from zoo.evaluate.features import OWN, PIXELS, RANDOM
+from zoo.evaluate.table import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "recipes" / "results.json"
@@ -29,8 +36,7 @@ def run(recipe: Path, seed: int, out: Path) -> dict:
     command = [sys.executable, "-m", "zoo.cli", "pretrain", str(recipe), "--seed", str(seed), "--out", str(folder), "--no-progress"]
     if not (folder / "checkpoint" / "zoo.json").is_file():
         subprocess.run(command + (["--resume"] if (folder / "recipe.yaml").is_file() else []), check=True)
-    evaluate = [sys.executable, "-m", "zoo.cli", "evaluate", str(folder), "--save", "--json", "--labels", *map(str, LABELS)]
-    subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL)
+    evaluate(folder, labels=LABELS, save=True, baselines=seed == 0)
     card = json.loads((folder / "checkpoint" / "zoo.json").read_text())
     keys = ("steps", "samples_seen", "minutes", "peak_memory_mb", "parameters", "commit", "created", "machine", "metrics")
     return {"recipe": recipe.stem, "seed": seed, "task": card["task"]["name"], "data": card["data"]["name"]} | {key: card[key] for key in keys}
@@ -46,16 +52,16 @@ def render(results: list[dict]) -> str:
         for recipe in sorted({r["recipe"] for r in runs}):
             same = [r for r in runs if r["recipe"] == recipe]
             for features in _features(same):
-                if features in ("pixels",):
+                if features == PIXELS:
                     continue
                 cells = [_cell(same, features, *column) for column in COLUMNS]
-                last = ["", "", "", ""] if features == "random weights" else [
+                last = ["", "", "", ""] if features == RANDOM else [
                     str(len(same)), f"{same[0]['steps']:,}", f"{statistics.mean(r['minutes'] for r in same):.1f}",
                     f"{max(r['peak_memory_mb'] for r in same) / 1000:.1f} GB"]
-                name = f"[{recipe}](pretrain/{recipe}.yaml)" if features == "backbone" else ""
+                name = f"[{recipe}](pretrain/{recipe}.yaml)" if features == OWN else ""
                 lines.append("| " + " | ".join([name, features, *cells, *last]) + " |")
-        cells = [_cell(runs[:1], "pixels", *column) for column in COLUMNS]
-        lines.append("| " + " | ".join(["raw pixels", "pixels", *cells, "", "", "", ""]) + " |")
+        cells = [_cell(runs, PIXELS, *column) for column in COLUMNS]
+        lines.append("| " + " | ".join(["raw pixels", PIXELS, *cells, "", "", "", ""]) + " |")
     commits = sorted({str(r["commit"]) for r in results})
     machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores, {r['machine']['threads']} threads" for r in results})
     dates = sorted({r["created"] for r in results})
@@ -65,7 +71,7 @@ def render(results: list[dict]) -> str:
 
 def _features(runs: list[dict]) -> list[str]:
     names = list(dict.fromkeys(m["features"] for r in runs for m in r["metrics"]))
-    return sorted(names, key=lambda name: (name != "backbone", name == "random weights", name))
+    return sorted(names, key=lambda name: (name != OWN, name == RANDOM, name))
 
 
 def _title(protocol: str, labels: float | int) -> str:
@@ -80,11 +86,37 @@ def _cell(runs: list[dict], features: str, protocol: str, labels: float | int) -
     if not found:
         return ""
     values = [m["value"] for m in found]
-    if features in ("pixels", "random weights") or len(values) < 2:
+    if features in (PIXELS, RANDOM) or len(values) < 2:
         spread = found[0]["sd"]
     else:
         spread = statistics.stdev(values)
     return f"{statistics.mean(values):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def write_headers(results: list[dict]) -> None:
+    """The lines `# Costs:` and `# Measured:` of each recipe that was run."""
+    for path in sorted((ROOT / "recipes" / "pretrain").glob("*.yaml")):
+        runs = [r for r in results if r["recipe"] == path.stem]
+        if not runs:
+            continue
+        machine = runs[0]["machine"]
+        values = ", ".join(f"{_title(*column)} {_cell(runs, OWN, *column)}" for column in COLUMNS)
+        costs = (f"# Costs: {statistics.mean(r['minutes'] for r in runs):.1f} minutes and {max(r['peak_memory_mb'] for r in runs) / 1000:.1f} GB "
+                 f"on {machine['threads']} thread(s) of {machine['cpu']}.")
+        measured = f"# Measured: {values}; {len(runs)} seeds ({', '.join(sorted({str(r['commit']) for r in runs}))}, {runs[0]['created']})."
+        text = re.sub(r"^# (Costs|Measured):.*\n", "", path.read_text(), flags=re.MULTILINE)
+        first, _, rest = text.partition("\n")
+        path.write_text(f"{first}\n{costs}\n{measured}\n{rest}")
+
+
+def record(result: dict) -> None:
+    """Add one run's facts to results.json, which another process may be writing too."""
+    with FileLock(RESULTS.with_suffix(".lock")):
+        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+        results = [r for r in results if (r["recipe"], r["seed"]) != (result["recipe"], result["seed"])] + [result]
+        results.sort(key=lambda r: (r["data"], r["recipe"], r["seed"]))
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -94,16 +126,15 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=ROOT / "runs")
     arguments.add_argument("--render", action="store_true", help="run nothing")
     given = arguments.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    done = {(r["recipe"], r["seed"]) for r in results}
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    done = {(r["recipe"], r["seed"]) for r in known}
     for seed in given.seeds if not given.render else ():
         for recipe in sorted((ROOT / "recipes" / "pretrain").glob("*.yaml")):
-            if (given.only and recipe.stem not in given.only) or (recipe.stem, seed) in done:
-                continue
-            results.append(run(recipe, seed, given.out))
-            results.sort(key=lambda r: (r["data"], r["recipe"], r["seed"]))
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            if (not given.only or recipe.stem in given.only) and (recipe.stem, seed) not in done:
+                record(run(recipe, seed, given.out))
+    results = json.loads(RESULTS.read_text())
     (ROOT / "recipes" / "README.md").write_text(render(results))
+    write_headers(results)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class Backbone(nn.Module):
         self.model = model
         self.name, self.arguments = name, dict(arguments)
         self.size, self.channels = size, int(arguments.get("in_chans", 3))
-        self.num_features: int = model.num_features
+        self.num_features: int = getattr(model, "head_hidden_size", None) or model.num_features      # D of pool: some widen after pooling
+        self.map_features: int = model.feature_info[-1]["num_chs"] if getattr(model, "feature_info", None) else model.num_features
         mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
         if self.channels == 1:
             mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
@@ -75,7 +76,7 @@ class Backbone(nn.Module):
         return self.model(self.normalize(x))
 
     def map(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, h, w): the last feature map, before pooling."""
+        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling."""
         return self.layers(x)[-1]
 
     def layers(self, x: Tensor) -> list[Tensor]:

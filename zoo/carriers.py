@@ -134,7 +134,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(self, request, response, code, message, headers):
         target = headers.get("location") or headers.get("uri")
         if target:
-            check_url(urllib.parse.urljoin(request.full_url, target), request.full_url)
+            try:
+                target = urllib.parse.urljoin(request.full_url, target)
+            except ValueError:
+                raise ZooError(f"{_shown(request.full_url)} redirects to {_shown(target)}, which is no valid address") from None
+            check_url(target, request.full_url)
         return super().http_error_302(request, response, code, message, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
@@ -253,7 +257,7 @@ def _announced(response: http.client.HTTPResponse, url: str, file: BinaryIO) -> 
         if response.status == 206:
             raise _Passing("the server answers with another part than asked for")
     length = response.headers.get("Content-Length", "")
-    return file.tell() + int(length) if re.fullmatch(r"\d{1,18}", length) else None
+    return file.tell() + int(length) if re.fullmatch(r"\d{1,40}", length) else None
 
 
 def _receive(response: http.client.HTTPResponse, url: str, file: BinaryIO, limit: int, announced: int | None) -> None:

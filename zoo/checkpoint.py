@@ -132,7 +132,7 @@ def _json(value: dict) -> bytes:
 def timm_config(backbone: Backbone, license: str | None) -> dict:
     """config.json: what timm needs to build the same network with the same normalisation, and no claim of timm's own weights."""
     default = backbone.model.pretrained_cfg
-    return {"architecture": backbone.name, "num_classes": 0, "num_features": backbone.num_features,
+    return {"architecture": backbone.name, "num_classes": 0, "num_features": backbone.model.num_features,
             "model_args": _plain_model(backbone.name, backbone.size, backbone.arguments)[1],
             "pretrained_cfg": {"num_classes": 0, "input_size": [backbone.channels, backbone.size, backbone.size],
                                "fixed_input_size": bool(default.get("fixed_input_size", False)), "interpolation": "bilinear", "crop_pct": 1.0,

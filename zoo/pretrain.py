@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import torch
 from zoo import checkpoint, recipe as recipes
 from zoo.backbones import create_backbone
 from zoo.data.datasets import DataInfo, data_info
-from zoo.data.module import ZooData, create_data
+from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import ZooError
 from zoo.evaluate.online import FeatureHealth, OnlineKNN
 from zoo.evaluate.table import check_metric
@@ -74,7 +75,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
 
     Args:
         recipe: a file, the name of a recipe that came with the zoo, or a mapping.
-        out: the run's folder; by default runs/<recipe>-s<seed>. One that holds a run is refused unless `resume`.
+        out: the run's folder; by default runs/<recipe>-s<seed>, with -smoke behind it for such. One that holds a run is refused unless `resume`.
         resume: go on from the newest saved state whose checksum holds.
         smoke: two tiny steps on generated data, to see that everything fits together.
         logger: csv, tensorboard, wandb or none.
@@ -92,7 +93,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{resolved['data']['name']}"
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
     check_fit(resolved)
-    folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}"
+    folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     _claim(folder, resolved, resume)
     with _quiet():
         return _Run(name, resolved, folder, smoke).train(resume, logger, progress)
@@ -143,15 +144,17 @@ class _Run:
     def train(self, resume: bool, logger: str, progress: bool) -> Path:
         state = self._state(resume)
         log = create_logger(logger, self.folder, self.resolved)
-        bar = Progress(description=self.name, quiet=not progress)
-        start = time.perf_counter()
-        trainer = self._trainer(log, bar)
+        clock, bar = Clock(), Progress(description=self.name, quiet=not progress)
+        trainer = self._trainer(log, [clock, SaveState(self.folder, self.training.save_every), bar])    # saving is nobody's waiting for data
         if self.training.channels_last:
             self.task.to(memory_format=torch.channels_last)
-        trainer.fit(self.task, self.data, ckpt_path=state, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        self.minutes = (time.perf_counter() - start) / 60
+        try:
+            trainer.fit(self.task, self.data, ckpt_path=state, weights_only=True)
+        except SystemExit:
+            if not trainer.interrupted:
+                raise
+            raise KeyboardInterrupt from None       # which Lightning turns into sys.exit(1)
+        self.minutes = clock.seconds / 60
         trainer.save_checkpoint(self.folder / "last.ckpt")
         pictures = self._pictures()
         path = checkpoint.export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
@@ -159,17 +162,22 @@ class _Run:
         log_checkpoint(log, path, self.name)
         return self.folder
 
-    def _trainer(self, log, bar: Progress) -> L.Trainer:
+    def _trainer(self, log, callbacks: list[L.Callback]) -> L.Trainer:
         t = self.training
-        callbacks: list[L.Callback] = [bar, SaveState(self.folder, t.save_every)]
         if t.validate_every and not self.smoke:
-            callbacks += [OnlineKNN(), FeatureHealth()]
+            callbacks = [*callbacks, OnlineKNN(), FeatureHealth()]
         return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=1,
                          precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
                          gradient_clip_val=t.clip or None, check_val_every_n_epoch=t.validate_every or 1,
                          limit_val_batches=None if t.validate_every else 0, logger=log, callbacks=callbacks,
                          plugins=[SafeCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
-                         enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=10, default_root_dir=self.folder)
+                         enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=self._log_every(), default_root_dir=self.folder)
+
+    def _log_every(self) -> int:
+        """Steps between two points of a curve: ten, or fewer in short runs and epochs, which would else leave no curve."""
+        batches = max(1, len(self.data.dataset.splits["train"]) // self.data.batch_size)
+        steps = min(limit for limit in (self.training.max_steps, self.training.max_epochs * batches) if limit > 0)
+        return max(1, min(10, batches, steps // 20))
 
     def _state(self, resume: bool) -> Path | None:
         """The state to go on from. What the run is made of has to be what it was."""
@@ -201,8 +209,8 @@ class _Run:
             "data": {"name": info.name, "version": info.version, "license": info.license, "attribution": info.attribution,
                      "size": info.size, "channels": info.channels, "fingerprint": self.data.dataset.fingerprint},
             "recipe": r, "seed": r["seed"], "steps": steps,
-            "samples_seen": steps * self.training.accumulate * r["data"]["batch_size"],
-            "minutes": round(self.minutes, 2), "peak_memory_mb": peak_memory_mb(), "machine": machine(str(self.task.device)),
+            "samples_seen": batches_done(trainer) * r["data"]["batch_size"],
+            "minutes": round(self.minutes, 2), "peak_memory_mb": peak_memory_mb(), "machine": machine(str(trainer.strategy.root_device)),
             "packages": packages(), "commit": commit(), "created": time.strftime("%Y-%m-%d"),
             "parameters": sum(p.numel() for p in self.task.backbone.model.parameters()),
             "metrics": [],
@@ -211,11 +219,31 @@ class _Run:
         }
 
 
+class Clock(L.Callback):
+    """Seconds of training that led to the present state, those before a resume included."""
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
+
+
 class SaveState(L.Callback):
     """Saves the resumable state every so many steps, always into last.ckpt; the writer keeps the one before."""
 
     def __init__(self, folder: Path, every: int):
         self.path, self.every, self.saved = folder / "last.ckpt", every, 0
+
+    def on_train_start(self, trainer: L.Trainer, *ignored: Any) -> None:
+        self.saved = trainer.global_step            # which a resumed run has on the disk already
 
     def on_train_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
         if trainer.global_step // self.every > self.saved // self.every:
@@ -251,13 +279,15 @@ def _claim(folder: Path, resolved: dict, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Lightning's greetings and tips are for people who drive Lightning themselves."""
+    """Lightning's greetings and tips are for people who drive Lightning themselves, and its use of torch is for its makers."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
+            yield
     finally:
-        for logger, level in zip(loggers, levels):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

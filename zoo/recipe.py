@@ -5,8 +5,11 @@ jsonargparse serves as a type checker behind our own reader: it never sees the c
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import yaml
 from zoo.errors import ZooError, nearest
 from zoo.paths import shipped, write_text
 
+ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
 LARGEST, DEEPEST = 64 * 1024, 8                     # bytes of a recipe; levels of nesting
 OPEN = "backbone."                                  # keywords under it are timm's own, checked when the model is built
 
@@ -23,8 +27,9 @@ OPEN = "backbone."                                  # keywords under it are timm
 # ---- reading -------------------------------------------------------------------------------------------------------------
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, tags, duplicate keys, dates, or the 1e-3-is-a-string trap."""
+    """YAML without aliases, tags and duplicate keys."""
 
+    yaml_implicit_resolvers: dict = {}              # filled below
     depth = 0
 
     def compose_node(self, parent, index):
@@ -50,17 +55,28 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes every word that YAML 1.1 or `_Loader` would read as something else, such as 1e3."""
+
+
+# YAML 1.2's plain words. Those of 1.1 read 1e-3 as a word, no as false, 010 as eight, 1:30 as ninety and 2024-01-01 as a date.
+for _kind, _pattern, _first in (("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+                                ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+                                ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+                                # no two ways to match one text, or a word of 60,000 digits takes minutes
+                                ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+                                 list("-+.0123456789"))):
+    for _way in (_Loader, _Dumper):
+        _way.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read(recipe: str | Path) -> dict:
     """The recipe in a file, or the one that came with the zoo under that name. Raises ZooError."""
     path = find(recipe)
     try:
-        data = path.read_bytes()[: LARGEST + 1]
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+        _check_size(len(data), str(path))
         return parse(data.decode("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ZooError(f"{path} can't be read as a recipe: {error}") from error
@@ -69,10 +85,13 @@ def read(recipe: str | Path) -> dict:
 def find(recipe: str | Path) -> Path:
     """The file of a recipe, given as a path or by name."""
     path = Path(recipe)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise ZooError(f"{path} is a folder; a recipe is a YAML file")
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise ZooError(f"{path} is a folder; a recipe is a YAML file")
+    except OSError as error:                        # a name that is too long, a folder that can't be entered
+        raise ZooError(f"{str(recipe)[:80]!r} can't be read as a recipe: {error.strerror}") from error
     known = {name: file for name, file, _ in list_recipes()}
     name = str(recipe).removesuffix(".yaml")
     if name not in known:
@@ -90,8 +109,7 @@ def list_recipes() -> list[tuple[str, Path, str]]:
 
 def parse(text: str, where: str) -> dict:
     """YAML text -> nested dict with words as keys. Raises ZooError; no text makes it raise anything else, or run anything."""
-    if len(text) > LARGEST:
-        raise ZooError(f"{where} is larger than {LARGEST // 1024} KiB, so it is no recipe")
+    _check_size(len(text), where)
     try:
         out = yaml.load(text, _Loader)              # a SafeLoader
     except ZooError as error:
@@ -101,6 +119,11 @@ def parse(text: str, where: str) -> dict:
     if not isinstance(out, dict) or not all(isinstance(key, str) for key in out):
         raise ZooError(f"{where} is no recipe: it has to be a mapping of groups such as data, backbone and task")
     return out
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > LARGEST:
+        raise ZooError(f"{where} is larger than {LARGEST // 1024} KiB, so it is no recipe")
 
 
 def overrides(words: list[str]) -> dict[str, Any]:
@@ -113,6 +136,8 @@ def overrides(words: list[str]) -> dict[str, Any]:
         if not word.startswith("--"):
             raise ZooError(f"{word!r} is not an option; recipe keys are written --group.key VALUE")
         key, given, value = word[2:].partition("=")
+        if key in out:
+            raise ZooError(f"--{key} is given twice")
         if not given:
             value = next(rest, None)
             if value is None:
@@ -124,9 +149,9 @@ def overrides(words: list[str]) -> dict[str, Any]:
 
 
 def flat(recipe: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("group.key", value) pairs of a nested recipe."""
+    """("group.key", value) pairs of a nested recipe; an empty group is a pair of its own."""
     for key, value in recipe.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -143,21 +168,73 @@ def groups() -> dict[str, Callable]:
     return {"data": create_data, "optim": Optim, "trainer": Training}
 
 
-def parser(task: type, schema: dict[str, Callable], usage: str = "zoo pretrain RECIPE [--group.key VALUE ...]"):
-    """A jsonargparse parser with exactly the keys of a recipe of this task; its help is the recipe's."""
-    import inspect
-
+def parser(task: type, schema: dict[str, Callable]):
+    """A jsonargparse parser with exactly the keys of a recipe of this task. Raises ZooError for a task that a recipe can't describe."""
     from jsonargparse import ArgumentParser
 
-    out = ArgumentParser(exit_on_error=False, default_env=False, usage=usage, add_help=False)
+    check_signature(task)
+    out = ArgumentParser(exit_on_error=False, default_env=False, add_help=False)
     out.add_argument("--seed", type=int, default=0, help="the number from which all randomness follows")
-    out.add_argument("--backbone.name", type=str, required=True, help="a timm model; further --backbone.KEY VALUE go to timm as they are")
-    out.add_argument("--task.name", type=str, required=True, help="see zoo list tasks")
+    out.add_argument("--backbone.name", type=str, required=True, help="a timm model; see zoo list backbones")
+    out.add_argument("--task.name", type=str, required=True, help="a pretext task; see zoo list tasks")
     out.add_class_arguments(task, "task", skip={"backbone"})
     for name, signature in schema.items():
         add = out.add_class_arguments if inspect.isclass(signature) else out.add_function_arguments
         add(signature, name)
     return out
+
+
+def check_signature(task: type) -> None:
+    """A recipe holds plain values, so a task's arguments are plain: int, float, bool, str, Literal, None, and lists and unions of these.
+
+    Anything else is refused here with a ZooError. It would be a way for a recipe to name code: jsonargparse imports what a Callable or a
+    class is said to be.
+    """
+    who = f"the task {getattr(task, 'name', '') or task.__name__}"
+    try:
+        hints = typing.get_type_hints(task.__init__)
+    except (NameError, AttributeError, TypeError) as error:
+        raise ZooError(f"{who} has an annotation in __init__ that can't be read: {error}") from error
+    for name, parameter in list(inspect.signature(task.__init__).parameters.items())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ZooError(f"{who} takes {str(parameter).split(':')[0]}; its arguments have to be written out, so that a recipe's can be checked")
+        if name == "name":
+            raise ZooError(f"{who} has an argument called name, which in a recipe is the name of the task; call it something else")
+        if name != "backbone" and name not in hints:
+            raise ZooError(f"{who} doesn't say what type its argument {name} has")
+        if name != "backbone" and not _is_plain(hints[name]):
+            raise ZooError(f"{who} has an argument {name} of type {hints[name]}; a recipe holds int, float, bool, str, Literal and lists of these")
+
+
+def _is_plain(kind: Any) -> bool:
+    if typing.get_origin(kind) in (list, tuple, typing.Union, types.UnionType):
+        parts = [part for part in typing.get_args(kind) if part is not ...]
+        return bool(parts) and all(map(_is_plain, parts))       # typing.List alone is a list of anything
+    return kind in (int, float, bool, str, types.NoneType) or typing.get_origin(kind) is typing.Literal
+
+
+def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> list[dict]:
+    """What a recipe with these (dotted) values may say, in a recipe's order: {key, type, default, required, value, about} each."""
+    check = parser(_task(values), schema or groups())
+    defaults = dict(flat(check.get_defaults().as_dict()))
+    rows = []
+    for action in (action for action in check._actions if action.dest in defaults):
+        kind = getattr(action, "_typehint", None) or action.type
+        about = " ".join((action.help or "").replace("%%", "%").split())
+        rows.append({"key": action.dest, "type": _type_name(kind), "default": defaults[action.dest], "required": bool(getattr(action, "required", False)),
+                     "value": values.get(action.dest), "about": about})
+    rows += [{"key": key, "type": "", "default": None, "required": False, "value": value, "about": "a keyword of the timm model"}
+             for key, value in values.items() if key.startswith(OPEN) and key not in defaults]
+    return sorted(rows, key=lambda row: ORDER.index(row["key"].split(".")[0]))
+
+
+def _task(values: dict[str, Any]) -> type:
+    from zoo.registry import find_task
+
+    name = values.get("task.name")
+    if not isinstance(name, str):
+        raise ZooError("the recipe names no task; write task: {name: ...}, with a name from zoo list tasks")
+    return find_task(name)
 
 
 def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[str, Callable] | None = None) -> dict:
@@ -166,36 +243,59 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
     Raises ZooError for an unknown key (with the nearest), an empty or non-finite value, a wrong type, and a missing key.
     """
     from jsonargparse import ArgumentError
-    from zoo.registry import find_task
 
-    values = dict(flat(recipe)) | (changes or {})
-    name = values.get("task.name")
-    if not isinstance(name, str):
-        raise ZooError("the recipe names no task; write task: {name: ...}, with a name from zoo list tasks")
-    check = parser(find_task(name), schema or groups())
+    values: dict[str, Any] = {}
+    for key, value in flat(recipe):
+        if key in values:                           # as a group and, dotted, at the top
+            raise ZooError(f"{key} is given twice")
+        values[key] = value
+    values |= changes or {}
+    check = parser(_task(values), schema or groups())
     defaults = dict(flat(check.get_defaults().as_dict()))
+    known = {key.split(".")[0] for key in defaults if "." in key}
+    values = {key: value for key, value in values.items() if key not in known or not isinstance(value, dict)}   # an empty group says nothing
     for key, value in values.items():
         _check_value(key, value, defaults)
     backbone = {key.removeprefix(OPEN): value for key, value in values.items() if key.startswith(OPEN)}
+    typed_here = {key: value for key, value in values.items() if not key.startswith(OPEN) or key == "backbone.name"}
     try:
-        typed = check.parse_object(_nested({key: value for key, value in values.items() if not key.startswith(OPEN) or key == "backbone.name"}))
+        typed = check.parse_object(_nested(typed_here))
     except ArgumentError as error:
         raise ZooError(_sentence(str(error))) from None
     out = typed.as_dict() | {"backbone": backbone}
-    return {key: dict(sorted(out[key].items(), key=lambda item: item[0] != "name")) if isinstance(out[key], dict) else out[key]
-            for key in ("seed", "data", "backbone", "task", "optim", "trainer") if key in out}
+    for key, value in flat(out):
+        _check_number(key, value)
+    return {key: _ordered(out[key]) for key in ORDER if key in out}
+
+
+def _ordered(value: Any) -> Any:
+    """Groups with their name first, and lists where a signature has tuples: what YAML gives back."""
+    if isinstance(value, dict):
+        return {key: _ordered(part) for key, part in sorted(value.items(), key=lambda item: item[0] != "name")}
+    return [_ordered(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
-    if key not in defaults and not (key.startswith(OPEN) and key.count(".") == 1):
+    if key not in defaults and not (key.startswith(OPEN) and key.removeprefix(OPEN).isidentifier()):
         raise ZooError(f"{key} is not a key of this recipe{nearest(key, defaults)}")
     if value is None and defaults.get(key, 0) is not None:
         raise ZooError(f"{key} can't be empty")
-    for part in value if isinstance(value, list) else [value]:
-        if isinstance(part, float) and not math.isfinite(part):
-            raise ZooError(f"{key} is {part}; it has to be a finite number")
-        if not isinstance(part, (str, int, float, bool, list, type(None))):
-            raise ZooError(f"{key} holds a {type(part).__name__}; use numbers, words or lists of them")
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _check_value(key, part, defaults)
+    elif not isinstance(value, (str, int, float, bool, types.NoneType)):
+        kind = "mapping" if isinstance(value, dict) else type(value).__name__
+        raise ZooError(f"{key} holds a {kind}; use numbers, words or lists of them")
+    _check_number(key, value)
+
+
+def _check_number(key: str, value: Any) -> None:
+    for part in value if isinstance(value, (list, tuple)) else []:
+        _check_number(key, part)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ZooError(f"{key} is {value}; it has to be a finite number")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ZooError(f"{key} is a number of {value.bit_length()} bits; it has to fit into 64 with its sign")
 
 
 def _nested(values: dict[str, Any]) -> dict:
@@ -211,19 +311,37 @@ def _nested(values: dict[str, Any]) -> dict:
 
 def _sentence(text: str) -> str:
     """jsonargparse's message as one sentence of ours."""
-    found = re.search(r'[Kk]ey "(?P<key>[^"]+)":\s*(?P<what>.*)', text, re.S)
+    text = " ".join(text.split())
+    if missing := re.match(r"the following arguments are required: (.*)", text):
+        return f"the recipe lacks {missing[1]}"
+    found = re.search(r'[Kk]ey "(?P<key>[^"]+)": ?(?P<what>.*)', text)
     if not found:
-        return " ".join(text.split())
-    key, what = found["key"], " ".join(found["what"].split())
-    typed = re.match(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", what)
-    if typed:
+        return text
+    key, what = found["key"], found["what"]
+    if union := re.search(r"Subtypes: \[(?P<types>.*)\] Errors: .* Given value: ?(?P<value>.*)", what):
+        kinds = re.sub(r"<class '(\w+)'>", r"\1", union["types"]).replace("NoneType", "null").replace(", ", " or ")
+        return f"{key} is {union['value'] or 'empty'!s}, but has to be {kinds}"
+    if typed := re.match(r"Expected an? (?P<type>.+?)\. Got value: ?(?P<value>.*)", what):
         kind = re.sub(r"typing\.|<class '|'>", "", typed["type"])
-        return f"{key} is {typed['value'].strip()}, but has to be {kind}"
+        if literal := re.fullmatch(r"Literal\[(.*)\]", kind):
+            kind = f"one of the words {literal[1]}"
+        return f"{key} is {typed['value'] or 'empty'!s}, but has to be {kind}"
     return f"{key}: {what}"
+
+
+def _type_name(kind: Any) -> str:
+    """A type as people write it: int, list[float], 32|bf16."""
+    if kind is None or kind is types.NoneType:
+        return "null"
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(part) for part in typing.get_args(kind))
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------------
 
 def save(resolved: dict, path: str | Path) -> Path:
     """Write a resolved recipe so that it can be run again unchanged."""
-    return write_text(path, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    return write_text(path, yaml.dump(resolved, Dumper=_Dumper, sort_keys=False))

@@ -7,15 +7,18 @@ metadata (group `zoo.tasks`); backbones by reading timm's sources. Nothing here 
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -34,8 +37,8 @@ class TaskEntry:
 
     name: str
     target: str                                     # package.module:Class
-    origin: str                                     # "zoo", or "distribution version"
-    summary: str = ""
+    origin: str                                     # "zoo", "distribution version", or "this session"
+    summary: str = ""                               # first line of its docstring, or its distribution's summary
     needs: tuple[str, ...] = ()
     problem: str | None = None
 
@@ -47,22 +50,37 @@ class TaskEntry:
 def register_task(name: str) -> Callable[[type], type]:
     """Class decorator that gives a pretext task its name and makes it known in this process.
 
-    Raises ZooError when the name isn't lower-case words joined by hyphens, or belongs to another class. A class of the same
-    module and name may be registered again, as happens when a notebook's cell is run twice.
+    Raises ZooError when the name isn't lower-case words joined by hyphens, when what it decorates is no PretextTask, and when the name
+    belongs to another class. A class of the same module and name may be registered again and takes the old one's place, so that a
+    notebook's cell can be run twice and a module reloaded.
     """
-    if not NAME.fullmatch(name):
-        raise ZooError(f"{name!r} can't name a task; use lower-case letters, digits and hyphens")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ZooError(f'{name!r} can\'t name a task; write @register_task("my-task"), in lower-case letters, digits and hyphens')
 
     def register(task: type) -> type:
-        target = f"{task.__module__}:{task.__qualname__}"
-        for known in [_target(_here[name])] if name in _here else [entry.target for entry in _declared() if entry.name == name]:
-            if known != target:
-                raise ZooError(f"the task name {name!r} is taken by {known}; choose another for {target}")
+        target = _target(task) if isinstance(task, type) else repr(task)
+        base = getattr(sys.modules.get("zoo.tasks.base"), "PretextTask", None)      # whoever inherits from it has imported it
+        if base is None or not (isinstance(task, type) and issubclass(task, base)):
+            raise ZooError(f"{target} can't be registered as the task {name!r}: it doesn't inherit from zoo.PretextTask")
+        for owner in _owners(name):
+            if not _same(owner, target):
+                raise ZooError(f"the task name {name!r} is taken by {owner}; choose another for {target}")
         task.name = name
         _here[name] = task
         return task
 
     return register
+
+
+def _owners(name: str) -> list[str]:
+    """The targets that have a right to a name: the registered class, or else what is declared."""
+    return [_target(_here[name])] if name in _here else [entry.target for entry in _declared() if entry.name == name]
+
+
+def _same(owner: str, target: str) -> bool:
+    """Whether two targets are one class: an entry point may name it where its package re-exports it."""
+    (module, _, attribute), (other, _, name) = owner.partition(":"), target.partition(":")
+    return owner == target or (module.split(".")[0] == other.split(".")[0] not in ("zoo", "__main__") and attribute == name)
 
 
 def list_tasks() -> list[TaskEntry]:
@@ -71,51 +89,93 @@ def list_tasks() -> list[TaskEntry]:
     for name, task in _here.items():
         if name not in entries:
             summary = (task.__doc__ or "").strip().split("\n")[0]
-            entries[name] = TaskEntry(name, _target(task), "this session", summary, tuple(getattr(task, "needs", ())))
+            entries[name] = TaskEntry(name, _target(task), "this session", summary, tuple(task.needs))
     return [entries[name] for name in sorted(entries)]
 
 
 def find_task(name: str) -> type:
     """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution."""
-    if name in _here:
-        return _here[name]
-    entries = {entry.name: entry for entry in _declared()}
+    entries = {entry.name: entry for entry in list_tasks()}
     if name not in entries:
-        raise ZooError(f"{name!r} is not a task{nearest(name, [entry.name for entry in list_tasks()])}")
+        raise ZooError(f"{name!r} is not a task{nearest(name, entries)}")
     entry = entries[name]
     if entry.problem:
         raise ZooError(f"the task {name} can't be used: {entry.problem}")
+    if name in _here:
+        return _here[name]
     module, _, attribute = entry.target.partition(":")
+    before = dict(_here)
     try:
-        task = getattr(importlib.import_module(module), attribute)
+        task = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except BaseException as error:                  # a plugin may raise anything, SystemExit included
+        _here.clear(), _here.update(before)         # what half of a module has registered is of no use
         if isinstance(error, KeyboardInterrupt) or entry.origin == "zoo":
             raise
         raise ZooError(f"the task {name} of {entry.origin} can't be imported: {type(error).__name__}: {error}") from error
-    if getattr(task, "name", None) != name:
-        raise ZooError(f"{entry.target} of {entry.origin} is listed as {name!r} but registers itself as {getattr(task, 'name', None)!r}; "
-                       "its entry point and its decorator have to agree")
+    if _here.get(name) is not task:
+        raise ZooError(f"the task {name} of {entry.origin} can't be used: its entry point {entry.target} is not a class registered under that "
+                       f'name; decorate it with @register_task("{name}")')
     return task
 
 
+def task_arguments(name: str) -> dict[str, str]:
+    """A task's arguments and their defaults, as written in Python. A built-in task is read, any other imported. Raises ZooError."""
+    entries = {entry.name: entry for entry in list_tasks()}
+    if name not in entries:
+        raise ZooError(f"{name!r} is not a task{nearest(name, entries)}")
+    entry = entries[name]
+    if entry.origin != "zoo":
+        parameters = list(inspect.signature(find_task(name).__init__).parameters.values())[1:]
+        return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name != "backbone"}
+    module, _, attribute = entry.target.partition(":")
+    tree = ast.parse((Path(__file__).parent / "tasks" / f"{module.rsplit('.', 1)[1]}.py").read_text(encoding="utf-8"))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute).body
+    init = next((node.args for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
+    if init is None:
+        return {}
+    defaults = [*[None] * (len(init.args) - len(init.defaults)), *init.defaults, *init.kw_defaults]
+    pairs = zip([*init.args, *init.kwonlyargs], defaults, strict=True)
+    return {argument.arg: "" if value is None else ast.unparse(value) for argument, value in pairs if argument.arg not in ("self", "backbone")}
+
+
 def check_tasks(timeout: float = 60) -> list[TaskEntry]:
-    """Import every listed task in a process of its own and say what became of it, in `problem`."""
+    """Import every listed task in a process of its own and say what became of it, in `problem`. `timeout` is in seconds, for each."""
+    running: set[subprocess.Popen] = set()
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        return list(pool.map(lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), list_tasks()))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in list(running):                 # only if we were interrupted: they wouldn't hear of it
+            _kill(child)
 
-    def check(entry: TaskEntry) -> TaskEntry:
-        if entry.problem or entry.origin == "this session":
-            return entry
-        code = f"from zoo.registry import find_task; find_task({entry.name!r}); print('imported')"
-        try:
-            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            return replace(entry, problem=f"{entry.origin}: importing it took more than {timeout:g} seconds")
-        if child.returncode == 0 and child.stdout.strip().endswith("imported"):
-            return entry
-        last = (child.stderr.strip().splitlines() or [f"it ended the process with exit code {child.returncode}"])[-1]
-        return replace(entry, problem=f"{entry.origin}: {last.removeprefix('zoo.errors.ZooError: ')}")
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return list(pool.map(check, list_tasks()))
+def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> str | None:
+    """What goes wrong when a task is imported, found out in a child process, which is in `running` as long as it runs."""
+    if entry.origin == "this session":
+        return None
+    code = f"from zoo.registry import find_task; find_task({entry.name!r}); print('imported')"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             errors="replace", start_new_session=True)
+    running.add(child)
+    try:
+        out, err = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _kill(child)
+        child.communicate()
+        return f"{entry.origin}: importing it takes more than {timeout:g} seconds"
+    finally:
+        running.discard(child)
+    if child.returncode == 0 and out.rstrip().endswith("imported"):
+        return None
+    last = err.strip().splitlines()[-1] if err.strip() else f"importing it ends the process, with exit code {child.returncode}"
+    return last if (last := last.removeprefix("zoo.errors.ZooError: ")).startswith("the task") else f"{entry.origin}: {last}"
+
+
+def _kill(child: subprocess.Popen) -> None:
+    """A child and what it started, which would hold its pipes open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -160,43 +220,64 @@ def _needs(node: ast.ClassDef) -> tuple[str, ...]:
     return ("image",)
 
 
+def _points() -> Iterator[tuple[str, str, metadata.EntryPoint | None]]:
+    """(distribution and version, its summary, entry point) of every installed task; None where the entry points can't be read.
+
+    Not metadata.entry_points(): one damaged file of any distribution makes that raise for all.
+    """
+    if os.environ.get("ZOO_NO_PLUGINS"):
+        return
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            about, points = distribution.metadata, distribution.entry_points
+            name, version = about.get("Name"), about.get("Version")
+            if not (name and version):
+                raise ValueError("it lacks its name or version")
+        except Exception as error:
+            where = getattr(distribution, "_path", "a distribution")
+            yield f"{where}, whose metadata can't be read ({type(error).__name__}: {error})", "", None
+            continue
+        known_as = re.sub(r"[-_.]+", "-", name).lower()
+        if known_as not in seen:                    # of one that is on the path twice, the first is what an import finds
+            seen.add(known_as)
+            yield from ((f"{name} {version}", about.get("Summary", ""), point) for point in points if point.group == GROUP)
+
+
 def _installed() -> list[TaskEntry]:
     """Entry points, with what their metadata alone shows to be wrong."""
-    if os.environ.get("ZOO_NO_PLUGINS"):
-        return []
-    found: dict[str, list[TaskEntry]] = {}
-    for point in metadata.entry_points(group=GROUP):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
-        entry = TaskEntry(point.name, point.value, origin, problem=_fault(point))
-        if entry.target not in [other.target for other in found.get(point.name, [])]:      # one package seen twice on the path
-            found.setdefault(point.name, []).append(entry)
-    built_in = {entry.name for entry in _built_in()}
+    claims: dict[str, list[TaskEntry]] = {}
+    for origin, summary, point in _points():
+        if point is not None:
+            claims.setdefault(point.name, []).append(TaskEntry(point.name, point.value, origin, summary, problem=_fault(point, origin)))
+    for entry in _built_in():                       # which can't be shadowed; notices() tells of those who try
+        claims.pop(entry.name, None)
     entries = []
-    for name, claims in found.items():
-        entry = claims[0]
-        if len(claims) > 1:
-            who = " and ".join(claim.origin for claim in claims)
-            entry = replace(entry, origin=who, problem=f"{who} both claim the name; uninstall one")
-        elif name in built_in:
-            continue                                # a built-in can't be shadowed; shadowed() tells of it
-        entries.append(entry)
+    for claimants in claims.values():
+        who = " and ".join(entry.origin for entry in claimants)
+        clash = f"{who} both claim the name; uninstall one" if len(claimants) > 1 else claimants[0].problem
+        entries.append(replace(claimants[0], origin=who, problem=clash))
     return entries
 
 
-def shadowed() -> list[str]:
-    """Sentences about installed tasks that claim a built-in's name, and so are not listed."""
-    if os.environ.get("ZOO_NO_PLUGINS"):
-        return []
+def notices() -> list[str]:
+    """Sentences about installed tasks that aren't listed: they claim a built-in's name, or their metadata can't be read."""
     built_in = {entry.name for entry in _built_in()}
-    return [f"{point.dist.name} {point.dist.version} also has a task {point.name!r}; the built-in one is used"
-            for point in metadata.entry_points(group=GROUP) if point.name in built_in and point.dist]
+    return [f"{origin} is left out" if point is None else f"{origin} also has a task {point.name!r}; the built-in one is used"
+            for origin, _, point in _points() if point is None or point.name in built_in]
 
 
-def _fault(point: metadata.EntryPoint) -> str | None:
+def _fault(point: metadata.EntryPoint, origin: str) -> str | None:
     if not NAME.fullmatch(point.name):
-        return f"{point.name!r} can't name a task"
+        return f"{origin} calls it {point.name!r}; a task's name is lower-case words joined by hyphens"
     if not re.fullmatch(r"[\w.]+:[\w.]+", point.value):
-        return f"its entry point {point.value!r} is not package.module:Class"
+        return f"its entry point in {origin}, {point.value!r}, is not package.module:Class"
+    module = point.value.partition(":")[0].split(".")[0]
+    with contextlib.suppress(ImportError, ValueError):      # of import hooks: not for us to judge before it is imported
+        if importlib.util.find_spec(module) is None:
+            return f"{origin} has no package {module!r}, which its entry point names"
     return None
 
 

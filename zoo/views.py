@@ -7,7 +7,9 @@ torchvision's own transforms draw one set of parameters for a whole batch, which
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,8 @@ def to_float(x: Tensor) -> Tensor:
 
 # ---- with given parameters -----------------------------------------------------------------------------------------------
 
-def crop_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, out: int | tuple[int, int], flip: Tensor | None = None) -> Tensor:
+def crop_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, out: int | tuple[int, int],
+                flip: Tensor | None = None) -> Tensor:
     """Cut a box of pixels (B,) out of each image and resize it to `out`, bilinear and antialiased, mirrored where `flip` (B,) is true.
 
     Two batched matrix products with triangle weights; equal to torchvision's `resized_crop(antialias=True)` to 1e-6, which
@@ -41,8 +44,14 @@ def crop_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Ten
     across = _triangles(left, width, columns, x.shape[-1])                                  # (B, columns, W)
     if flip is not None:
         across = torch.where(flip.view(-1, 1, 1), across.flip(1), across)
+    return _products(down, x, across)
+
+
+def _products(down: Tensor, x: Tensor, across: Tensor) -> Tensor:
+    """(B, h, H), (B, C, H, W), (B, w, W) -> (B, C, h, w): each image times a matrix for its rows and one for its columns."""
     with torch.autocast(x.device.type, enabled=False):
-        return down[:, None] @ x @ across[:, None].transpose(-1, -2)
+        x = (x.flatten(1, 2) @ across.mT).unflatten(1, x.shape[1:3])                        # the rows of all channels in one product
+        return (down[:, None] @ x).clamp_(0, 1)                                             # rounding alone leaves [0, 1]
 
 
 def _triangles(start: Tensor, length: Tensor, out: int, size: int) -> Tensor:
@@ -50,9 +59,10 @@ def _triangles(start: Tensor, length: Tensor, out: int, size: int) -> Tensor:
     scale = (length / out)[:, None]
     centre = (torch.arange(out, device=start.device) + 0.5)[None] * scale                   # (B, out), in pixels of the box
     pixel = torch.arange(size, device=start.device)[None] - start[:, None] + 0.5            # (B, size)
-    weight = (1 - (pixel[:, None] - centre[..., None]).abs() / scale.clamp(min=1)[..., None]).clamp_(min=0)
-    weight *= ((pixel > 0) & (pixel < length[:, None]))[:, None]
-    return weight / weight.sum(-1, keepdim=True)
+    inside = ((pixel > 0) & (pixel < length[:, None])).float()
+    distance = (pixel[:, None] - centre[..., None]).abs_().div_(scale.clamp(min=1)[..., None])         # (B, out, size)
+    weight = (1 - distance).clamp_(min=0).mul_(inside[:, None])
+    return weight.div_(weight.sum(-1, keepdim=True))
 
 
 def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -63,49 +73,54 @@ def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 def luminance(x: Tensor) -> Tensor:
     """(B, 1, H, W): the brightness of a pixel as torchvision weighs it; a grey image is its own."""
+    x = to_float(x)
     if x.shape[1] == 1:
         return x
     red, green, blue = x.unbind(1)
-    return (LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue).unsqueeze(1)
+    return (LUMINANCE[0] * red).add_(green, alpha=LUMINANCE[1]).add_(blue, alpha=LUMINANCE[2]).unsqueeze(1)
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
     """Multiply by `factor` (B,): 0 is black, 1 the image."""
-    return (x * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+    return (to_float(x) * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Away from the image's mean luminance by `factor` (B,): 0 is flat grey, 1 the image."""
+    x = to_float(x)
     mean = luminance(x).mean((1, 2, 3), keepdim=True)
     return torch.lerp(mean.expand_as(x), x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Away from each pixel's luminance by `factor` (B,): 0 is grey, 1 the image. A grey image stays as it is."""
+    x = to_float(x)
     return x if x.shape[1] == 1 else torch.lerp(luminance(x).expand_as(x), x, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the hue by `turn` (B,) of a full circle, -0.5 to 0.5. A grey image stays as it is."""
+    x = to_float(x)
     if x.shape[1] == 1:
         return x
-    most, least = x.amax(1), x.amin(1)
-    chroma = most - least
-    safe = torch.where(chroma == 0, 1.0, chroma)
     red, green, blue = x.unbind(1)
-    sixth = torch.where(most == red, (green - blue) / safe, torch.where(most == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
-    sixth = (sixth + 6 * turn.view(-1, 1, 1)) % 6                                           # hue in sixths of the circle
-    k = (sixth.unsqueeze(1) + sixth.new_tensor((5.0, 3.0, 1.0)).view(1, 3, 1, 1)) % 6
-    return most.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
+    most, least = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    chroma = most - least
+    # the hue in sixths of the circle: with chroma 1, green + blue - red runs from -1 at red to 2 at cyan, on both sides of red
+    sixth = (green + blue).sub_(red).sub_(least).div_(chroma.clamp(min=1e-12)).add_(1).copysign_(green - blue)
+    sixth += 6 * turn.view(-1, 1, 1)
+    sixth.sub_((sixth / 6).floor_(), alpha=6)                                               # 0 .. 6
+    away = torch.stack([3 - (sixth - 3).abs_(), (sixth - 2).abs_(), (sixth - 4).abs_()], dim=1)        # from red, green and blue
+    return torch.addcmul(most.unsqueeze(1), chroma.unsqueeze(1), away.sub_(1).clamp_(0, 1), value=-1).clamp_(0, 1)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     """Blur with a Gaussian of `sigma` (B,) pixels cut to `kernel` (odd) pixels, the border reflected."""
+    x = to_float(x)
     tap = torch.arange(kernel, device=x.device) - kernel // 2
     weight = torch.exp(-0.5 * (tap[None] / sigma[:, None]) ** 2)
     weight = weight / weight.sum(1, keepdim=True)                                           # (B, kernel)
-    with torch.autocast(x.device.type, enabled=False):
-        return _band(weight, x.shape[-2])[:, None] @ x @ _band(weight, x.shape[-1])[:, None].transpose(-1, -2)
+    return _products(_band(weight, x.shape[-2]), x, _band(weight, x.shape[-1]))
 
 
 def _band(weight: Tensor, size: int) -> Tensor:
@@ -115,15 +130,33 @@ def _band(weight: Tensor, size: int) -> Tensor:
     source = (here[:, None] + torch.arange(kernel, device=weight.device) - kernel // 2).abs()          # (size, kernel)
     source = torch.where(source > size - 1, 2 * (size - 1) - source, source)
     chosen = F.one_hot(source, size).to(weight.dtype)                                       # (size, kernel, size)
-    return torch.einsum("bk,nkm->bnm", weight, chosen)
+    with torch.autocast(weight.device.type, enabled=False):
+        return torch.einsum("bk,nkm->bnm", weight, chosen)
 
 
 def solarize(x: Tensor, threshold: float = 0.5) -> Tensor:
     """Invert what is at or above the threshold."""
+    x = to_float(x)
     return torch.where(x >= threshold, 1 - x, x)
 
 
 # ---- random for every sample ---------------------------------------------------------------------------------------------
+
+PART = 1 << 17                                      # pixels of the images that a CPU takes on at a time
+
+
+def _in_parts(view: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """On a CPU, make a view of a few images at a time: what it holds in between stays in the cache. Other devices take all at once."""
+
+    @functools.wraps(view)
+    def view_in_parts(x: Tensor, *args, **kwargs) -> Tensor:
+        few = max(1, PART // (x.shape[-2] * x.shape[-1]))
+        if x.device.type != "cpu" or len(x) <= few:
+            return view(x, *args, **kwargs)
+        return torch.cat([view(part, *args, **kwargs) for part in x.split(few)])
+
+    return view_in_parts
+
 
 def random_boxes(batch: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float],
                  device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -148,6 +181,7 @@ def random_boxes(batch: int, height: int, width: int, scale: tuple[float, float]
     return top, left, h, w
 
 
+@_in_parts
 def random_resized_crop(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3),
                         flip: float = 0.5) -> Tensor:
     """A random box of each image, `scale` its share of the area and `ratio` width over height, resized to `size`; mirrored with chance `flip`."""
@@ -155,18 +189,20 @@ def random_resized_crop(x: Tensor, size: int, scale: tuple[float, float] = (0.2,
     return crop_resize(x, *boxes, size, flip=_chance(len(x), flip, x.device) if flip > 0 else None)
 
 
+@_in_parts
 def color_jitter(x: Tensor, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8) -> Tensor:
     """Brightness, contrast, saturation and hue, each by a random factor per image, for a share `p` of the images.
 
     Factors are uniform in [1 - v, 1 + v] (not below 0), hue in [-v, v] of the circle, as in torchvision's ColorJitter.
-    Differs: the order of the four is drawn once per batch, where torchvision draws it once per image.
+    Differs: the order of the four is drawn once for many images (on a CPU for every 2^17 pixels), where torchvision draws it for each.
     """
     order = torch.randperm(4)                       # on the CPU: known without waiting for a GPU
     x = to_float(x)
 
     def jitter(part: Tensor) -> Tensor:
         for which in order.tolist():
-            adjust, strength = ((adjust_brightness, brightness), (adjust_contrast, contrast), (adjust_saturation, saturation), (adjust_hue, hue))[which]
+            adjust, strength = ((adjust_brightness, brightness), (adjust_contrast, contrast), (adjust_saturation, saturation),
+                                (adjust_hue, hue))[which]
             if strength > 0:
                 low, high = (-strength, strength) if which == 3 else (max(0.0, 1 - strength), 1 + strength)
                 part = adjust(part, torch.empty(len(part), device=x.device).uniform_(low, high))
@@ -181,6 +217,7 @@ def random_grayscale(x: Tensor, p: float = 0.2) -> Tensor:
     return x if x.shape[1] == 1 else _on_some(x, p, lambda part: luminance(part).expand_as(part))
 
 
+@_in_parts
 def random_blur(x: Tensor, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel: int | None = None) -> Tensor:
     """A share `p` of the images blurred by a `sigma` uniform in the range, in pixels; by default the kernel is a tenth of the image,
     odd and at least 3, as SimCLR has it."""
@@ -194,6 +231,7 @@ def random_solarize(x: Tensor, threshold: float = 0.5, p: float = 0.2) -> Tensor
     return _on_some(to_float(x), p, lambda part: solarize(part, threshold))
 
 
+@_in_parts
 def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
                 flip: float = 0.5) -> Tensor:
     """One view as SimCLR makes it: crop, flip, colour jitter, grey, blur (https://arxiv.org/abs/2002.05709, appendix A).
@@ -225,4 +263,4 @@ def _chance(batch: int, p: float, device: torch.device) -> Tensor:
 def _on_some(x: Tensor, p: float, change) -> Tensor:
     """Apply `change` to a random share `p` of the batch, and pay for that share only."""
     chosen = _chance(len(x), p, x.device).nonzero().squeeze(1)
-    return x.index_copy(0, chosen, change(x[chosen])) if len(chosen) else x
+    return x.index_copy(0, chosen, change(x.index_select(0, chosen))) if len(chosen) else x

@@ -16,9 +16,9 @@ from zoo.tasks.base import counted
 VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 
 
-def _task(backbone: str = "test_resnet", size: int = 28, keywords: dict = {}, **arguments) -> Autoencoder:
+def _task(backbone: str = "test_resnet", size: int = 28, keywords: dict | None = None, **arguments) -> Autoencoder:
     torch.manual_seed(0)
-    return Autoencoder(create_backbone(backbone, size=size, **keywords), **{"code": 16, "width": 8, **arguments})
+    return Autoencoder(create_backbone(backbone, size=size, **(keywords or {})), **{"code": 16, "width": 8, **arguments})
 
 
 def _batch(channels: int = 1, size: int = 28, count: int = 4) -> dict:
@@ -112,12 +112,12 @@ def test_the_activity_is_that_of_the_global_batch(monkeypatch):
         whole = task(tuple(views)).loss
         sums: list[list[torch.Tensor]] = [[], []]
         for rank in (0, 1):
-            monkeypatch.setattr("zoo.tasks.autoencoder.total", lambda x: sums[rank].append(x) or x)
+            monkeypatch.setattr("zoo.tasks.autoencoder.total", lambda x, rank=rank: sums[rank].append(x) or x)
             task(tuple(views[:, rank::2]))
         together = []
         for rank in (0, 1):
-            calls = iter(zip(*sums))
-            monkeypatch.setattr("zoo.tasks.autoencoder.total", lambda x: sum(next(calls)))
+            calls = zip(*sums)
+            monkeypatch.setattr("zoo.tasks.autoencoder.total", lambda x, calls=calls: sum(next(calls)))
             together.append(task(tuple(views[:, rank::2])).loss)
     assert len(sums[0]) == 2
     torch.testing.assert_close(sum(together) / 2, whole)
@@ -186,3 +186,10 @@ def test_patches_are_laid_out_row_by_row():
         assert gradient[0].abs().sum(1).nonzero().flatten().tolist() == [row // 3 * 7 + column // 3]
     patch = decoder.decoder(tokens)[0, 8].view(2, 3, 3)                                   # and each patch is upright
     torch.testing.assert_close(painted[0, :, 3:6, 3:6], patch)
+
+
+def test_a_code_that_is_no_bottleneck_for_grey_pictures_is_refused():
+    task = _task(size=8, code=64)
+    task.views(_batch(3, 8))
+    with pytest.raises(ZooError, match="64 values"):
+        task.views(_batch(1, 8))

@@ -17,9 +17,9 @@ from zoo.tasks.vae import VAE, kl_from_prior
 VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 
 
-def _task(backbone: str = "test_resnet", size: int = 28, keywords: dict = {}, **arguments) -> VAE:
+def _task(backbone: str = "test_resnet", size: int = 28, keywords: dict | None = None, **arguments) -> VAE:
     torch.manual_seed(0)
-    return VAE(create_backbone(backbone, size=size, **keywords), **{"code": 6, "width": 8, **arguments})
+    return VAE(create_backbone(backbone, size=size, **(keywords or {})), **{"code": 6, "width": 8, **arguments})
 
 
 def _linear_task(**arguments) -> VAE:
@@ -151,12 +151,12 @@ def test_the_floor_looks_at_the_global_batch(monkeypatch):
         whole = task((image, noise)).loss
         sums: list[list[torch.Tensor]] = [[], []]
         for rank in (0, 1):
-            monkeypatch.setattr("zoo.tasks.vae.total", lambda x: sums[rank].append(x) or x)
+            monkeypatch.setattr("zoo.tasks.vae.total", lambda x, rank=rank: sums[rank].append(x) or x)
             alone = task((image[rank::2], noise[rank::2])).loss
         together = []
         for rank in (0, 1):
-            calls = iter(zip(*sums))
-            monkeypatch.setattr("zoo.tasks.vae.total", lambda x: sum(next(calls)))
+            calls = zip(*sums)
+            monkeypatch.setattr("zoo.tasks.vae.total", lambda x, calls=calls: sum(next(calls)))
             together.append(task((image[rank::2], noise[rank::2])).loss)
     torch.testing.assert_close(sum(together) / 2, whole)
     assert not torch.isclose(alone, together[1])
@@ -217,3 +217,10 @@ def test_the_traversal_walks_the_most_telling_dimension_first():
     rows = [[traversal[0, 2 + 6 * row + 1, 2 + 6 * column + 1].item() for column in range(9)] for row in range(3)]
     assert rows[0] == pytest.approx([0.5 + 0.1 * (-3 + 0.75 * k) for k in range(9)], abs=1e-5)
     assert rows[1] == rows[2] == pytest.approx([0.7] * 9, abs=1e-5)
+
+
+def test_a_code_that_is_no_bottleneck_for_grey_pictures_is_refused():
+    task = _task(size=8, code=64)
+    task.views(_batch(3, 8))
+    with pytest.raises(ZooError, match="64 values"):
+        task.views(_batch(1, 8))

@@ -103,7 +103,8 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 def _labels(train_x: Tensor, train_y: Tensor, classes: int | None) -> Tensor:
     train_y = train_y.to(train_x.device).long()
     if train_y.shape != train_x.shape[:1]:
-        raise ZooError(f"there are {len(train_x):,} training features and labels of the shape {tuple(train_y.shape)}; one label per feature is needed")
+        raise ZooError(f"there are {len(train_x):,} training features and labels of the shape {tuple(train_y.shape)}; "
+                       "one label per feature is needed")
     least, most = int(train_y.min()), int(train_y.max())
     if least < 0 or (classes is not None and most >= classes):
         raise ZooError(f"labels run from {least} to {most}; they have to lie in 0..{(classes or most + 1) - 1}")
@@ -137,8 +138,12 @@ class _Search:
         return score[:, :k], index[:, :k], self._unsure(query, best[:, -1], score[:, k - 1], x)
 
     def surely(self, x: Tensor, k: int, rows: int) -> tuple[Tensor, Tensor]:
-        """Scores and rows (n, k) by a search in float64, with ties at the k-th place in favour of the first rows."""
-        bank = self.bank.double()
+        """Scores and rows (n, k) by a search in float64, with ties at the k-th place in favour of the first rows.
+
+        Equal rows are ranked once: where a row stands in a matrix product can change the last digit.
+        """
+        bank, place = torch.unique(self.bank, dim=0, return_inverse=True)
+        bank = bank.double()
         offset = None if self.cosine else bank.square().sum(1) / 2
         if self.cosine:
             bank = torch.nn.functional.normalize(bank, dim=1)
@@ -146,7 +151,7 @@ class _Search:
         for part in x.split(rows):
             query = torch.nn.functional.normalize(part.double(), dim=1) if self.cosine else part.double()
             rank = query @ bank.T
-            rank = rank.mul_(1e12).round_() if self.cosine else rank.sub_(offset)
+            rank = (rank.mul_(1e12).round_() if self.cosine else rank.sub_(offset))[:, place]
             kth = rank.topk(k).values[:, -1:]
             nearer, level = rank > kth, rank == kth
             room = k - nearer.sum(1, keepdim=True)

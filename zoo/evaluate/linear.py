@@ -20,7 +20,7 @@ from zoo.evaluate.rank import check_features
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)     # strongest first: each fit starts from the one before
 ROUGH, EXACT = 1e-3, 1e-9                           # where to stop: about the root of how far the loss may lie above the optimum
 NEVER = -1e4                                        # bias of a class that no training image has
-ROWS = 8192                                         # features that are widened to float64 at once
+ROWS = 2048                                         # features that are widened to float64 at once
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def fit_probe(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, classes: int
 class _Problem:
     """One set of features and labels, made ready once for every penalty.
 
-    Weights on features as they are W (D, C) come from free coordinates U (R, C) by W = P U, P = diag(1 / deviation) V S. V holds the
+    Weights on features as they are W (C, D) come from free coordinates U (C, R) by W = U P', P = diag(1 / deviation) V S. V holds the
     orthonormal eigenvectors of the (standardised) covariance. Weights outside their span gain nothing and cost penalty, so R is at
     most min(n, D). S scales each so that the objective curves about equally in all.
     """
@@ -93,7 +93,7 @@ class _Problem:
         if not standardise:
             self.deviation = torch.ones_like(self.deviation)
         self.values, self.vectors = _spectrum(x, self.mean, self.deviation)
-        self.at: tuple[Tensor, Tensor] | None = None        # weights (D, C) standardised and bias (C,) of the last solution
+        self.at: tuple[Tensor, Tensor] | None = None        # of the last solution: weights (C, D), logits of the mean image (C,)
 
     def solve(self, penalty: float, tolerance: float) -> tuple[Tensor, Tensor]:
         """Weight (K, D) and bias (K,) for features as they are. Starts from `at`, and leaves the solution there."""
@@ -101,46 +101,40 @@ class _Problem:
             raise ZooError(f"the penalty is {penalty}; it has to be a number above 0")
         count = len(self.present)
         curvature = max((count - 1) / count**2, 1e-3)       # of the loss at equal probabilities
-        scale = (curvature * self.values + penalty).rsqrt()[:, None]
-        free = self.vectors.new_zeros(len(scale) + 1, count)
+        scale = (curvature * self.values + penalty).rsqrt()
+        into = self.vectors * scale / self.deviation[:, None]
+        free = self.vectors.new_zeros(count, len(scale) + 1)
         if self.at is not None:
-            free[:-1], free[-1] = self.vectors.T @ self.at[0] / scale, self.at[1] * curvature**0.5
-        into = self.vectors * scale.T
+            free[:, :-1], free[:, -1] = (self.at[0] * self.deviation) @ self.vectors / scale, self.at[1] * curvature**0.5
 
         def objective(free: Tensor, dtype: torch.dtype) -> tuple[float, Tensor]:
-            standard, middle = into @ free[:-1], free[-1] / curvature**0.5
-            loss, slope, total = self._loss(standard / self.deviation[:, None], middle, dtype)
-            gradient = torch.cat([into.T @ (slope / self.deviation[:, None]), total[None] / curvature**0.5])
-            small = free[:-1] * scale
-            gradient[:-1] += penalty * small * scale
+            loss, slope, total = self._loss(free[:, :-1] @ into.T, free[:, -1] / curvature**0.5, dtype)
+            small = free[:, :-1] * scale                    # the standardised weights in the eigenvectors' coordinates
+            gradient = torch.cat([slope @ into + penalty * small * scale, total[:, None] / curvature**0.5], 1)
             return loss + penalty / 2 * float(small.square().sum()), gradient
 
         if count > 1:
-            if self.x.dtype != torch.float64:               # float32 is twice as fast, and does for most of the way
+            if self.x.dtype != torch.float64:               # twice as fast, and does for most of the way
                 free = _minimise(lambda at: objective(at, torch.float32), free, max(tolerance, ROUGH))
             if tolerance < ROUGH or self.x.dtype == torch.float64:
                 free = _minimise(lambda at: objective(at, torch.float64), free, tolerance)
-        self.at = into @ free[:-1], free[-1] / curvature**0.5
-        weight = self.at[0] / self.deviation[:, None]
-        full, bias = weight.new_zeros(self.classes, weight.shape[0]), weight.new_full((self.classes,), NEVER)
-        full[self.present] = weight.T
-        bias[self.present] = self.at[1] - self.mean @ weight
-        return full, bias
+        self.at = free[:, :-1] @ into.T, free[:, -1] / curvature**0.5
+        weight, bias = into.new_zeros(self.classes, len(into)), into.new_full((self.classes,), NEVER)
+        weight[self.present], bias[self.present] = self.at[0], self.at[1] - self.at[0] @ self.mean
+        return weight, bias
 
     def _loss(self, weight: Tensor, middle: Tensor, dtype: torch.dtype) -> tuple[float, Tensor, Tensor]:
-        """Mean cross-entropy and its derivatives by the weights (D, C) and by the bias at the mean image (C,), float64."""
-        bias = (middle - self.mean @ weight).to(dtype)
-        narrow, loss = weight.to(dtype), 0.0
+        """Mean cross-entropy and its slopes by the weights (C, D) and by the logits of the mean image (C,), summed in float64."""
+        narrow, bias, loss = weight.to(dtype), (middle - weight @ self.mean).to(dtype)[:, None], 0.0
         slope, total = torch.zeros_like(weight), torch.zeros_like(middle)
         for part, y in zip(self.x.split(ROWS), self.y.split(ROWS), strict=True):
             part = part.to(dtype)
-            log = torch.log_softmax(torch.addmm(bias, part, narrow), 1)
-            loss -= float(log.gather(1, y[:, None]).sum(dtype=torch.float64))
-            error = log.exp_()
-            error.scatter_add_(1, y[:, None], -torch.ones_like(error[:, :1]))
-            slope += part.T @ error
-            total += error.sum(0, dtype=torch.float64)
-        slope -= self.mean[:, None] * total
+            log = torch.addmm(bias, narrow, part.T).log_softmax(0)                  # (C, n): this way round BLAS is fast
+            loss -= float(log.gather(0, y[None]).sum(dtype=torch.float64))
+            error = log.exp_().scatter_add_(0, y[None], log.new_full((1, len(y)), -1.0))
+            slope += error @ part
+            total += error.sum(1, dtype=torch.float64)
+        slope -= total[:, None] * self.mean
         return loss / len(self.x), slope / len(self.x), total / len(self.x)
 
 
@@ -164,7 +158,7 @@ def _spectrum(x: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tenso
     return values.clamp(min=0), vectors
 
 
-def _minimise(objective, at: Tensor, tolerance: float, memory: int = 12, steps: int = 1000) -> Tensor:
+def _minimise(objective, at: Tensor, tolerance: float, memory: int = 100, steps: int = 1000) -> Tensor:
     """L-BFGS with a backtracking line search (Armijo), until the gradient's norm is at most `tolerance` or rounding stops it."""
     value, gradient = objective(at)
     past: list[tuple[Tensor, Tensor, float]] = []

@@ -67,6 +67,8 @@ class Autoencoder(PretextTask):
         """What the backbone sees and what it should paint, both (B, C, H, W) and the same unless `noise`."""
         ratio = (1.0, 1.0) if self.smallest_crop == 1 else (3 / 4, 4 / 3)
         clean = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), ratio=ratio, flip=self.flip)
+        if self.code >= clean[0].numel():               # grey pictures, when the backbone was made for colour
+            raise ZooError(f"task.code is {self.code}, and a grey picture has {clean[0].numel()} values; a bottleneck has fewer")
         if self.noise == 0:
             return clean, clean
         return (clean + self.noise * torch.randn_like(clean)).clamp(0, 1), clean

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
@@ -56,7 +55,7 @@ class Colorize(PretextTask):
         self.register_buffer("bins", colour_bins(step), persistent=False)                      # (Q, 2)
         self.register_buffer("seen", torch.zeros(len(self.bins)))                              # weight of each bin so far
         outputs = len(self.bins) if loss == "classification" else 2
-        self.head = nn.Sequential(nn.Conv2d(backbone.num_features, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        self.head = nn.Sequential(nn.Conv2d(backbone.map_features, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
                                   nn.Upsample((resolution, resolution), mode="bilinear"),
                                   nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
                                   nn.Conv2d(width, outputs, 1))

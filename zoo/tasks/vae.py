@@ -68,6 +68,8 @@ class VAE(PretextTask):
         """The picture (B, C, H, W) and the standard normal noise (B, M) with which its code will be sampled."""
         ratio = (1.0, 1.0) if self.smallest_crop == 1 else (3 / 4, 4 / 3)
         image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), ratio=ratio, flip=self.flip)
+        if self.code >= image[0].numel():               # grey pictures, when the backbone was made for colour
+            raise ZooError(f"task.code is {self.code}, and a grey picture has {image[0].numel()} values; a bottleneck has fewer")
         return image, torch.randn(len(image), self.code, dtype=image.dtype, device=image.device)
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:

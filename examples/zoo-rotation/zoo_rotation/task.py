@@ -1,0 +1,58 @@
+"""Turn each picture by 0, 90, 180 and 270 degrees and let the network tell by how much: it has to know which way up things are.
+
+Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image Rotations", https://arxiv.org/abs/1803.07728
+
+Differs: pictures are cropped before they are turned, for small sets; smallest_crop=1 gives the paper's.
+Differs: a linear classifier on the pooled features, for any backbone of timm, where the paper's is the last layer of its own networks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.backbones import Backbone
+from zoo.grid import rows_of
+from zoo.registry import register_task
+from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.views import random_resized_crop
+
+
+@register_task("rotation")
+class Rotation(PretextTask):
+    """Classify which of four quarter turns a picture has been given.
+
+    Args:
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        flip: chance of a mirrored picture, which is as upright as before.
+    """
+
+    def __init__(self, backbone: Backbone, smallest_crop: float = 0.5, flip: float = 0.5):
+        super().__init__(backbone)
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.head = nn.Linear(backbone.num_features, 4)
+
+    def views(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Every picture in all four positions (4 B, C, H, W), as in the paper, and its quarter turns 0..3 (4 B,)."""
+        ratio = (1.0, 1.0) if self.smallest_crop == 1 else (3 / 4, 4 / 3)
+        image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), ratio=ratio, flip=self.flip)
+        turned = torch.cat([image.rot90(turns, (2, 3)) for turns in range(4)])
+        return turned, torch.arange(4, device=image.device).repeat_interleave(len(image))
+
+    def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
+        image, turns = views
+        logits = self.head(self.backbone.pool(image)).float()                   # (4 B, 4), float32 also under autocast
+        accuracy = (logits.argmax(1) == turns).float().mean()
+        with torch.autocast(image.device.type, enabled=False):
+            return TaskOutput(F.cross_entropy(logits, turns), {"accuracy": accuracy})
+
+    @torch.no_grad()
+    def picture(self, batch: dict) -> dict[str, Tensor]:
+        """Pictures turned, and turned back by as much as the network believes."""
+        image, _ = self.views({"image": batch["image"][:8]})
+        row = torch.arange(len(image) // 4, device=image.device)
+        turned = image[row % 4 * len(row) + row]                                # the first upright, the second by a quarter, ...
+        believed = self.head(self.backbone.pool(turned)).argmax(1)
+        righted = torch.stack([one.rot90(-int(turns), (1, 2)) for one, turns in zip(turned, believed)])
+        return {"righted": rows_of(turned, righted)}

@@ -1,0 +1,348 @@
+"""Tasks are found by name without being imported, and one that is broken is nobody else's trouble."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import zoo
+from zoo import registry
+from zoo.errors import ZooError
+from zoo.registry import check_tasks, find_task, list_backbones, list_tasks, notices, register_task, task_arguments
+from zoo.tasks.base import PretextTask, TaskOutput
+
+BUILT_IN = sorted(path.stem for path in (Path(zoo.__file__).parent / "tasks").glob("*.py") if path.stem not in ("__init__", "base"))
+TASK = '''
+from zoo.registry import register_task
+from zoo.tasks.base import PretextTask, TaskOutput
+
+@register_task("{name}")
+class Task(PretextTask):
+    """A task of somebody else."""
+
+    def __init__(self, backbone, width: int, depth: int = 2, *, words: str = "a b"):
+        super().__init__(backbone)
+
+    def views(self, batch):
+        return ()
+
+    def forward(self, views):
+        return TaskOutput(self.backbone.shift.sum())
+'''
+
+
+@pytest.fixture(autouse=True)
+def as_found():
+    """What a test registers and imports is forgotten again; built-in tasks stay."""
+    modules, tasks = set(sys.modules), dict(registry._here)
+    yield
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0].startswith("plugin"):
+            del sys.modules[name]
+    for name, task in list(registry._here.items()):
+        if not task.__module__.startswith("zoo.tasks."):
+            del registry._here[name]
+    registry._here.update(tasks)
+
+
+class Site:
+    """A folder like site-packages, into which packages are installed by writing what an installer writes."""
+
+    def __init__(self, folder: Path, monkeypatch):
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+    def install(self, distribution: str, points: dict[str, str] | bytes, version: str = "1.0", metadata: bytes | None = None, **modules: str) -> None:
+        """Modules are given by their code; each notes in a file that it was imported."""
+        for name, code in modules.items():
+            (self.folder / f"{name}.py").write_text(f"open({str(self.folder / 'imported')!r}, 'a').write('{name} ')\n{code}")
+        about = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        about.mkdir()
+        plain = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: What {distribution} does\n"
+        (about / "METADATA").write_bytes(plain.encode() if metadata is None else metadata)
+        lines = "".join(f"{name} = {target}\n" for name, target in points.items()) if isinstance(points, dict) else ""
+        (about / "entry_points.txt").write_bytes(f"[zoo.tasks]\n{lines}".encode() if isinstance(points, dict) else points)
+        importlib.invalidate_caches()
+
+    def imported(self) -> list[str]:
+        file = self.folder / "imported"
+        return file.read_text().split() if file.exists() else []
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Site:
+    return Site(tmp_path / "site", monkeypatch)
+
+
+def listed() -> dict[str, registry.TaskEntry]:
+    return {entry.name: entry for entry in list_tasks()}
+
+
+def refusal(call) -> str:
+    with pytest.raises(ZooError) as caught:
+        call()
+    return str(caught.value)
+
+
+def session_task(name: str, qualname: str = "Mine", module: str = "__main__") -> type:
+    """A task as a cell of a notebook defines it."""
+    body = {"__module__": module, "__qualname__": qualname, "__doc__": "An idea.\n\nMore.", "views": lambda self, batch: (),
+            "forward": lambda self, views: TaskOutput(views)}
+    return type(qualname, (PretextTask,), body)
+
+
+# ---- built in ------------------------------------------------------------------------------------------------------------
+
+def test_built_in_tasks_are_listed_without_importing_them():
+    code = """import json, sys
+from zoo.registry import find_task, list_backbones, list_tasks, notices, task_arguments
+names = [task.name for task in list_tasks()]
+found = [len(list_backbones()), notices(), {name: task_arguments(name) for name in names}]
+heavy = {name.split('.')[0] for name in sys.modules} & {'torch', 'timm', 'lightning', 'numpy', 'jsonargparse', 'yaml'}
+print(json.dumps([names, sorted(heavy), [name for name in sys.modules if name.startswith('zoo.')]]))"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ | {"ZOO_NO_PLUGINS": "1"})
+    names, heavy, ours = json.loads(done.stdout)
+    assert names == BUILT_IN and heavy == [] and sorted(ours) == ["zoo.errors", "zoo.registry"]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_is_read_of_a_built_in_task_is_what_importing_it_shows(name):
+    entry, task = listed()[name], find_task(name)
+    assert entry.target == f"{task.__module__}:{task.__qualname__}" and entry.origin == "zoo" and entry.problem is None
+    assert task.name == name and issubclass(task, PretextTask) and find_task(name) is task
+    assert entry.needs == task.needs and entry.uses_labels == ("label" in task.needs)
+    assert entry.summary == inspect.getmodule(task).__doc__.split("\n")[0] and entry.summary
+    signature = {key: parameter.default for key, parameter in list(inspect.signature(task.__init__).parameters.items())[1:] if key != "backbone"}
+    written = {key: ast.literal_eval(text) for key, text in task_arguments(name).items()}
+    assert written == signature and list(written) == list(signature)
+
+
+def test_an_unknown_task_and_its_nearest():
+    assert refusal(lambda: find_task("simclrr")) == "'simclrr' is not a task; did you mean simclr?"
+    assert "'mea' is not a task; did you mean mae" in refusal(lambda: zoo.create_task("mea", None))
+    assert all(name in refusal(lambda: find_task("quetzal")) for name in BUILT_IN[:5])
+    assert refusal(lambda: task_arguments("simclrr")) == "'simclrr' is not a task; did you mean simclr?"
+    for odd in ("", None, 3, "zoo.tasks.simclr", "../simclr", "SIMCLR"):
+        assert "is not a task" in refusal(lambda: find_task(odd))
+
+
+def test_backbones_are_those_of_timm():
+    import timm
+
+    assert list_backbones() == timm.list_models() and len(list_backbones()) > 1000
+    assert list_backbones("resnet1*") == timm.list_models("resnet1*") != []
+    assert list_backbones("nothing*") == []
+
+
+# ---- the decorator -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["", "My-Task", "my_task", "my task", "-my", "\u00fcber", "my.task", "a\n", 3, None, object, b"my-task"])
+def test_names_that_are_none(name):
+    assert 'can\'t name a task; write @register_task("my-task"), in lower-case letters' in refusal(lambda: register_task(name))
+
+
+@pytest.mark.parametrize("thing", [int, object, TaskOutput, lambda backbone: backbone, 3, None, "simclr", PretextTask.views])
+def test_what_is_no_task(thing):
+    assert "can't be registered as the task 'mine': it doesn't inherit from zoo.PretextTask" in refusal(lambda: register_task("mine")(thing))
+    assert "mine" not in listed()
+
+
+def test_a_taken_name():
+    words = "the task name 'simclr' is taken by zoo.tasks.simclr:SimCLR; choose another for __main__:Mine"
+    assert refusal(lambda: register_task("simclr")(session_task("simclr"))) == words
+    real = find_task("simclr")
+    assert refusal(lambda: register_task("simclr")(session_task("simclr"))) == words and find_task("simclr") is real
+    assert "is taken by" in refusal(lambda: register_task("simclr")(session_task("simclr", "SimCLR", "zoo.mine")))
+    register_task("mine")(session_task("mine"))
+    assert "taken by __main__:Mine; choose another for __main__:Other" in refusal(lambda: register_task("mine")(session_task("mine", "Other")))
+    assert "taken by __main__:Mine" in refusal(lambda: register_task("mine")(session_task("mine", "Mine", "plugin_x")))
+
+
+def test_a_cell_of_a_notebook_may_be_run_twice():
+    first, second = session_task("mine"), session_task("mine")
+    assert register_task("mine")(first) is first and first.name == "mine" and find_task("mine") is first
+    register_task("mine")(second)
+    assert find_task("mine") is second
+    entry = listed()["mine"]
+    assert (entry.origin, entry.target, entry.summary, entry.needs, entry.problem) == ("this session", "__main__:Mine", "An idea.", ("image",), None)
+    assert isinstance(zoo.create_task("mine", zoo.create_backbone("test_resnet", size=32)), second) and task_arguments("mine") == {}
+
+
+# ---- tasks of other packages ---------------------------------------------------------------------------------------------
+
+def test_a_plugin_is_listed_without_being_imported_and_imported_when_named(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, version="1.2.3", plugin_a=TASK.format(name="theirs"))
+    entry = listed()["theirs"]
+    assert (entry.origin, entry.target, entry.summary, entry.problem) == ("zoo-plugin 1.2.3", "plugin_a:Task", "What zoo-plugin does", None)
+    assert notices() == [] and find_task("simclr") and "theirs" in refusal(lambda: find_task("their")) and site.imported() == []
+    task = find_task("theirs")
+    assert task.__module__ == "plugin_a" and task.name == "theirs" and find_task("theirs") is task and site.imported() == ["plugin_a"]
+    assert task_arguments("theirs") == {"width": "", "depth": "2", "words": "'a b'"}
+    assert listed()["theirs"] == entry
+    assert zoo.create_task("theirs", zoo.create_backbone("test_resnet", size=32), width=3).arguments == {"width": 3, "depth": 2, "words": "a b"}
+
+
+def test_a_plugin_that_is_imported_by_hand_from_where_its_entry_point_doesnt_point(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a.api:Task"})
+    package = site.folder / "plugin_a"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "task.py").write_text(TASK.format(name="theirs"))
+    (package / "api.py").write_text("from plugin_a.task import Task")
+    task = importlib.import_module("plugin_a.task").Task
+    assert find_task("theirs") is task
+    assert "is taken by plugin_a.task:Task" in refusal(lambda: register_task("theirs")(session_task("theirs", "Task")))
+
+
+def test_a_name_that_a_package_declares_is_taken_before_it_is_imported(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
+    assert "is taken by plugin_a:Task; choose another for __main__:Mine" in refusal(lambda: register_task("theirs")(session_task("theirs")))
+    assert site.imported() == []
+
+
+BROKEN = {
+    "raise ImportError('no module named frobnicate')": "can't be imported: ImportError: no module named frobnicate",
+    "raise RuntimeError('no\\nGPU')": "can't be imported: RuntimeError: no",
+    "raise SystemExit(3)": "can't be imported: SystemExit: 3",
+    "import sys; sys.exit('bye')": "can't be imported: SystemExit: bye",
+    "import plugin_that_is_nowhere": "can't be imported: ModuleNotFoundError: No module named 'plugin_that_is_nowhere'",
+    "raise BaseException('odd')": "can't be imported: BaseException: odd", "1 +": "can't be imported: SyntaxError", "\0": "can't be imported: ",
+    "x = 3": "can't be imported: AttributeError: module 'plugin_a' has no attribute 'Task'",
+    "class Task: pass": 'its entry point plugin_a:Task is not a class registered under that name; decorate it with @register_task("theirs")',
+    "Task = 3": "is not a class registered under that name", TASK.format(name="another"): "is not a class registered under that name",
+    TASK.format(name="theirs") + "raise OSError('at the very end')": "can't be imported: OSError: at the very end",
+    TASK.format(name="simclr"): "can't be imported: ZooError: the task name 'simclr' is taken by zoo.tasks.simclr:SimCLR"}
+
+
+@pytest.mark.parametrize(("code", "words"), BROKEN.items(), ids=[f"broken{number}" for number in range(len(BROKEN))])
+def test_a_broken_plugin_is_named_with_its_error_and_breaks_nothing_else(code, words, site):
+    site.install("zoo-fine", {"fine": "plugin_fine:Task"}, plugin_fine=TASK.format(name="fine"))
+    site.install("zoo-broken", {"theirs": "plugin_a:Task"}, version="0.9", plugin_a=code)
+    names = [*BUILT_IN, "fine", "theirs"]
+    assert sorted(listed()) == sorted(names) and notices() == []
+    for _ in range(2):                              # it doesn't mend itself by being used
+        with pytest.raises(ZooError, match="^the task theirs of zoo-broken 0.9 can't be ") as caught:
+            find_task("theirs")
+        assert words in str(caught.value)
+        assert (caught.value.__cause__ is not None) == ("can't be imported" in words)
+    assert "zoo-broken 0.9" in refusal(lambda: task_arguments("theirs")) and "zoo-broken 0.9" in refusal(lambda: zoo.create_task("theirs", None))
+    assert sorted(set(listed()) - {"another"}) == sorted(names) and find_task("fine").name == "fine" and find_task("simclr").__name__ == "SimCLR"
+
+
+def test_an_interruption_is_not_taken_for_a_broken_plugin(site):
+    site.install("zoo-slow", {"theirs": "plugin_a:Task"}, plugin_a="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        find_task("theirs")
+
+
+@pytest.mark.parametrize(("name", "target", "problem"), [
+    ("theirs", "plugin_nowhere.task:Task", "zoo-broken 1.0 has no package 'plugin_nowhere', which its entry point names"),
+    ("theirs", "json", "its entry point in zoo-broken 1.0, 'json', is not package.module:Class"), ("theirs", "json:", "is not package.module:Class"),
+    ("Theirs_2", "json:Task", "zoo-broken 1.0 calls it 'Theirs_2'; a task's name is lower-case words joined by hyphens")])
+def test_what_metadata_alone_shows_to_be_wrong(name, target, problem, site):
+    site.install("zoo-broken", {name: target})
+    assert problem in listed()[name].problem
+    assert refusal(lambda: find_task(name)) == f"the task {name} can't be used: {listed()[name].problem}"
+    assert find_task("simclr").name == "simclr"
+
+
+def test_two_packages_that_claim_one_name(site):
+    site.install("zoo-one", {"theirs": "plugin_a:Task", "other": "plugin_a:Other"}, plugin_a=TASK.format(name="theirs"))
+    site.install("zoo-two", {"theirs": "plugin_b:Task"}, version="2.0", plugin_b=TASK.format(name="theirs"))
+    problem = listed()["theirs"].problem
+    assert problem in [f"{one} and {other} both claim the name; uninstall one"
+                       for one, other in (("zoo-one 1.0", "zoo-two 2.0"), ("zoo-two 2.0", "zoo-one 1.0"))]
+    assert refusal(lambda: find_task("theirs")) == f"the task theirs can't be used: {problem}"
+    assert listed()["other"].problem is None and site.imported() == []
+
+
+def test_a_package_that_claims_a_built_in_name_doesnt_get_it(site):
+    site.install("zoo-thief", {"simclr": "plugin_a:Task", "theirs": "plugin_b:Task"}, plugin_a=TASK.format(name="simclr"),
+                 plugin_b=TASK.format(name="theirs"))
+    assert notices() == ["zoo-thief 1.0 also has a task 'simclr'; the built-in one is used"]
+    assert listed()["simclr"].origin == "zoo" and find_task("simclr").__module__ == "zoo.tasks.simclr" and site.imported() == []
+    assert find_task("theirs").__module__ == "plugin_b"
+
+
+def test_of_a_package_that_is_on_the_path_twice_the_first_counts(site, tmp_path, monkeypatch):
+    site.install("zoo_Plugin", {"theirs": "plugin_a:Task"}, plugin_a="raise OSError")
+    nearer = Site(tmp_path / "nearer", monkeypatch)
+    nearer.install("zoo-plugin", {"theirs": "plugin_a:Task"}, version="2.0", plugin_a=TASK.format(name="theirs"))
+    assert listed()["theirs"].origin == "zoo-plugin 2.0" and listed()["theirs"].problem is None
+    find_task("theirs")
+    assert nearer.imported() == ["plugin_a"] and site.imported() == []
+
+
+@pytest.mark.parametrize(("points", "metadata"), [
+    (b"[zoo.tasks]\nx = \xff\xfe\n", None), (b"\xff\xfe\x00", None), (b"[zoo.tasks]\nword\n", None), (b"[zoo.tasks]\nx = a:B\n", b"\xff\xfe"),
+    (b"[zoo.tasks]\nx = a:B\n", b""), (b"[zoo.tasks]\nx = a:B\n", b"Name: zoo-damaged\n")])
+def test_damaged_metadata_of_any_package_breaks_nothing(points, metadata, site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
+    site.install("zoo-damaged", points, metadata=metadata)
+    assert sorted(listed()) == sorted([*BUILT_IN, "theirs"]) and find_task("theirs").name == "theirs"
+    (notice,) = notices()
+    assert "zoo_damaged-1.0.dist-info, whose metadata can't be read (" in notice and notice.endswith("is left out")
+
+
+def test_plugins_can_be_switched_off(site, monkeypatch):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task", "simclr": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
+    monkeypatch.setenv("ZOO_NO_PLUGINS", "1")
+    assert sorted(listed()) == BUILT_IN and notices() == []
+
+
+# ---- zoo list tasks --check ----------------------------------------------------------------------------------------------
+
+def test_check_tasks_finds_what_breaks_on_import_and_names_the_culprit(site, monkeypatch):
+    site.install("zoo-raises", {"raises": "plugin_a:Task"}, plugin_a="raise ImportError('no frobnicate')")
+    site.install("zoo-talks", {"talks": "plugin_b:Task"}, plugin_b="raise RuntimeError('first line\\nlast line')")
+    site.install("zoo-dies", {"dies": "plugin_c:Task"}, version="3.1", plugin_c="import os; print('imported'); os._exit(5)")
+    site.install("zoo-leaves", {"leaves": "plugin_d:Task"}, plugin_d="import os; os._exit(0)")
+    site.install("zoo-lacks", {"lacks": "plugin_nowhere:Task"})
+    entries = [entry for entry in list_tasks() if entry.origin != "zoo" or entry.name == "mae"]
+    register_task("mine")(session_task("mine"))
+    monkeypatch.setattr(registry, "list_tasks", lambda: [*entries, listed()["mine"]])
+    problems = {entry.name: entry.problem for entry in check_tasks(timeout=120)}
+    assert problems == {
+        "raises": "the task raises of zoo-raises 1.0 can't be imported: ImportError: no frobnicate", "talks": "zoo-talks 1.0: last line",
+        "dies": "zoo-dies 3.1: importing it ends the process, with exit code 5",
+        "leaves": "zoo-leaves 1.0: importing it ends the process, with exit code 0",
+        "lacks": "zoo-lacks 1.0 has no package 'plugin_nowhere', which its entry point names", "mae": None, "mine": None}
+    assert not any(name.startswith("plugin") for name in sys.modules)
+
+
+def test_check_tasks_gives_up_on_one_that_hangs_and_ends_all_that_it_started(site, monkeypatch):
+    site.install("zoo-hangs", {"hangs": "plugin_a:Task"}, plugin_a=f"""
+import subprocess, time
+child = subprocess.Popen(["sleep", "1000"])
+open({str(site.folder / 'pid')!r}, "w").write(str(child.pid))
+time.sleep(1000)
+""")
+    entry = listed()["hangs"]
+    monkeypatch.setattr(registry, "list_tasks", lambda: [entry])
+    (checked,) = check_tasks(timeout=10)
+    assert checked.problem == "zoo-hangs 1.0: importing it takes more than 10 seconds"
+    pid = int((site.folder / "pid").read_text())
+    for _ in range(100):                            # killed at once; init collects it when it gets round to it
+        if not _alive(pid):
+            break
+        time.sleep(0.1)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

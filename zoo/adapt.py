@@ -1,0 +1,186 @@
+"""Adapting a checkpoint to labelled pictures: nearest neighbours, a linear probe, or fine-tuning; the outcome is a folder that timm loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zoo import card as cards
+from zoo.backbones import Backbone
+from zoo.checkpoint import CONFIG, MODEL, load_task, timm_config, weights
+from zoo.data.datasets import data_info
+from zoo.data.module import ZooData, create_data
+from zoo.errors import ZooError, nearest
+from zoo.evaluate.features import OWN, best_device, choose_labelled, extract, labels_of, require_amount, require_labels
+from zoo.evaluate.finetune import Classifier, finetune, predict
+from zoo.evaluate.knn import accuracy, choose_k, knn
+from zoo.evaluate.table import probe_of, tuning_for
+from zoo.paths import explain, sync_folder, write_bytes, write_text
+from zoo.tasks.base import PretextTask
+
+MODES = ("knn", "probe", "finetune")
+FACTS = "adapted.json"
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What came of it: accuracy in percent on the test split, and the folder of the classifier (None for knn, which has no weights)."""
+
+    checkpoint: str
+    data: str
+    mode: str
+    labels: float | int
+    images: int                                     # labelled images that were used
+    classes: tuple[str, ...]
+    value: float
+    folder: Path | None
+
+
+def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float = 1.0, per_class: int | None = None,
+          out: str | Path | None = None, hub: str | Path | None = None, seed: int = 0) -> Adapted:
+    """Adapt a checkpoint to a labelled set and measure it on the test split, once.
+
+    Args:
+        checkpoint: a folder of a checkpoint or run, or a name in the hub.
+        data: a set's name, or folder:PATH with a folder per class.
+        mode: knn, probe (logistic regression on frozen features) or finetune (the whole network, from the probe on).
+        labels: share of the training labels that may be used, above 0 and at most 1.
+        per_class: so many labels of each class instead.
+        out: folder of the classifier; by default adapted/<checkpoint>-<data>-<mode>. One that holds anything is refused.
+        seed: decides which labels, and fine-tuning's order.
+
+    The folder holds a plain timm model, `timm.create_model("local-dir:FOLDER", pretrained=True)`, whose logits are in the order of
+    `classes`; it is this model that was measured. Raises ZooError for unknown names, amounts that aren't any, data without labels, and
+    a backbone whose classifier timm doesn't keep as one layer; all of it before anything is trained.
+    """
+    from zoo.hub import find
+
+    if mode not in MODES:
+        raise ZooError(f"{mode!r} is no way to adapt{nearest(mode, MODES)}")
+    if per_class is not None and labels != 1.0:
+        raise ZooError("labels and per_class are two ways to say how many labels may be used; give one of them")
+    if mode == "knn" and out is not None:
+        raise ZooError("nearest neighbours leave no classifier to write; leave out --out, or use --mode probe")
+    amount = float(labels) if per_class is None else per_class
+    require_amount(amount)
+    source = find(checkpoint, hub)
+    card = cards.read_card(source)
+    require_labels(data_info(data))
+    folder = _claim(out, f"{card['name']}-{data.removeprefix('folder:').rstrip('/').rpartition('/')[2]}-{mode}") if mode != "knn" else None
+    module = create_data(data, size=card["data"]["size"])
+    task, y, classes = load_task(source).to(best_device()), labels_of(module), module.dataset.info.classes
+    rows = choose_labelled(y["train"], amount, seed, classes)
+    if mode == "knn":
+        found = _neighbours(task, module, rows)
+    else:
+        model = _classifier(mode, task, module, rows, seed)
+        found = predict(model, module, "test")
+    result = Adapted(card["name"], data, mode, amount, len(rows), classes, round(accuracy(found, y["test"]), 2), folder)
+    if folder is not None:
+        _write(folder, model, card, source, result)
+    return result
+
+
+def _neighbours(task: PretextTask, data: ZooData, rows: Tensor) -> Tensor:
+    """Labels (n,) that the nearest of the training images `rows` give the test split."""
+    bank, classes = extract(task, data)[OWN], len(data.dataset.info.classes)
+    x, y = bank.x["train"][rows], bank.y["train"][rows]
+    k, _ = choose_k(x, y, bank.x["validation"], bank.y["validation"], classes)
+    return knn(x, y, bank.x["test"], k, classes)
+
+
+def _classifier(mode: str, task: PretextTask, data: ZooData, rows: Tensor, seed: int) -> Classifier:
+    """The backbone and a linear layer fitted on the training images `rows`, both of them fine-tuned if `mode` says so."""
+    classes = len(data.dataset.info.classes)
+    with_classifier(task.backbone, torch.zeros(classes, task.backbone.num_features), torch.zeros(classes))     # a ZooError now, not at the end
+    probe = probe_of(extract(task, data, ("train", "validation"))[OWN], rows, classes)
+    if mode == "finetune":
+        return finetune(task.backbone, probe, data, rows, tuning_for(task, seed))
+    return Classifier(task.backbone, probe.weight, probe.bias).to(task.device)
+
+
+def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Module:
+    """timm's model of the backbone with a classifier of these weights (K, D) and bias (K,), in eval mode.
+
+    Raises ZooError when timm's classifier of this model isn't one linear layer on the pooled features.
+    """
+    import timm
+
+    config = timm_config(backbone, None)
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(backbone.name, num_classes=len(weight), **config["model_args"]).eval()
+    last = model.get_classifier()
+    if not isinstance(last, nn.Linear) or last.weight.shape != weight.shape or last.bias is None:
+        raise ZooError(f"timm's classifier of {backbone.name} is {type(last).__name__}, not one linear layer on its {weight.shape[1]} pooled "
+                       "features; use --mode knn, or another backbone")
+    missing, unexpected = model.load_state_dict(backbone.model.state_dict(), strict=False)
+    names = {id(p): name for name, p in model.named_parameters()}
+    if unexpected or set(missing) != {names[id(last.weight)], names[id(last.bias)]}:
+        raise ZooError(f"timm's {backbone.name} has more than its classifier that the backbone lacks ({', '.join(missing[:3])}); use --mode knn")
+    with torch.no_grad():
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
+    return model
+
+
+def _claim(out: str | Path | None, name: str) -> Path:
+    folder = Path(out) if out is not None else Path("adapted") / re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ZooError(f"{folder} exists already; remove it, or add --out ANOTHER-FOLDER")
+    return folder
+
+
+def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Adapted) -> None:
+    """The classifier's folder: into a temporary one beside it, then renamed."""
+    state = with_classifier(model.backbone, model.head.weight.detach(), model.head.bias.detach()).state_dict()
+    config = timm_config(model.backbone, card["license"])
+    config |= {"num_classes": len(result.classes)}
+    config["pretrained_cfg"] |= {"num_classes": len(result.classes), "label_names": list(result.classes)}
+    facts = {key: value for key, value in asdict(result).items() if key != "folder"}
+    facts |= {"split": "test", "parent": {"name": card["name"], "card_sha256": hashlib.sha256(cards.read_text(source)).hexdigest()},
+              "license": card["license"], "attribution": card["data"]["attribution"], "created": time.strftime("%Y-%m-%d")}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            write_bytes(fresh / MODEL, weights(state, MODEL))
+            write_text(fresh / CONFIG, json.dumps(config, indent=1) + "\n")
+            write_text(fresh / FACTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+            write_text(fresh / cards.README, _readme(result, model.backbone.channels))
+            os.chmod(fresh, 0o755)
+            os.replace(fresh, folder)
+            sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        raise explain(error, folder, 4 * sum(tensor.numel() for tensor in state.values())) from error
+
+
+def _readme(result: Adapted, channels: int) -> str:
+    amount = cards.label_amount(result.labels)
+    return f"""# {result.checkpoint}, {result.mode} on {result.data}
+
+A classifier of {len(result.classes)} classes, {result.value:.1f} % right on the test split, from {result.images:,} labelled pictures ({amount}).
+
+```python
+import timm, torch
+from PIL import Image
+
+model = timm.create_model("local-dir:PATH", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(transform(Image.open("picture.png").convert("{"RGB" if channels == 3 else "L"}")).unsqueeze(0))
+print(model.pretrained_cfg["label_names"][logits.argmax()])
+```
+
+`{FACTS}` says what it was made from.
+"""

@@ -1,0 +1,67 @@
+"""What becomes of the representation while a task is trained: callbacks that only look, and never touch the task's loss."""
+
+from __future__ import annotations
+
+import warnings
+
+import lightning as L
+
+from zoo.data.module import ZooData
+from zoo.evaluate.features import OWN, extract
+from zoo.evaluate.knn import accuracy, knn
+from zoo.evaluate.rank import effective_rank, spread
+
+NEIGHBOURS = 20
+COLLAPSED = 0.01                                    # spread below which all images get almost the same features
+
+
+class OnlineKNN(L.Callback):
+    """At each validation: accuracy, in percent, of a 20-nearest-neighbour vote among training images, on validation images. Logged as `knn`.
+
+    Args:
+        images: at most so many of each split.
+
+    Does nothing where the data aren't a ZooData, or have no labels or no validation split.
+    """
+
+    def __init__(self, images: int = 2000):
+        self.images = images
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        data = _to_look_at(trainer)
+        if data is None or "label" not in data.dataset.fields:
+            return
+        bank = extract(task, data, ("train", "validation"), self.images)[OWN]
+        k = min(NEIGHBOURS, len(bank.x["train"]))
+        found = knn(bank.x["train"], bank.y["train"], bank.x["validation"], k, len(data.dataset.info.classes) or None)
+        task.log("knn", accuracy(found, bank.y["validation"]), rank_zero_only=True)
+
+
+class FeatureHealth(L.Callback):
+    """At each validation: `spread` and `effective_rank` of the features of validation images; warns, once, when they have collapsed.
+
+    Args:
+        images: at most so many.
+    """
+
+    def __init__(self, images: int = 1000):
+        self.images, self.warned = images, False
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        data = _to_look_at(trainer)
+        if data is None:
+            return
+        x = extract(task, data, ("validation",), self.images)[OWN].x["validation"]
+        wide = spread(x)
+        task.log("spread", wide, rank_zero_only=True)
+        task.log("effective_rank", effective_rank(x), rank_zero_only=True)
+        if wide < COLLAPSED and not self.warned:
+            self.warned = True
+            warnings.warn(f"the features have collapsed at step {trainer.global_step}: all images get almost the same (spread {wide:.2g}); "
+                          "a lower optim.lr or stronger views usually mend it", stacklevel=2)
+
+
+def _to_look_at(trainer: L.Trainer) -> ZooData | None:
+    """The data, if they are the zoo's and have a validation split; not in Lightning's check before training."""
+    data = trainer.datamodule
+    return data if isinstance(data, ZooData) and len(data.dataset.splits["validation"]) and not trainer.sanity_checking else None

@@ -1,0 +1,317 @@
+"""The verbs of the command line: each takes the parsed words, prints for people, and returns what --json prints.
+
+Everything but the standard library is imported inside the verb that needs it, so that listing and helping stay quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+
+KINDS = ("tasks", "backbones", "data", "recipes", "checkpoints")
+
+
+# ---- what there is -------------------------------------------------------------------------------------------------------
+
+def list_(given: argparse.Namespace) -> Any:
+    if given.check and given.kind != "tasks":
+        raise ZooError("--check imports tasks, so write:  zoo list tasks --check")
+    if given.kind:
+        rows = _matching(given, given.kind)
+        _table(given, rows)
+        return rows
+    out = {}
+    for kind in KINDS:
+        if kind == "backbones":                     # 1,300 of them
+            continue
+        try:
+            out[kind] = _matching(given, kind)
+        except ZooError as error:                   # such as a hub that can't be reached: the rest is there all the same
+            out[kind] = []
+            print(f"zoo: {error}", file=sys.stderr)
+        _say(given, f"{kind}:")
+        _table(given, out[kind])
+    return out
+
+
+def _matching(given: argparse.Namespace, kind: str) -> list[dict]:
+    return [row for row in _LISTS[kind](given) if fnmatch.fnmatchcase(row["name"], given.glob)]
+
+
+def _tasks(given: argparse.Namespace) -> list[dict]:
+    from zoo import registry
+
+    entries = registry.check_tasks() if getattr(given, "check", False) else registry.list_tasks()
+    for sentence in registry.notices():
+        print(f"zoo: {sentence}", file=sys.stderr)
+    return [{"name": entry.name, "from": entry.origin, "about": entry.summary, "needs": list(entry.needs), "uses_labels": entry.uses_labels,
+             "problem": entry.problem} for entry in entries]
+
+
+def _data(given: argparse.Namespace) -> list[dict]:
+    from zoo.data.datasets import list_data
+
+    return [{"name": info.name, "fields": ", ".join(info.fields), "size": info.size, "channels": info.channels, "classes": len(info.classes),
+             "images": sum(info.splits.values()), "license": info.license} for info in list_data()]
+
+
+def _recipes(given: argparse.Namespace) -> list[dict]:
+    from zoo.recipe import list_recipes
+
+    return [{"name": name, "about": header} for name, _, header in list_recipes()]
+
+
+def _backbones(given: argparse.Namespace) -> list[dict]:
+    from zoo.registry import list_backbones
+
+    return [{"name": name} for name in list_backbones()]
+
+
+def _checkpoints(given: argparse.Namespace) -> list[dict]:
+    from zoo import hub
+
+    return hub.list_checkpoints(given.hub)
+
+
+_LISTS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
+    "tasks": _tasks, "backbones": _backbones, "data": _data, "recipes": _recipes, "checkpoints": _checkpoints}
+
+
+def info(given: argparse.Namespace) -> Any:
+    """The first thing of that name among tasks, recipes, data sets, backbones, folders and, last, the hub's checkpoints."""
+    found = _task_info(given) or _recipe_info(given) or _data_info(given) or _backbone_info(given) or _checkpoint_info(given)
+    if found is None:
+        known = [row["name"] for kind in KINDS for row in _LISTS[kind](given)]
+        raise ZooError(f"{given.name!r} is neither a task, a recipe, a data set, a backbone nor a checkpoint{nearest(given.name, known)}")
+    for key, value in found.items():
+        _say(given, f"{key}: {value}" if not isinstance(value, (dict, list)) else f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    return found
+
+
+def _task_info(given: argparse.Namespace) -> dict | None:
+    row = next((row for row in _tasks(given) if row["name"] == given.name), None)
+    if row is None:
+        return None
+    from zoo.registry import task_arguments
+
+    try:
+        return {"kind": "task"} | row | {"arguments": task_arguments(given.name)}
+    except ZooError as error:                       # a plugin that can't be imported is still worth a description
+        return {"kind": "task"} | row | {"problem": str(error)}
+
+
+def _recipe_info(given: argparse.Namespace) -> dict | None:
+    from zoo import recipe as recipes
+
+    row = next((row for row in _recipes(given) if row["name"] == given.name), None)
+    return row and {"kind": "recipe"} | row | {"file": str(recipes.find(given.name))} | recipes.read(given.name)
+
+
+def _data_info(given: argparse.Namespace) -> dict | None:
+    from dataclasses import asdict
+
+    from zoo.data.datasets import data_info
+
+    known = given.name.startswith("folder:") or given.name in [row["name"] for row in _data(given)]
+    return {"kind": "data"} | asdict(data_info(given.name)) if known else None
+
+
+def _backbone_info(given: argparse.Namespace) -> dict | None:
+    about = "a timm model; keywords under backbone. in a recipe go to timm as they are"
+    return {"kind": "backbone", "name": given.name, "about": about} if {"name": given.name} in _backbones(given) else None
+
+
+def _checkpoint_info(given: argparse.Namespace) -> dict | None:
+    from zoo.card import read_card
+    from zoo.hub import local_checkpoint
+
+    folder = local_checkpoint(Path(given.name).expanduser())
+    if folder is not None:
+        return {"kind": "checkpoint"} | read_card(folder)
+    row = next((row for row in _checkpoints(given) if row["name"] == given.name), None)
+    return row and {"kind": "checkpoint"} | row
+
+
+def data(given: argparse.Namespace) -> Any:
+    if given.what == "list":
+        rows = _data(given)
+        _table(given, rows)
+        return rows
+    if not given.name:
+        raise ZooError("zoo data get needs a name; see zoo data list")
+    from zoo.data.datasets import get_data
+
+    path = get_data(given.name, given.source)
+    _say(given, str(path))
+    return {"folder": str(path)}
+
+
+# ---- training and what it is worth ---------------------------------------------------------------------------------------
+
+def pretrain(given: argparse.Namespace) -> Any:
+    from zoo import recipe as recipes
+
+    changes = recipes.overrides(given.rest)
+    if given.help:
+        return _recipe_help(given, changes)
+    from zoo.pretrain import pretrain as run
+
+    folder = run(given.recipe, out=given.out, resume=given.resume, smoke=given.smoke, logger=given.logger, progress=not given.no_progress, **changes)
+    _say(given, f"{folder / 'checkpoint'} is the checkpoint; see what it is worth with:  zoo evaluate {folder}")
+    return {"run": str(folder), "checkpoint": str(folder / "checkpoint")}
+
+
+def _recipe_help(given: argparse.Namespace, changes: dict) -> Any:
+    """Exactly the keys of this recipe's task, with type, default, the recipe's own value and meaning."""
+    from zoo import recipe as recipes
+
+    values = dict(recipes.flat(recipes.read(given.recipe))) | changes
+    rows = recipes.keys(values)
+    if not given.json:
+        print(f"Keys of {given.recipe}, each given as --KEY VALUE. In brackets: the default.\n")
+        for row in rows:
+            facts = ["required" if row["required"] else "", "" if row["required"] or not row["type"] else _plain(row["default"]),
+                     f"here {_plain(row['value'])}" if row["value"] is not None and row["value"] != row["default"] else ""]
+            print(f"  --{row['key']} {row['type'] or 'VALUE'} [{'; '.join(fact for fact in facts if fact)}]\n      {row['about']}")
+        print("  --backbone.KEYWORD VALUE\n      any further keyword of the timm model")
+    return {"task": values["task.name"], "keys": rows}
+
+
+def adapt(given: argparse.Namespace) -> Any:
+    from dataclasses import asdict
+
+    from zoo.adapt import adapt as run
+
+    result = run(given.checkpoint, given.data, mode=given.mode, labels=given.labels, per_class=given.per_class, out=given.out, hub=given.hub,
+                 seed=given.seed)
+    _say(given, f"{given.mode} on {given.data}: {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
+    return asdict(result)
+
+
+def evaluate(given: argparse.Namespace) -> Any:
+    from zoo.evaluate.table import evaluate as run
+    from zoo.evaluate.table import print_table
+
+    rows = run(given.checkpoint, given.data, protocols=tuple(given.protocols), labels=tuple(_amount(word) for word in given.labels),
+               hub=given.hub, save=given.save)
+    if not given.json:
+        print_table(rows)
+    return rows
+
+
+def reproduce(given: argparse.Namespace) -> Any:
+    from zoo.evaluate.table import reproduce as run
+
+    rows = run(given.checkpoint, hub=given.hub)
+    for row in rows:
+        now = "not measured" if row["now"] is None else f"{row['now']:.2f}"        # a representation that the card alone knows
+        _say(given, f"{row['row']}: card {row['was']:.2f}, now {now}: {'holds' if row['holds'] else 'DOES NOT HOLD'}")
+    given.status = 0 if all(row["holds"] for row in rows) else 1
+    return rows
+
+
+def report(given: argparse.Namespace) -> Any:
+    from zoo.hub import find
+    from zoo.report.page import write_page
+
+    path = write_page(given.out, [find(name, given.hub) for name in given.checkpoints])
+    _say(given, f"{path} is written")
+    return {"page": str(path)}
+
+
+def quickstart(given: argparse.Namespace) -> Any:
+    from zoo.quickstart import quickstart as run
+
+    return run(out=given.out, steps=given.steps, progress=not given.no_progress)
+
+
+# ---- hubs ----------------------------------------------------------------------------------------------------------------
+
+def pull(given: argparse.Namespace) -> Any:
+    from zoo import hub
+
+    folder = hub.pull(given.name, hub=given.hub)
+    _say(given, str(folder))
+    return {"folder": str(folder)}
+
+
+def push(given: argparse.Namespace) -> Any:
+    from zoo import hub
+
+    folder = hub.find(given.checkpoint)
+    if given.license:
+        from zoo.checkpoint import update_card
+
+        update_card(folder, license=given.license)
+    where = hub.push(folder, given.to, name=given.name, replace=given.replace)
+    _say(given, f"pushed to {where}")
+    return {"address": where}
+
+
+def verify(given: argparse.Namespace) -> Any:
+    from zoo import hub
+
+    problems = hub.verify(given.target)
+    for problem in problems:
+        _say(given, problem)
+    if not problems:
+        _say(given, "every file is what its card says")
+    given.status = 1 if problems else 0
+    return {"problems": problems}
+
+
+# ---- for authors ---------------------------------------------------------------------------------------------------------
+
+def new_task(given: argparse.Namespace) -> Any:
+    from zoo.newtask import new_task as run
+
+    folder = run(given.name, given.out)
+    _say(given, f"{folder} is written. Install and test it with:\n  pip install -e {folder}\n  pytest {folder}")
+    return {"folder": str(folder)}
+
+
+# ---- printing ------------------------------------------------------------------------------------------------------------
+
+def _amount(word: str) -> float | int:
+    try:
+        return int(word) if word.isdigit() else float(word)
+    except ValueError:
+        raise ZooError(f"--labels {word!r} is neither a share such as 0.01 nor a number per class such as 5") from None
+
+
+def _say(given: argparse.Namespace, text: str) -> None:
+    if not given.json:
+        print(text)
+
+
+def _plain(value: Any) -> str:
+    """A value as a recipe has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(given: argparse.Namespace, rows: list[dict]) -> None:
+    """Columns as wide as they need to be, under their names; `about` and what is wrong run on at the end."""
+    if given.json:
+        return
+    if not rows:
+        print("  none")
+        return
+    shown = [key for key in rows[0] if key not in ("about", "needs", "uses_labels", "problem") and not isinstance(rows[0][key], (dict, list))]
+    cells = [[str("" if row[key] is None else row[key]) for key in shown] + [_remarks(row)] for row in rows]
+    if len(shown) > 1:
+        cells.insert(0, [*shown, "about" if "about" in rows[0] else ""])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1] + [0]
+    for line in cells:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _remarks(row: dict) -> str:
+    parts = [row.get("about") or "", "(uses labels)" if row.get("uses_labels") else "", f"BROKEN: {row['problem']}" if row.get("problem") else ""]
+    return " ".join(part for part in parts if part)
