@@ -139,6 +139,34 @@ def test_help(words, zoo_says):
         assert "--json" in out and words[0] in out.split("\n")[0]
 
 
+IMPORTS = """
+import contextlib, io, json, sys
+from zoo.cli import main
+
+commands, recipe = json.loads(sys.argv[1]), sys.argv[2]
+heavy = lambda: [name for name in ("torch", "timm", "lightning", "numpy", "sklearn") if name in sys.modules]
+found = {}
+with contextlib.redirect_stdout(io.StringIO()):
+    for words in commands:
+        code = main(words)
+        found[" ".join(words)] = [code, heavy()]
+    main(["pretrain", recipe, "--help"])
+print(json.dumps([found, sorted(name for name in sys.modules if name.startswith("zoo.tasks."))]))
+"""
+
+
+def test_listing_and_helping_import_nothing_heavy(place):
+    """And the help of a recipe imports the one task that it names."""
+    commands = [["list"], ["list", "tasks", "sim*"], ["list", "backbones"], ["info", "simclr"], ["info", SHIPPED], ["info", "digits"], ["info", "resnet18"],
+                ["--help"], *([verb, "--help"] for verb in VERBS), ["completion", "bash"], ["completion", "zsh"], ["data", "list"], ["pretrain", "--help"],
+                ["pretrain", "nothing-like-it"], ["new-task", "my-task"], ["--version"]]
+    done = subprocess.run([sys.executable, "-c", IMPORTS, json.dumps(commands), SHIPPED], check=True, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])})
+    found, tasks = json.loads(done.stdout)
+    assert found == {" ".join(words): [2 if words[-1] == "nothing-like-it" else 0, []] for words in commands}
+    assert tasks == ["zoo.tasks.base", "zoo.tasks.simclr"]
+
+
 # ---- recipes on the command line -------------------------------------------------------------------------------------------
 
 def test_the_help_of_a_recipe_is_exact(zoo_says):

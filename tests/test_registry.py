@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from recipe_example import no_hang
 
 import zoo
 from zoo import registry
@@ -330,7 +331,8 @@ time.sleep(1000)
 """)
     entry = listed()["hangs"]
     monkeypatch.setattr(registry, "list_tasks", lambda: [entry])
-    (checked,) = check_tasks(timeout=10)
+    with no_hang(60):
+        (checked,) = check_tasks(timeout=10)
     assert checked.problem == "zoo-hangs 1.0: importing it takes more than 10 seconds"
     pid = int((site.folder / "pid").read_text())
     for _ in range(100):                            # killed at once; init collects it when it gets round to it

@@ -110,8 +110,8 @@ def test_what_it_is(whole):
     card = read_card(whole[0] / "checkpoint")
     text = whole[1].text.replace("\xa0", " ")
     for part in (card["name"], card["summary"], "temperature 0.2", "hidden 16", "test_resnet", "16 × 16 pixels, grey", "steps 10",
-                 "pictures seen 640", "training time 30 s", "peak memory 512 MB", "Linux x86_64", "2026-01-31", "Seed 0", "Commit not known", "Apache-2.0", "CC-BY-4.0",
-                 "E. Alpaydin and C. Kaynak", METRIC["command"], "torch 2.14.1", "nearest neighbours on 2,000 pictures of digits give 90.0 %"):
+                 "pictures seen 640", "training time 30 s", "peak memory 512 MB", "Linux x86_64", "2026-01-31", "Seed 0", "Commit not known",
+                 "Apache-2.0", "CC-BY-4.0", "E. Alpaydin and C. Kaynak", METRIC["command"], "torch 2.14.1", "nearest neighbours on 2,000 pictures of digits give 90.0 %"):
         assert part in text, part
     assert f"<dd>{card['parameters'] / 1e3:,.0f} <small>thousand</small></dd>" in whole[1].source
 
@@ -141,8 +141,8 @@ def test_a_picture_that_is_none_or_enormous_is_left_out(tmp_path):
 # ---- a stranger's card ---------------------------------------------------------------------------------------------------
 
 HOSTILE = "</style></title><script>alert('x')</script>\"'><img src=x onerror=alert(1)> &amp; `"
-TAGS = set("html head meta title style body main footer article section h1 h2 h3 h4 p a code pre dl dt dd div span small strong b i table thead tbody tr th "
-           "td figure figcaption img ul li details summary svg g line polyline circle text".split())
+TAGS = set("""html head meta title style body main footer article section h1 h2 h3 h4 p a code pre dl dt dd div span small strong b i table thead
+    tbody tr th td figure figcaption img ul li details summary svg g line polyline circle text""".split())
 
 
 def check_closed(page: Page) -> None:
@@ -356,7 +356,8 @@ def test_what_goes_wrong_is_a_sentence(tmp_path):
     page = tmp_path / "p.html"
     (tmp_path / "empty").mkdir()
     for arguments, words in (((page, []), "at least one"), ((page, [tmp_path / "Nowhere"]), "neither a folder"),
-                             ((page, [tmp_path / "empty"]), "no checkpoint"), ((tmp_path, [folder]), "can't be written"), ((folder / "zoo.json" / "p.html", [folder]), "can't be written"),
+                             ((page, [tmp_path / "empty"]), "no checkpoint"), ((tmp_path, [folder]), "can't be written"),
+                             ((folder / "zoo.json" / "p.html", [folder]), "can't be written"),
                              ((page, [folder, elsewhere(tmp_path / "d")], [row()]), "one checkpoint and 2"),
                              ((page, [folder], [row(protocol="knm")]), "row 0.*did you mean knn"), ((page, [folder], [{"value": 1}]), "row 0 lacks")):
         with pytest.raises(ZooError, match=words):

@@ -18,7 +18,7 @@ import torch
 
 from zoo import checkpoint, recipe as recipes
 from zoo.backbones import create_backbone
-from zoo.data.datasets import DataInfo, data_info
+from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import ZooError
 from zoo.evaluate.online import FeatureHealth, OnlineKNN
@@ -92,15 +92,16 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     if isinstance(recipe, dict):
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{resolved['data']['name']}"
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
-    check_fit(resolved)
+    info = check_fit(resolved)
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     _claim(folder, resolved, resume)
     with _quiet():
-        return _Run(name, resolved, folder, smoke).train(resume, logger, progress)
+        return _Run(name, resolved, folder, info, smoke).train(resume, logger, progress)
 
 
 def check_fit(resolved: dict) -> DataInfo:
     """Whether the data hold what the task needs, asked before anything is downloaded. Raises ZooError."""
+    check_size(resolved["data"]["size"])
     info, task = data_info(resolved["data"]["name"]), find_task(resolved["task"]["name"])
     missing = [field for field in task.needs if field not in info.fields]
     if missing:
@@ -124,19 +125,18 @@ def build(resolved: dict, size: int) -> PretextTask:
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
-    def __init__(self, name: str, resolved: dict, folder: Path, smoke: bool):
+    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool):
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.training = Training(**resolved["trainer"])
-        self.data = self._data()
-        self.task = build(resolved, self.data.dataset.info.size)
+        self.task = build(resolved, resolved["data"]["size"] or info.size)      # before the data, which may have to be got first
+        self.data = self._data(info)
 
-    def _data(self) -> ZooData:
+    def _data(self, info: DataInfo) -> ZooData:
         if not self.smoke:
             data = create_data(**self.resolved["data"])
         else:
             from zoo.data.generated import generate
 
-            info = data_info(self.resolved["data"]["name"])
             data = ZooData(generate(info, size=self.resolved["data"]["size"]), self.resolved["data"]["batch_size"])
         data.seed = self.resolved["seed"]
         return data

@@ -93,8 +93,7 @@ def load_data(name: str, size: int | None = None, download: bool = True) -> Data
     download=False, or ZOO_OFFLINE=1 in the environment, never asks the network.
     Raises ZooError: unknown name or size, files that are damaged or can't be got.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST):
-        raise ZooError(f"data.size is {size!r}; it has to be a whole number of pixels from 1 to {LARGEST}")
+    check_size(size)
     if isinstance(name, str) and name.startswith(FOLDER):
         from zoo.data.folder import load_folder
 
@@ -111,6 +110,12 @@ def load_data(name: str, size: int | None = None, download: bool = True) -> Data
         fields, splits = _load_decoded(entry, source, size, download)
         digest = sources.recorded_digest(source)
     return _as_dataset(entry, size, fields, splits, digest)
+
+
+def check_size(size: int | None) -> None:
+    """Raises ZooError unless `size` is a side in pixels, or None for the set's own."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST):
+        raise ZooError(f"data.size is {size!r}; it has to be a whole number of pixels from 1 to {LARGEST}")
 
 
 def _entry(name: str) -> Entry:

@@ -63,7 +63,7 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: Backbone, weight: Tensor, bias: Tensor):
         super().__init__()
-        self.backbone, self.head = backbone, nn.Linear(weight.shape[1], weight.shape[0])
+        self.backbone, self.head = backbone, nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])     # draws nothing
         with torch.no_grad():
             self.head.weight.copy_(weight)
             self.head.bias.copy_(bias)

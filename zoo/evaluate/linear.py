@@ -18,7 +18,8 @@ from zoo.evaluate.knn import accuracy
 from zoo.evaluate.rank import check_features
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)     # strongest first: each fit starts from the one before
-ROUGH, EXACT = 1e-3, 1e-9                           # where to stop: about the root of how far the loss may lie above the optimum
+PATIENCE = 2                                        # weaker penalties in a row that do worse, after which no weaker one is tried
+ROUGH, EXACT = 1e-3, 1e-7                           # where to stop: about the root of how far the loss may lie above the optimum
 NEVER = -1e4                                        # bias of a class that no training image has
 ROWS = 2048                                         # features that are widened to float64 at once
 
@@ -30,7 +31,7 @@ class Probe:
     weight: Tensor
     bias: Tensor
     penalty: float
-    tried: dict[float, float]                       # validation percent of each penalty
+    tried: dict[float, float]                       # validation percent of each penalty that was tried
 
     def logits(self, x: Tensor) -> Tensor:
         """Features (n, D) -> logits (n, K) float64."""
@@ -54,18 +55,21 @@ def fit_linear(x: Tensor, y: Tensor, classes: int, penalty: float) -> tuple[Tens
 def fit_probe(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, classes: int, penalties: tuple[float, ...] = PENALTIES) -> Probe:
     """Logistic regression on features standardised by their own mean and deviation; the held-out images choose the penalty.
 
-    x (n, D), y (n,) are fitted; held_x, held_y are a validation split. Of equally good penalties the strongest is taken.
+    x (n, D), y (n,) are fitted; held_x, held_y are a validation split. Penalties are tried from the strongest on, until two in a row do
+    worse; of equally good ones the strongest is taken.
     """
     penalties = tuple(sorted(penalties, reverse=True))
     if not penalties:
         raise ZooError("there is no penalty to choose from; give at least one, above 0")
     check_features(held_x, "the validation features")
     problem = _Problem(x, y, classes, standardise=True)
-    tried, starts = {}, {}
-    for penalty in penalties if len(penalties) > 1 else ():
+    tried, starts, best = {}, {}, penalties[0]
+    for number, penalty in enumerate(penalties if len(penalties) > 1 else ()):
         weight, bias = problem.solve(penalty, ROUGH)
         tried[penalty], starts[penalty] = accuracy(Probe(weight, bias, penalty, {}).predict(held_x), held_y), problem.at
-    best = max(tried, key=lambda penalty: (tried[penalty], penalty)) if tried else penalties[0]
+        best = max(tried, key=lambda penalty: (tried[penalty], penalty))
+        if number - penalties.index(best) >= PATIENCE:      # the weaker, the dearer
+            break
     problem.at = starts.get(best)
     weight, bias = problem.solve(best, EXACT)
     probe = Probe(weight, bias, best, tried)

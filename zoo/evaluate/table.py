@@ -134,8 +134,8 @@ def print_table(rows: list[dict]) -> None:
 
     console = Console()
     for name in dict.fromkeys(row["data"] for row in rows):
-        here = [row | {"column": f"{row['protocol']}\nlabels: {label_amount(row['labels'])}"} for row in rows if row["data"] == name]
-        table = Table(title=escape(f"accuracy on the test split of {name}, %"), title_justify="left")
+        here = [row | {"column": f"{row['protocol']}\n{label_amount(row['labels'])}"} for row in rows if row["data"] == name]
+        table = Table(title=escape(f"accuracy on the test split of {name}, %, and the labels used"), title_justify="left")
         table.add_column("features")
         best = {row["column"]: max(other["value"] for other in here if other["column"] == row["column"]) for row in here}
         for column in best:
@@ -143,7 +143,8 @@ def print_table(rows: list[dict]) -> None:
         for features in dict.fromkeys(row["features"] for row in here):
             cells = {row["column"]: row for row in here if row["features"] == features}
             table.add_row(escape(features), *[_cell(cells.get(column), best[column]) for column in best])
-        console.print(table, width=max(console.width, Measurement.get(console, console.options, table).maximum))    # no number is cut off
+        console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)     # cuts no number off
+        console.print(table)
 
 
 def _cell(row: dict | None, best: float) -> str:
