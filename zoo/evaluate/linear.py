@@ -19,7 +19,8 @@ from zoo.evaluate.rank import check_features
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)     # strongest first: each fit starts from the one before
 PATIENCE = 2                                        # weaker penalties in a row that do worse, after which no weaker one is tried
-ROUGH, EXACT = 1e-3, 1e-7                           # where to stop: about the root of how far the loss may lie above the optimum
+ROUGH, FINE, EXACT = 1e-3, 1e-6, 1e-9               # while choosing, for the probe, for fit_linear: about the root of how far the loss may
+                                                    # lie above the optimum
 NEVER = -1e4                                        # bias of a class that no training image has
 ROWS = 2048                                         # features that are widened to float64 at once
 
@@ -71,7 +72,7 @@ def fit_probe(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, classes: int
         if number - penalties.index(best) >= PATIENCE:      # the weaker, the dearer
             break
     problem.at = starts.get(best)
-    weight, bias = problem.solve(best, EXACT)
+    weight, bias = problem.solve(best, FINE)
     probe = Probe(weight, bias, best, tried)
     tried[best] = accuracy(probe.predict(held_x), held_y)
     return probe
