@@ -22,8 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def python(*words: str | Path, cwd: Path, **environment: str) -> str:
-    """What a child process prints, run in `cwd`."""
-    plain = {key: value for key, value in os.environ.items() if key != "ZOO_HUB"}
+    """What a child process prints, run in `cwd` and in a bare environment: this process's own may hold what importing zoo has changed."""
+    plain = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH") if key in os.environ}
     done = subprocess.run([sys.executable, *map(str, words)], check=False, capture_output=True, text=True, cwd=cwd, env=plain | environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

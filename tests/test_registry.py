@@ -129,6 +129,24 @@ def test_what_is_read_of_a_built_in_task_is_what_importing_it_shows(name):
     assert written == signature and list(written) == list(signature)
 
 
+@pytest.mark.parametrize("needs", ['needs = ("image", "label")', 'needs: tuple[str, ...] = ("image", "label")', ""])
+def test_what_is_read_of_a_file_in_the_folder_of_tasks(needs, tmp_path, monkeypatch):
+    """A task that reads labels is marked as such, and required arguments are listed too, though no built-in task has any."""
+    (tmp_path / "tasks").mkdir()
+    init = "def __init__(self, backbone, width: int, *, depth: int = 2): ..."
+    code = f"@register_task('labelled')\nclass Labelled(PretextTask):\n    {needs}\n    {init}"
+    (tmp_path / "tasks" / "labelled.py").write_text(f'"""The idea.\n\nMore."""\n{code}\n')
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "registry.py"))
+    registry._built_in.cache_clear()
+    try:
+        entry = listed()["labelled"]
+        assert (entry.target, entry.origin, entry.summary) == ("zoo.tasks.labelled:Labelled", "zoo", "The idea.")
+        assert entry.needs == (("image", "label") if needs else ("image",)) and entry.uses_labels == bool(needs)
+        assert task_arguments("labelled") == {"width": "", "depth": "2"}
+    finally:
+        registry._built_in.cache_clear()
+
+
 def test_an_unknown_task_and_its_nearest():
     assert refusal(lambda: find_task("simclrr")) == "'simclrr' is not a task; did you mean simclr?"
     assert "'mea' is not a task; did you mean mae" in refusal(lambda: zoo.create_task("mea", None))

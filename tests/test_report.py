@@ -110,8 +110,8 @@ def test_what_it_is(whole):
     card = read_card(whole[0] / "checkpoint")
     text = whole[1].text.replace("\xa0", " ")
     for part in (card["name"], card["summary"], "temperature 0.2", "hidden 16", "test_resnet", "16 × 16 pixels, grey", "steps 10",
-                 "pictures seen 640", "training time 30 s", "peak memory 512 MB", "Linux x86_64", "2026-01-31", "Seed 0", "Commit not known",
-                 "Apache-2.0", "CC-BY-4.0", "E. Alpaydin and C. Kaynak", METRIC["command"], "torch 2.14.1",
+                 "pictures seen 640", "training time 30 s", "peak memory 512 MB", "2 cores, 1 thread, Linux x86_64", "2026-01-31", "Seed 0",
+                 "Commit not known", "Apache-2.0", "CC-BY-4.0", "E. Alpaydin and C. Kaynak", METRIC["command"], "torch 2.14.1",
                  "nearest neighbours on 2,000 pictures of digits give 90.0 %"):
         assert part in text, part
     assert f"<dd>{card['parameters'] / 1e3:,.0f} <small>thousand</small></dd>" in whole[1].source
@@ -254,6 +254,8 @@ def test_the_map_has_a_point_for_each_test_picture_in_its_class(whole):
     counts = torch.bincount(labels.fields["label"][labels.splits["test"]], minlength=10).tolist()
     groups = [re.findall('<circle cx="([^"]+)" cy="([^"]+)"', group) for group in chart.split("<g ")[1:]]
     assert [len(group) for group in groups] == counts and len(page.all("span", "swatch")) == 10
+    for values in zip(*((float(x), float(y)) for group in groups for x, y in group), strict=True):     # in the middle of the map
+        assert min(values) > 0 and min(values) + max(values) == pytest.approx(560, abs=0.3)
     names = re.findall('<text class="halo" x="([^"]+)" y="([^"]+)"[^>]*>([^<]+)', chart)
     assert [name for _, _, name in names] == list("0123456789")
     for (x, y, _), group in zip(names, groups, strict=True):                # on one of its own points
@@ -297,7 +299,7 @@ def test_pictures_without_labels_have_no_frames(tmp_path):
     page = Page(write_page(tmp_path / "p.html", [make(tmp_path / "c", name, 16, 3, data.fingerprint, metrics=[])]))
     assert len(data.splits["test"]) == 3 and "at least four test pictures" in page.text
     assert "label" not in data.fields and len(page.all("img")) == 1 + 3 * 9 and not any(image.get("class") for image in page.all("img"))
-    assert "same class" not in page.text and not page.all("span", "swatch")
+    assert len(set(page.pictures()[1::9])) == 3 and "same class" not in page.text and not page.all("span", "swatch")
 
 
 def test_a_collapsed_representation_is_called_that(tmp_path, monkeypatch):

@@ -215,7 +215,8 @@ def _decorated(node: ast.AST) -> str | None:
 
 def _needs(node: ast.ClassDef) -> tuple[str, ...]:
     for line in node.body:
-        if isinstance(line, ast.Assign) and getattr(line.targets[0], "id", "") == "needs":
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)      # with an annotation or without
+        if getattr(target, "id", "") == "needs":
             return tuple(ast.literal_eval(line.value))
     return ("image",)
 

@@ -140,7 +140,8 @@ def _facts(card: dict) -> str:
     data, machine = card["data"], card["machine"]
     kind = {1: "grey", 3: "colour"}.get(data["channels"], f"{data['channels']} channels")
     where = [str(machine[key]) for key in ("device", "cpu") if machine.get(key) not in (None, "", "cpu")]
-    detail = [*(f"{machine[key]} {key}" for key in ("cores", "threads") if key in machine), *([machine["os"]] if "os" in machine else [])]
+    detail = [f"{machine[key]} {key[:-1] if machine[key] == 1 else key}" for key in ("cores", "threads") if key in machine]
+    detail += [machine["os"]] if "os" in machine else []
     return pairs("facts", [
         ("Task", _named(card["task"])), ("Backbone", _named(card["backbone"])),
         ("Data", f"{text(data['name'])}<small>version {text(data['version'])}, {data['size']} × {data['size']} pixels, {kind}</small>"),
