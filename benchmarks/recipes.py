@@ -44,29 +44,43 @@ def run(recipe: Path, seed: int, out: Path) -> dict:
 
 def render(results: list[dict]) -> str:
     """recipes/README.md from the facts of all runs."""
-    lines = [(Path(__file__).parent / "recipes_header.md").read_text().rstrip()]
-    for data in sorted({r["data"] for r in results}):
-        runs = [r for r in results if r["data"] == data]
-        lines += ["", f"## {data}", "", "| recipe | features | " + " | ".join(_title(*column) for column in COLUMNS) +
-                  " | seeds | steps | minutes | peak memory |", "|---|---|" + "---:|" * (len(COLUMNS) + 4)]
-        for recipe in sorted({r["recipe"] for r in runs}):
-            same = [r for r in runs if r["recipe"] == recipe]
-            for features in _features(same):
-                if features == PIXELS:
-                    continue
-                cells = [_cell(same, features, *column) for column in COLUMNS]
-                last = ["", "", "", ""] if features == RANDOM else [
-                    str(len(same)), f"{same[0]['steps']:,}", f"{statistics.mean(r['minutes'] for r in same):.1f}",
-                    f"{max(r['peak_memory_mb'] for r in same) / 1000:.1f} GB"]
-                name = f"[{recipe}](pretrain/{recipe}.yaml)" if features == OWN else ""
-                lines.append("| " + " | ".join([name, features, *cells, *last]) + " |")
-        cells = [_cell(runs, PIXELS, *column) for column in COLUMNS]
-        lines.append("| " + " | ".join(["raw pixels", PIXELS, *cells, "", "", "", ""]) + " |")
     commits = sorted({str(r["commit"]) for r in results})
-    machines = sorted({f"{r['machine']['cpu']}, {r['machine']['cores']} cores, {r['machine']['threads']} threads" for r in results})
+    machines = sorted({f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s) of {r['machine']['cores']} cores" for r in results})
     dates = sorted({r["created"] for r in results})
-    lines += ["", f"Machine: {'; '.join(machines)}. Commit: {', '.join(commits)}. Date: {', '.join(dates)}."]
-    return "\n".join(lines) + "\n"
+    lines = [(Path(__file__).parent / "recipes_header.md").read_text().rstrip()]
+    for data in sorted({r["data"] for r in results}, reverse=True):
+        lines += ["", f"## {data}", "", *table([r for r in results if r["data"] == data], "")]
+    return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}. Commit: {', '.join(commits)}. Date: {', '.join(dates)}.", ""])
+
+
+def table(runs: list[dict], folder: str, every: bool = True) -> list[str]:
+    """Lines of one data set's table; with `every`, of every representation and with its costs. Recipes are linked below `folder`."""
+    costs = ("seeds", "steps", "minutes", "peak memory") if every else ("minutes",)
+    lines = ["| " + " | ".join(["recipe", "features", *(_title(*column) for column in COLUMNS), *costs]) + " |",
+             "|---|---|" + "---:|" * (len(COLUMNS) + len(costs))]
+    for recipe in sorted({r["recipe"] for r in runs}):
+        same = [r for r in runs if r["recipe"] == recipe]
+        facts = [str(len(same)), f"{same[0]['steps']:,}", f"{statistics.mean(r['minutes'] for r in same):.1f}",
+                 f"{max(r['peak_memory_mb'] for r in same) / 1000:.1f} GB"]
+        for features in _features(same):
+            if features == PIXELS or (features not in (OWN, RANDOM) and not every):
+                continue
+            cells = [_cell(same, features, *column) for column in COLUMNS]
+            last = [""] * len(costs) if features != OWN else facts if every else facts[2:3]
+            name = f"[{recipe}]({folder}pretrain/{recipe}.yaml)" if features == OWN else ""
+            lines.append("| " + " | ".join([name, features, *cells, *last]) + " |")
+    cells = [_cell(runs, PIXELS, *column) for column in COLUMNS]
+    return [*lines, "| " + " | ".join(["raw pixels", PIXELS, *cells, *[""] * len(costs)]) + " |"]
+
+
+def write_summary(results: list[dict]) -> None:
+    """The short table between the two marks in the README."""
+    path, marks = ROOT / "README.md", ("<!-- results -->", "<!-- end of results -->")
+    before, _, rest = path.read_text().partition(marks[0])
+    lines = []
+    for data in sorted({r["data"] for r in results}, reverse=True):
+        lines += ["", f"Accuracy on the test split of {data}, %:", "", *table([r for r in results if r["data"] == data], "recipes/", every=False)]
+    path.write_text("\n".join([before + marks[0], *lines, "", marks[1]]) + rest.partition(marks[1])[2])
 
 
 def _features(runs: list[dict]) -> list[str]:
@@ -135,6 +149,7 @@ def main() -> None:
     results = json.loads(RESULTS.read_text())
     (ROOT / "recipes" / "README.md").write_text(render(results))
     write_headers(results)
+    write_summary(results)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ LUMINANCE = (0.2989, 0.587, 0.114)                  # torchvision's weights of r
 
 def to_float(x: Tensor) -> Tensor:
     """uint8 0..255, or float in [0, 1] of any precision -> float32 in [0, 1]."""
-    return x.float().div(255) if x.dtype == torch.uint8 else x.float()
+    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
 # ---- with given parameters -----------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def solarize(x: Tensor, threshold: float = 0.5) -> Tensor:
 
 # ---- random for every sample ---------------------------------------------------------------------------------------------
 
-PART = 1 << 17                                      # pixels of the images that a CPU takes on at a time
+PART = 1 << 18                                      # pixels of the images that a CPU takes on at a time
 
 
 def _in_parts(view: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -194,7 +194,7 @@ def color_jitter(x: Tensor, brightness: float, contrast: float, saturation: floa
     """Brightness, contrast, saturation and hue, each by a random factor per image, for a share `p` of the images.
 
     Factors are uniform in [1 - v, 1 + v] (not below 0), hue in [-v, v] of the circle, as in torchvision's ColorJitter.
-    Differs: the order of the four is drawn once for many images (on a CPU for every 2^17 pixels), where torchvision draws it for each.
+    Differs: the order of the four is drawn once for many images (on a CPU for every 2^18 pixels), where torchvision draws it for each.
     """
     order = torch.randperm(4)                       # on the CPU: known without waiting for a GPU
     x = to_float(x)
