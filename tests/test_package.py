@@ -134,7 +134,8 @@ def tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    python("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-w", out, tree, cwd=out)
+    quiet = ("--quiet", "--no-index", "--disable-pip-version-check")
+    python("-m", "pip", "wheel", *quiet, "--no-deps", "--no-build-isolation", "-w", out, tree, cwd=out)
     (path,) = out.iterdir()
     return path
 

@@ -25,8 +25,12 @@ __all__ = ["__version__", *_PUBLIC, *_VERBS]
 
 class _Verb(types.ModuleType):
     def __call__(self, *args, **kwargs):
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self):                          # the function itself: inspect and help() look for it under this name
         module, _, function = _VERBS[self.__name__.removeprefix("zoo.")].partition(":")
-        return getattr(importlib.import_module(module), function)(*args, **kwargs)
+        return getattr(importlib.import_module(module), function)
 
 
 class _Zoo(types.ModuleType):

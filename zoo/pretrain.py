@@ -91,7 +91,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         resolved = _smaller(resolved)
     if isinstance(recipe, dict):
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{resolved['data']['name']}"
-    name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
+    name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
     info = check_fit(resolved)
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     _claim(folder, resolved, resume)

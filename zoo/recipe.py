@@ -221,8 +221,8 @@ def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> l
     for action in (action for action in check._actions if action.dest in defaults):
         kind = getattr(action, "_typehint", None) or action.type
         about = " ".join((action.help or "").replace("%%", "%").split())
-        rows.append({"key": action.dest, "type": _type_name(kind), "default": defaults[action.dest], "required": bool(getattr(action, "required", False)),
-                     "value": values.get(action.dest), "about": about})
+        rows.append({"key": action.dest, "type": _type_name(kind), "default": defaults[action.dest],
+                     "required": bool(getattr(action, "required", False)), "value": values.get(action.dest), "about": about})
     rows += [{"key": key, "type": "", "default": None, "required": False, "value": value, "about": "a keyword of the timm model"}
              for key, value in values.items() if key.startswith(OPEN) and key not in defaults]
     return sorted(rows, key=lambda row: ORDER.index(row["key"].split(".")[0]))

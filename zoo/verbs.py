@@ -99,9 +99,12 @@ def _task_info(given: argparse.Namespace) -> dict | None:
     row = next((row for row in _tasks(given) if row["name"] == given.name), None)
     if row is None:
         return None
-    from zoo.registry import task_arguments
+    from zoo.registry import find_task, task_arguments
 
     try:
+        if row["from"] != "zoo":                    # what it needs is known only now
+            needs = find_task(given.name).needs
+            row |= {"needs": list(needs), "uses_labels": "label" in needs}
         return {"kind": "task"} | row | {"arguments": task_arguments(given.name)}
     except ZooError as error:                       # a plugin that can't be imported is still worth a description
         return {"kind": "task"} | row | {"problem": str(error)}
