@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from torch import nn
 
 from zoo import checkpoint, recipe as recipes
-from zoo.backbones import create_backbone
+from zoo.backbones import Backbone, create_backbone
 from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import ZooError
@@ -122,6 +123,28 @@ def build(resolved: dict, size: int) -> PretextTask:
     return task
 
 
+def _check_strides(backbone: Backbone) -> None:
+    """Refuses a convolution that strides over a map narrower than its stride: what torch (2.14, on CPUs that compute in bfloat16) gives as the
+    gradient of its filters is memory that nothing was written to, so that the run is another each time, or ends in NaN. Raises ZooError.
+    """
+    found: list[nn.Conv2d] = []
+
+    def look(layer: nn.Conv2d, given: tuple, out: Any) -> None:
+        if min(given[0].shape[-2:]) < max(layer.stride) and max(layer.kernel_size) > 1:
+            found.append(layer)
+
+    hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
+    training = backbone.training
+    with torch.no_grad():
+        backbone.eval().pool(torch.zeros(1, backbone.channels, backbone.size, backbone.size))
+    backbone.train(training)
+    for hook in hooks:
+        hook.remove()
+    if found:
+        raise ZooError(f"{backbone.name} strides over a feature map of a single pixel where pictures have {backbone.size}, and there torch's gradients "
+                       "in bf16 on a CPU are random numbers; set trainer.precision to 32, or a larger data.size, or backbone.output_stride to 8")
+
+
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
@@ -129,6 +152,8 @@ class _Run:
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.training = Training(**resolved["trainer"])
         self.task = build(resolved, resolved["data"]["size"] or info.size)      # before the data, which may have to be got first
+        if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
+            _check_strides(self.task.backbone)
         self.data = self._data(info)
 
     def _data(self, info: DataInfo) -> ZooData:
