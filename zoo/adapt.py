@@ -134,7 +134,7 @@ def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Modu
 
 
 def _claim(out: str | Path | None, name: str) -> Path:
-    folder = Path(out) if out is not None else Path("adapted") / re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")
+    folder = Path(out) if out is not None else Path("adapted") / re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ZooError(f"{folder} exists already; remove it, or add --out ANOTHER-FOLDER")
     return folder

@@ -179,6 +179,11 @@ class _Run:
             if not trainer.interrupted:
                 raise
             raise KeyboardInterrupt from None       # which Lightning turns into sys.exit(1)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ZooError(f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; give it a larger one "
+                           "(a larger data.size may do as well)") from error
         self.minutes = clock.seconds / 60
         trainer.save_checkpoint(self.folder / "last.ckpt")
         pictures = self._pictures()

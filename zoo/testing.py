@@ -35,6 +35,7 @@ from zoo.tasks.base import TRAINING, VALIDATION, PretextTask, TaskOutput, counte
 
 SIZES, IMAGES, STEPS = (32, 24), 16, 40             # pixels; pictures of the fixed batch; steps in which its loss has to fall
 FALL = 0.02                                         # of the first loss, at least
+FIELDS = ("label", "text", "tokens", "audio", "factors")
 CPU = torch.device("cpu")
 CONV = {"name": "test_resnet", "output_stride": 8}
 VIT = {"name": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg",
@@ -53,7 +54,7 @@ def check_task(task: type[PretextTask], **arguments: Any) -> None:
     as they were found.
     """
     _check_class(task)
-    with _as_found(), torch.enable_grad():
+    with _as_found(), _fields_needed(task), torch.enable_grad():
         torch.manual_seed(0)
         keywords = _backbone_for(task, arguments)
         made, batch = _make(task, keywords, SIZES[0], arguments), _batch(task, SIZES[0])
@@ -66,8 +67,7 @@ def check_task(task: type[PretextTask], **arguments: Any) -> None:
         _check_features(made, batch)
         _check_pictures(made, batch)
         _check_sizes(task, keywords, arguments)
-        _check_learns(made, batch)
-        _check_export(made, batch)
+        _check_export(_check_learns(made, batch), batch)
 
 
 # ---- the class ---------------------------------------------------------------------------------------------------------------
@@ -113,6 +113,17 @@ def _as_found() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+@contextlib.contextmanager
+def _fields_needed(task: type[PretextTask]) -> Iterator[None]:
+    """A field that a batch lacks was not asked for."""
+    try:
+        yield
+    except KeyError as error:
+        if error.args[0] not in FIELDS:
+            raise
+        raise AssertionError(f"{task.__name__} reads {error} of a batch, which its needs {task.needs} don't name") from error
+
+
 # ---- making small ones -------------------------------------------------------------------------------------------------------
 
 def _backbone_for(task: type[PretextTask], arguments: dict) -> dict:
@@ -125,8 +136,6 @@ def _backbone_for(task: type[PretextTask], arguments: dict) -> dict:
             return keywords
         except ZooError as error:
             refusals.append(f"{keywords['name']}: {error}")
-        except KeyError as error:
-            raise AssertionError(f"{task.__name__} reads {error} of a batch, which its needs {task.needs} don't name") from error
     raise AssertionError(f"{task.__name__} can be trained with neither a convolutional backbone nor a ViT: {'; '.join(refusals)}")
 
 
@@ -162,8 +171,13 @@ def _promise(kept: bool, sentence: str) -> None:
 
 
 def _check_views(task: PretextTask, batch: dict) -> None:
+    given = copy.deepcopy(batch)
     views = _views(task, batch)
     _promise(isinstance(views, tuple), f"views gave a {type(views).__name__}; it is a tuple")
+    _promise(_equal(batch, given), "views writes into the batch that it was given, and thereby into the data; work on a copy")
+    if "label" not in task.needs:
+        labelled = batch | {"label": torch.arange(IMAGES) % 3}
+        _promise(_equal(_views(copy.deepcopy(task), labelled), views), f"views reads the label where there is one, which its needs {task.needs} don't name")
     for tensor in _tensors(views):
         _promise(not tensor.requires_grad, "views gave a tensor that carries a gradient; whatever learns belongs into forward")
     _promise(_equal(pickle.loads(pickle.dumps(views)), views), "views gave something that pickling changes")
@@ -265,8 +279,8 @@ def _check_sizes(task: type[PretextTask], keywords: dict, arguments: dict) -> No
         _promise(bool(loss.isfinite()), f"the loss is {loss.item()} on {what}")
 
 
-def _check_learns(task: PretextTask, batch: dict) -> None:
-    """The loss of one fixed batch, with fixed views, falls."""
+def _check_learns(task: PretextTask, batch: dict) -> PretextTask:
+    """The loss of one fixed batch, with fixed views, falls. Returns what has learned it."""
     twin = copy.deepcopy(task)
     views = _views(twin, batch)
     optimizer = torch.optim.AdamW([p for p in twin.parameters() if p.requires_grad], lr=3e-3)
@@ -282,6 +296,7 @@ def _check_learns(task: PretextTask, batch: dict) -> None:
             twin.after_step((step + 1) / STEPS)
     _promise(min(losses) < losses[0] - FALL * abs(losses[0]), f"the loss of one fixed batch goes from {losses[0]:.4g} to no less than {min(losses):.4g} "
              f"in {STEPS} steps, so nothing is learned")
+    return twin
 
 
 def _check_export(task: PretextTask, batch: dict) -> None:

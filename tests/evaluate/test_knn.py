@@ -194,6 +194,6 @@ def test_what_can_not_be_answered_is_refused_in_a_sentence(call, says):
 
 
 def test_votes_do_not_overflow():
-    score, labels = torch.tensor([[1.0, 0.999, 0.999]]), torch.tensor([[0, 1, 1]])
-    assert count_votes(score, labels, temperature=1e-6).tolist() == [0]                     # exp(1 / 1e-6) is infinite in any float
-    assert count_votes(score, labels, temperature=1.0).tolist() == [1]
+    score, labels = torch.tensor([[1.0, 0.999, 0.999]]), torch.tensor([[1, 0, 0]])
+    assert count_votes(score, labels, temperature=1e-6).tolist() == [1]                     # exp(1 / 1e-6) is infinite in any float
+    assert count_votes(score, labels, temperature=1.0).tolist() == [0]

@@ -140,6 +140,16 @@ def test_without_validation_nothing_is_done(digits):
     assert not {"knn", "spread", "effective_rank"} & trainer.callback_metrics.keys()
 
 
+def test_one_picture_is_no_collapse(digits):
+    data = digits.dataset
+    one = ZooData(replace(data, splits=data.splits | {"validation": data.splits["validation"][:1]}), 256)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = fit(a_task(), one, OnlineKNN(), FeatureHealth(), epochs=1).callback_metrics
+    assert float(metrics["knn"]) in (0.0, 100.0) and not {"spread", "effective_rank"} & metrics.keys()
+    assert not [warning for warning in caught if "collapsed" in str(warning.message)]
+
+
 def test_other_peoples_data_are_left_alone(digits):
     class Pictures(torch.utils.data.Dataset):
         def __len__(self) -> int:

@@ -52,6 +52,8 @@ class FeatureHealth(L.Callback):
         if data is None:
             return
         x = extract(task, data, ("validation",), self.images)[OWN].x["validation"]
+        if len(x) < 2:                              # one picture has no spread, and that is no collapse
+            return
         wide = spread(x)
         task.log("spread", wide, rank_zero_only=True)
         task.log("effective_rank", effective_rank(x), rank_zero_only=True)
