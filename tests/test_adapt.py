@@ -70,7 +70,8 @@ def test_the_folder_loads_in_timm_and_is_as_good_as_was_said(mode, tmp_path, qui
     data = zoo.create_data("digits")
     truth, found = labels_of(data)["test"], predictions(result.folder, data)
     assert result.value == round(accuracy(found, truth), 2) > (50 if mode == "probe" else 10)
-    assert (result.checkpoint, result.data, result.mode, result.labels, result.images) == (cards.read_card(trained())["name"], "digits", mode, 20, 200)
+    assert result.checkpoint == cards.read_card(trained())["name"]
+    assert (result.data, result.mode, result.labels, result.images) == ("digits", mode, 20, 200)
     assert result.folder == tmp_path / "out" and sorted(path.name for path in result.folder.iterdir()) == [
         "README.md", "adapted.json", "config.json", "model.safetensors"]
 

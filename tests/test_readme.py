@@ -1,94 +1,260 @@
-"""Every command and every Python block of the README and of CONTRIBUTING runs. A line that nobody thought of here fails."""
+"""What the documents tell a reader to type is typed here: every command and every program in them runs.
+
+A line that isn't understood fails the test, so none can be forgotten. What would take minutes or ask the network is made short, by the
+table SHORTENED; commands and programs themselves are run as they stand.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import io
+import json
+import os
 import re
 import shlex
+import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
+import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from zoo import cli, hub
+import zoo
+from zoo import cli, hub, registry
 from zoo.checkpoint import update_card
-from zoo.pretrain import pretrain
+from zoo.data.catalogue import ENTRIES, Entry
+from zoo.data.generated import generate
+from zoo.recipe import list_recipes
+from zoo.testing import check_task
 
-ROOT = Path(__file__).parent.parent
-# run by `.ci/run` as they stand, or by pip in test_plugin_package.py and by pytest itself
-ELSEWHERE = {"pip install -e . && zoo quickstart", 'pip install -e ".[dev]" && pytest', "pip install -e zoo-my-task", "pytest tests/test_losses.py"}
-SHORT = {"max_epochs=10": "max_steps=2, accelerator='cpu', logger=False, enable_checkpointing=False, enable_progress_bar=False",
-         'data={"name": "folder:PATH"}': 'data={"name": "folder:PATH", "batch_size": 16}, trainer={"max_steps": 2}, progress=False',
-         'create_data("folder:PATH")': 'create_data("folder:PATH", batch_size=16)'}          # there are 60 pictures
+ROOT = Path(zoo.__file__).parent.parent
+DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("examples/*/README.md")) if "```" in path.read_text())
+INSTALLS = ["pip install -e . && zoo quickstart", 'pip install -e ".[dev]" && pytest']     # which the gate, .ci/run, runs as they stand in the README
+NAMED = "simclr-resnet10t-fashion-mnist"                # the checkpoint that the documents speak of
 
 
-def blocks(kind: str) -> list:
-    found = []
-    for name in ("README.md", "CONTRIBUTING.md"):
-        text = (ROOT / name).read_text()
-        for number, body in enumerate(re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)):
-            found.append(pytest.param(body, id=f"{name}-{number}"))
-    return found
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """(language, text) of every fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+# ---- what is shorter than the documents say --------------------------------------------------------------------------------
+
+def _one_small_step(resolved: dict) -> dict:
+    return resolved | {"trainer": resolved["trainer"] | {"max_steps": 1}, "data": resolved["data"] | {"batch_size": 8}}
+
+
+def _short_runs(monkeypatch) -> None:
+    run = importlib.import_module("zoo.pretrain")._Run
+    init = run.__init__
+    monkeypatch.setattr(run, "__init__", lambda self, name, resolved, *rest: init(self, name, _one_small_step(resolved), *rest))
+
+
+def _short_trainer(monkeypatch) -> None:
+    monkeypatch.setattr(L, "Trainer", functools.partial(L.Trainer, max_steps=1))
+
+
+def _small_batches(monkeypatch) -> None:
+    monkeypatch.setattr(zoo, "create_data", functools.partial(zoo.create_data, batch_size=8))
+
+
+def _small_sets(monkeypatch) -> None:
+    for name in ("fashion-mnist", "emoji"):
+        info = ENTRIES[name].info
+        small = info.__class__(**vars(info) | {"splits": {"train": 120, "validation": 60, "test": 60}})
+        monkeypatch.setitem(ENTRIES, name, Entry(small, None, f"{__name__}:read_{name.replace('-', '_')}"))
+
+
+SHORTENED: list[tuple[Callable, str]] = [
+    (_short_runs, "a recipe's run has one step of eight pictures: by its hundreds it takes minutes"),
+    (_short_trainer, "so has Lightning's own trainer"),
+    (_small_batches, "zoo.create_data gives batches of eight: 256 pictures of 64 pixels through resnet18 take half a minute"),
+    (_small_sets, "Fashion-MNIST and emoji are 240 generated pictures: the network isn't asked"),
+]
+
+
+def _read(name: str, size: int) -> tuple[dict, dict]:
+    made = generate(ENTRIES[name].info, size=size, images=240)
+    return {field: values if isinstance(values, list) else values.numpy() for field, values in made.fields.items()}, {
+        split: rows.numpy() for split, rows in made.splits.items()}
+
+
+def read_fashion_mnist(raw, size, folder):
+    return _read("fashion-mnist", size)
+
+
+def read_emoji(raw, size, folder):
+    return _read("emoji", size)
+
+
+# ---- a place to type -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """PATH of the documents: a folder per class, pictures of several sizes and formats."""
+    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(60):
+        path = folder / ("cats", "dogs")[number % 2] / f"{number}.{('png', 'jpg', 'webp')[number % 3]}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)).save(path)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> dict[str, Path]:
-    """A folder of pictures in two classes, and a hub with a small checkpoint under the name that the README uses."""
-    place = tmp_path_factory.mktemp("readme")
-    for number in range(60):
-        path = place / "pictures" / ("dark" if number % 2 else "light") / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20 + number, 30), (number % 2 * 150 + number, number, 90)).save(path)
-    recipe = {"data": {"name": "digits", "batch_size": 64, "size": 16}, "backbone": {"name": "test_resnet"},
-              "task": {"name": "simclr", "hidden": 16, "outputs": 8}, "trainer": {"max_steps": 2, "validate_every": 0}}
-    run = pretrain(recipe, out=place / "run", progress=False)
-    update_card(run / "checkpoint", license="Apache-2.0")
-    hub.push(run / "checkpoint", place / "hub", name="simclr-resnet10t-fashion-mnist")
-    return {"pictures": place / "pictures", "hub": place / "hub", "run": run}
+def small_hub(tmp_path_factory) -> Path:
+    """A hub with the checkpoints that the documents name, each from a run of its recipe, in short, with a result to reproduce."""
+    place = tmp_path_factory.mktemp("hub")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ZOO_HOME", str(place / "home"))
+        for shorten, _ in SHORTENED:
+            shorten(patched)
+        said = "".join(text for path in DOCUMENTS for _, text in blocks(path))
+        for name in {NAMED, *(name for name, _, _ in list_recipes() if re.search(rf"(load|adapt|evaluate|reproduce|report|pull)\W+{name}", said))}:
+            run = zoo.pretrain(name, out=place / name, progress=False)
+            zoo.evaluate(run, protocols=("knn",), labels=(1.0,), save=True, baselines=False)
+            update_card(run / "checkpoint", license="Apache-2.0")
+            hub.push(run, place / "hub")
+    return place / "hub"
 
 
-@pytest.fixture(autouse=True)
-def place(made, tmp_path, monkeypatch):
-    """A working folder with the recipes in it, and a hub whose checkpoint has numbers to reproduce."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZOO_HUB", str(made["hub"]))
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    return tmp_path
+class Reader:
+    """Somebody who types what a document says, from a copy of the folder that the document lies in."""
+
+    def __init__(self, place: Path, document: Path, pictures: Path, monkeypatch):
+        self.here, self.pictures, self.monkeypatch, self.said = place / "here", pictures, monkeypatch, ""
+        self.here.mkdir()
+        for path in document.parent.iterdir():          # links, so that nothing lands in the checkout
+            if not path.name.startswith(".") and path.name not in ("runs", "adapted", "quickstart"):
+                (self.here / path.name).symlink_to(path)
+        monkeypatch.chdir(self.here)
+
+    def block(self, language: str, text: str) -> None:
+        text = re.sub(r"\bPATH\b", str(self.pictures), text)
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(text, "a block of the document", "exec"), {"__name__": "__main__"})
+            self.said += out.getvalue()
+            return
+        assert language == "bash", f"a block of {language or 'no language'} isn't run by anybody: {text}"
+        for line in text.splitlines():
+            self.line(line)
+
+    def line(self, line: str) -> None:
+        words = shlex.split(line, comments=True)
+        if not words or line.strip() in INSTALLS:
+            return
+        kind = "pip install -e" if words[:3] == ["pip", "install", "-e"] and len(words) == 4 else words[0]
+        assert kind in self.COMMANDS and not {"&&", "|", ">", ";"} & set(words), f"nobody knows what to do with this line: {line}"
+        self.COMMANDS[kind](self, words)
+
+    def zoo(self, words: list[str]) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert cli.main(words[1:]) == 0, words
+        self.said += out.getvalue()
+
+    def install(self, words: list[str]) -> None:
+        """What an editable installation comes to: its metadata and its code on the path. (That pip does so is seen in test_plugin_package.)"""
+        folder = Path(words[3]).resolve()
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        info = self.here.parent / "site" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\nSummary: {project['description']}\n")
+        (info / "entry_points.txt").write_text("".join(
+            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in project["entry-points"].items()))
+        for path in (folder, info.parent):
+            self.monkeypatch.syspath_prepend(str(path))
+
+    def pytest(self, words: list[str]) -> None:
+        passed = []
+
+        class Count:
+            def pytest_runtest_logreport(self, report):
+                passed.extend([report.nodeid] if report.when == "call" and report.passed else [])
+
+        code = pytest.main(["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(self.here), *words[1:]], plugins=[Count()])
+        assert code == 0 and passed, words
+
+    COMMANDS = {"zoo": zoo, "pip install -e": install, "pytest": pytest}
 
 
-def shortened(line: str, pictures: Path) -> list[str]:
-    """The words of a zoo command, with a real folder for PATH, and two steps where it trains."""
-    words = [word.replace("PATH", str(pictures)) for word in shlex.split(line, comments=True)]
-    if words[1] == "pretrain" and "--smoke" not in words:
-        words += ["--data.batch_size", "16", "--trainer.max_steps", "2", "--no-progress"]
-    return words
+@pytest.fixture
+def read(tmp_path, pictures, small_hub, monkeypatch) -> Callable[[Path], Reader]:
+    for name, value in {"ZOO_HOME": tmp_path / "home", "ZOO_HUB": small_hub, "ZOO_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, str(value))
+    for shorten, _ in SHORTENED:
+        shorten(monkeypatch)
+    monkeypatch.setattr(registry, "_here", dict(registry._here))
+    modules = set(sys.modules)
+    yield lambda document: Reader(tmp_path, document, pictures, monkeypatch)
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0].startswith("zoo_"):       # plugins that were installed here alone
+            del sys.modules[name]
 
 
-@pytest.mark.parametrize("body", blocks("bash"))
-def test_commands(body, made, capsys):
-    for line in filter(None, map(str.strip, body.splitlines())):
-        if line in ELSEWHERE:
-            continue
-        assert line.startswith("zoo "), f"nothing here runs the documented command: {line}"
-        assert cli.main(shortened(line, made["pictures"])[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+# ---- the documents ---------------------------------------------------------------------------------------------------------
+
+BLOCKS = [(path, number) for path in DOCUMENTS for number in range(len(blocks(path)))]
 
 
-@pytest.mark.parametrize("body", blocks("python"))
-def test_python(body, made):
-    for text, short in SHORT.items():
-        body = body.replace(text, short)
-    exec(compile(body.replace("PATH", str(made["pictures"])), "a block of the documentation", "exec"), {"__name__": "documentation"})
+@pytest.mark.parametrize(("path", "number"), BLOCKS, ids=[f"{path.relative_to(ROOT)} {number + 1}" for path, number in BLOCKS])
+def test_a_block_runs(path, number, read):
+    reader = read(path)
+    reader.block(*blocks(path)[number])
+    assert {name for name in os.listdir(path.parent) if name in ("adapted", "my-task", "zoo-my-task")} == set(), "something landed in the checkout"
 
 
-def test_ci_runs_the_two_commands_of_the_readme():
-    readme, gate = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    assert 'readme_command "## Start"' in gate and 'readme_command "## Test"' in gate
-    for heading, command in (("## Start", "pip install -e . && zoo quickstart"), ("## Test", 'pip install -e ".[dev]" && pytest')):
-        assert f"{heading}\n\n```bash\n{command}\n```" in readme
+def test_the_gate_runs_what_is_not_run_here():
+    """The two lines that install the project itself, word for word, each the only one of its block in the README."""
+    found = [text.strip() for language, text in blocks(ROOT / "README.md") if language == "bash"]
+    assert found[:2] == INSTALLS and "eval" in (ROOT / ".ci/run").read_text()
+    assert not [line for path in DOCUMENTS if path != ROOT / "README.md" for _, text in blocks(path) for line in text.splitlines() if line.strip() in INSTALLS]
 
 
-def test_every_recipe_the_documents_name_exists():
-    named = set(re.findall(r"(?:simclr|mae|vae|autoencoder|colorize)-[a-z0-9-]+-(?:mnist|emoji)", (ROOT / "README.md").read_text()))
-    there = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "recipes" / "pretrain").glob("*.yaml")}
-    assert named and named <= set(there)
+def test_the_author_of_a_task_sees_it_listed(read):
+    reader = read(ROOT / "README.md")
+    (text,) = [text for language, text in blocks(ROOT / "README.md") if "zoo new-task" in text]
+    reader.block("bash", text)
+    (line,) = [line for line in reader.said.splitlines() if line.split()[:1] == ["my-task"]]
+    assert "zoo-my-task 0.1.0" in line and "BROKEN" not in line
+    check_task(registry.find_task("my-task"))
+
+
+def test_the_owner_of_pictures_gets_a_classifier(read):
+    reader = read(ROOT / "README.md")
+    (text,) = [text for language, text in blocks(ROOT / "README.md") if "zoo.adapt(" in text]
+    reader.block("python", text)
+    value, folder = reader.said.split()
+    assert 0 <= float(value) <= 100 and json.loads((Path(folder) / "adapted.json").read_text())["classes"] == ["cats", "dogs"]
+
+
+def test_the_readme_of_a_checkpoint(read, small_hub):
+    """Written from its card, and run like the others; PATH is its folder there."""
+    path = small_hub / NAMED / "README.md"
+    reader = read(path)
+    reader.pictures = path.parent
+    found = [text for language, text in blocks(path) if language == "python"]
+    assert len(found) >= 2
+    for text in found:
+        reader.block("python", text)
+
+
+@pytest.mark.parametrize("line", ["conda install zoo", "zoo list | head", "pip install torch", "zoo list && zoo info simclr", "python -c 1"])
+def test_a_line_that_nobody_knows_fails(line, tmp_path, monkeypatch):
+    with pytest.raises(AssertionError, match="nobody knows what to do with this line"):
+        Reader(tmp_path, ROOT / "README.md", tmp_path, monkeypatch).line(line)
+
+
+def test_a_block_that_fails_fails(tmp_path, monkeypatch, capsys):
+    reader = Reader(tmp_path, ROOT / "README.md", tmp_path, monkeypatch)
+    with pytest.raises(AssertionError):
+        reader.block("bash", "zoo list tasks\nzoo info simclrr\n")
+    assert "did you mean simclr?" in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="a block of rust isn't run by anybody"):
+        reader.block("rust", "fn main() {}")
+    with pytest.raises(TypeError):
+        reader.block("python", "import zoo\nzoo.load()\n")

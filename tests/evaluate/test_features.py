@@ -46,7 +46,8 @@ def test_features_are_those_of_a_plain_forward(task, digits):
 
 
 def test_every_representation_of_the_task_is_there(task, digits, monkeypatch):
-    monkeypatch.setattr(type(task), "features", lambda self, image: {"backbone": image.mean((1, 2, 3))[:, None], "half": image[..., 0].flatten(1).half()})
+    monkeypatch.setattr(type(task), "features", lambda self, image: {"backbone": image.mean((1, 2, 3))[:, None],
+                                                                     "half": image[..., 0].flatten(1).half()})
     found = extract(task, digits, ("validation",))
     assert {name: bank.x["validation"].shape[1] for name, bank in found.items()} == {"backbone": 1, "half": 8}
     assert found["half"].x["validation"].dtype == torch.float32
