@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import time
 import types
 import warnings
 from pathlib import Path
@@ -195,7 +196,9 @@ def test_wandb_really_offline(tmp_path):
     assert not logger.broken and wandb.run is None
     (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     (kept,) = folder.glob("run-*.wandb")
-    data = kept.read_bytes()
+    patience = time.monotonic() + 60                # wandb's own process writes it, and may be slow on a busy machine
+    while b"loss" not in (data := kept.read_bytes()) and time.monotonic() < patience:
+        time.sleep(0.1)
     assert b"loss" in data and b"autoencoder" in data and b"xyzzy" not in data and list(folder.rglob("pictures/guess_*.png"))
 
 
