@@ -67,7 +67,7 @@ ERRORS = [
     (["pretrain", SHIPPED, "--data.size", "-3"], "data.size is -3; it has to be a whole number of pixels"),
     (["pretrain", "colorize-resnet10t-emoji", "--data.name", "fashion-mnist"], "the task colorize needs colour pictures, and those of fashion-mnist are grey"),
     (["pretrain", "mae-vit-fashion-mnist", "--smoke", "--backbone.patch_size", "5"], "patches of 5 pixels, which don't divide images of 28"),
-    (["pretrain", "mae-vit-fashion-mnist", "--data.size", "30"], "patches of 7 pixels, which don't divide images of 30"),
+    (["pretrain", "mae-vit-fashion-mnist", "--backbone.patch_size", "4", "--data.size", "30"], "patches of 4 pixels, which don't divide images of 30"),
     (["pretrain", "{run}/checkpoint/zoo.json"], "task is not a key of this recipe|names no task|is not a key"),
     (["pretrain", SHIPPED, "--resume"], f"runs/{SHIPPED}-s0 holds no run to resume; leave out --resume to start one"),
     (["adapt", "smal", "--data", "digits", "--hub", "{hub}"], "has no checkpoint smal; did you mean small?"),

@@ -308,6 +308,7 @@ def _process() -> dict:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_leaves_the_process_as_it_was(fails, tmp_path):
+    train(tmp_path / "first", trainer={"max_steps": 1})         # what libraries set in the environment on their first use is theirs
     logging.getLogger("lightning.pytorch").setLevel(logging.DEBUG)
     before = _process()
     try:

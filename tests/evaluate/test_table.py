@@ -252,9 +252,11 @@ def test_what_can_not_be_measured_is_refused_before_anything_is(tmp_path, monkey
     folder = pictures(tmp_path / "classes")
     monkeypatch.setattr(table, "extract", None)
     assert "'knm' is not a protocol; did you mean knn?" in refused(protocols=("knn", "knm"))
-    assert "0 is no amount of labels" in refused(labels=(1.0, 0))
-    assert "there is no data set 'digit'; did you mean digits?" in refused(data="digit")
-    assert "stl10-unlabeled has no labels (" in refused(data="stl10-unlabeled")
+    with monkeypatch.context() as patch:            # these before any data are read
+        patch.setattr(table, "create_data", None)
+        assert "0 is no amount of labels" in refused(labels=(1.0, 0))
+        assert "there is no data set 'digit'; did you mean digits?" in refused(data="digit")
+        assert "stl10-unlabeled has no labels (" in refused(data="stl10-unlabeled")
     assert "200 labels per class are asked for, and class 8 has 122 training images; ask for at most 122" in refused(labels=(1.0, 200))
     flat = f"folder:{folder / 'left'}"
     assert f"{flat} has no labels (" in refused(data=flat)
