@@ -90,7 +90,7 @@ def bare(given: argparse.Namespace, keywords: dict) -> float:
     return given.batch * given.steps / (time.perf_counter() - start)
 
 
-def lightlys(given: argparse.Namespace, keywords: dict) -> float:
+def lightlys(given: argparse.Namespace, keywords: dict, precision: str = "32-true") -> float:
     import timm
     from lightly.loss import NTXentLoss
     from lightly.models.modules.heads import SimCLRProjectionHead
@@ -125,7 +125,7 @@ def lightlys(given: argparse.Namespace, keywords: dict) -> float:
     loader = torch.utils.data.DataLoader(Set(data, SimCLRTransform(input_size=SIZE)), given.batch, shuffle=True, num_workers=2, drop_last=True,
                                          persistent_workers=True)
     clock = Clock(given.warm)
-    trainer(given.warm + given.steps, clock, given.precision).fit(Module(), loader)
+    trainer(given.warm + given.steps, clock, precision).fit(Module(), loader)
     return given.batch * given.steps / (clock.end - clock.start)
 
 
@@ -142,16 +142,16 @@ def main() -> None:
     import logging
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    rates: dict[str, list[float]] = {"ours": [], "bare loop": [], "lightly": []}
+    rates: dict[str, list[float]] = {"ours": [], "bare loop": [], "lightly": [], "lightly, narrow": []}
     for _ in range(given.rounds):
-        for name, measure in zip(rates, (ours, bare, lightlys)):
+        for name, measure in zip(rates, (ours, bare, lightlys, lambda *all: lightlys(*all, given.precision))):
             rates[name].append(measure(given, {}))
     print(f"SimCLR, {given.backbone}, {SIZE} px, batch {given.batch}, {given.precision}, {torch.get_num_threads()} threads, "
           f"{given.rounds} rounds of {given.steps} steps")
-    print(f"{'':12}{'images/s':>10}{'min':>8}{'max':>8}   ours / this, median of rounds")
+    print(f"{'':16}{'images/s':>10}{'min':>8}{'max':>8}   ours / this, median of rounds")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(rates["ours"], values))
-        print(f"{name:12}{statistics.median(values):10.0f}{min(values):8.0f}{max(values):8.0f}   {ratio:.2f}")
+        print(f"{name:16}{statistics.median(values):10.0f}{min(values):8.0f}{max(values):8.0f}   {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,43 @@ def test_only_the_kept_patches_are_encoded(name, keywords):
         assert torch.equal(backbone.tokens(x, everything), backbone.tokens(x))
 
 
+@pytest.mark.parametrize("name, keywords", [*VITS, ("vit_tiny_patch16_224", VIT | {"dynamic_img_size": True})])
+def test_hidden_patches_are_seen_as_the_mask_token_in_their_place(name, keywords):
+    """Their pixels can't be seen; their places are; no mask is the whole picture; a mask is forgotten after use."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name, size=32, **keywords).eval()
+    x, mask, token = _images(), torch.rand(4, 16) < 0.5, torch.randn(32)
+    pixels = mask.view(4, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    with torch.no_grad():
+        tokens = backbone.tokens(x, mask=mask, mask_token=token)
+        assert tokens.shape == (4, backbone.num_prefix_tokens + 16, backbone.num_features)
+        assert torch.equal(tokens, backbone.tokens(torch.where(pixels, torch.rand_like(x), x), mask=mask, mask_token=token))
+        assert not torch.equal(tokens, backbone.tokens(x, mask=mask, mask_token=token + 1))
+        everything = backbone.tokens(x, mask=torch.ones_like(mask), mask_token=token)
+        places = everything[0, backbone.num_prefix_tokens :]
+        assert len({tuple(row) for row in places.tolist()}) == 16
+        assert torch.equal(backbone.tokens(x, mask=torch.zeros_like(mask), mask_token=token), backbone.tokens(x))
+
+
+@pytest.mark.parametrize("name, keywords", VITS)
+def test_pooling_tokens_is_pooling_the_picture(name, keywords):
+    backbone = create_backbone(name, size=32, **keywords).eval()
+    with torch.no_grad():
+        assert torch.equal(backbone.pooled(backbone.tokens(_images())), backbone.pool(_images()))
+
+
+def test_other_sizes_of_picture():
+    create_backbone("test_resnet", size=32).require_size(17, "task.small_size")
+    fixed, free = (create_backbone("vit_tiny_patch16_224", size=32, dynamic_img_size=dynamic, **VIT) for dynamic in (False, True))
+    fixed.require_size(32, "task.small_size")
+    free.require_size(16, "task.small_size")
+    with pytest.raises(ZooError, match="dynamic_img_size: true"):
+        fixed.require_size(16, "task.small_size")
+    with pytest.raises(ZooError, match="task.small_size is 18.*set it to 16"):
+        free.require_size(18, "task.small_size")
+    assert free.pool(_images(size=16)).shape == (4, 32)
+
+
 def test_reading_tokens_leaves_the_state_dict_as_timm_has_it():
     backbone = create_backbone("vit_tiny_patch16_224", size=32, **VIT)
     assert list(backbone.model.state_dict()) == list(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **VIT).state_dict())

@@ -1,4 +1,4 @@
-"""NT-Xent against the definition, against an outside implementation, and against what the maths demands."""
+"""Shared losses against the definition, against an outside implementation, and against what the maths demands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo.losses import nt_xent
+from zoo.losses import info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy
 
 
 def _views(rows: int = 6, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,3 +71,54 @@ def test_bfloat16_under_autocast_is_computed_in_float32():
     exact = nt_xent(first.float(), second.float(), 0.1)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(nt_xent(first, second, 0.1), exact)
+
+
+# ---- contrast with a queue -------------------------------------------------------------------------------------------------
+
+def test_contrast_with_negatives_is_the_definition_and_lightlys():
+    query, key = (z.detach().requires_grad_() for z in _views(6, 5))
+    negatives = torch.randn(9, 5, dtype=torch.float64)
+    ours = info_nce(query, key, negatives, 0.1)
+    q, k, n = (F.normalize(z, dim=1) for z in (query, key, negatives))
+    terms = [-torch.log(torch.exp(q[i] @ k[i] / 0.1) / (torch.exp(q[i] @ k[i] / 0.1) + torch.exp(q[i] @ n.T / 0.1).sum())) for i in range(6)]
+    torch.testing.assert_close(ours, torch.stack(terms).mean())
+    torch.testing.assert_close(torch.autograd.grad(ours, query), torch.autograd.grad(torch.stack(terms).mean(), query))
+    same = torch.ones(4, 3)
+    torch.testing.assert_close(info_nce(same, same, torch.ones(9, 3), 0.2), torch.tensor(math.log(10.0)))
+
+
+def test_negative_cosine_is_torchs_and_stops_the_gradient():
+    first, second = _views()
+    loss = negative_cosine(first, second)
+    torch.testing.assert_close(loss, -F.cosine_similarity(first, second, dim=1).mean())
+    loss.backward()
+    assert first.grad is not None and second.grad is None
+
+
+def test_soft_cross_entropy_is_torchs():
+    logits, target = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64).softmax(1)
+    torch.testing.assert_close(soft_cross_entropy(logits, target), F.cross_entropy(logits, target, reduction="none"))
+
+
+# ---- assignments -------------------------------------------------------------------------------------------------------------
+
+def test_assignments_are_doubly_stochastic_and_the_closest_such():
+    scores = torch.randn(24, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plan = sinkhorn(scores, 0.5, 200)
+    torch.testing.assert_close(plan.sum(1), torch.ones(24, dtype=torch.float64))
+    torch.testing.assert_close(plan.sum(0), torch.full((6,), 4.0, dtype=torch.float64))
+    # the plan is diag(u) exp(scores / epsilon) diag(v), which makes it the optimum: its logarithm less the scores has rank one, additively
+    rest = plan.log() - scores / 0.5
+    torch.testing.assert_close(rest - rest[:1] - rest[:, :1] + rest[0, 0], torch.zeros_like(rest), atol=1e-9, rtol=0)
+
+
+def test_assignments_are_lightlys():
+    oracle = pytest.importorskip("lightly.loss.swav_loss", reason="lightly, the outside implementation, isn't installed")
+    scores = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sinkhorn(scores, 0.5, 3), oracle.sinkhorn(scores, iterations=3, epsilon=0.5), rtol=1e-4, atol=1e-6)
+
+
+def test_assignments_do_not_overflow_and_do_not_collapse():
+    scores = torch.full((8, 4), 1.0)
+    torch.testing.assert_close(sinkhorn(scores, 1e-4), torch.full((8, 4), 0.25))
+    assert sinkhorn(torch.randn(8, 4) * 100, 0.01).isfinite().all()

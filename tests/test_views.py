@@ -300,16 +300,14 @@ def test_a_large_batch_keeps_its_order_and_draws_anew_for_each_part(monkeypatch)
     assert y.shape == (50, 3, 32, 32) and len({image.numpy().tobytes() for image in y}) >= 49
 
 
-@pytest.mark.parametrize(("tokens", "keep"), [(16, 4), (49, 12), (9, 8)])
-def test_random_keep_is_a_uniform_choice_in_random_order(tokens, keep):
+def test_multi_crop_gives_two_views_of_most_and_several_of_parts():
     torch.manual_seed(9)
-    kept, mask = views.random_keep(8000, tokens, keep)
-    assert kept.shape == (8000, keep) and kept.dtype == torch.int64 and mask.shape == (8000, tokens) and mask.dtype == torch.bool
-    seen = torch.zeros(8000, tokens).scatter_add_(1, kept, torch.ones(8000, keep))
-    assert torch.equal(seen, (~mask).float())           # none twice, and exactly those are not hidden
-    assert chisquare(kept[:, 0].bincount(minlength=tokens)).pvalue > LEAST_P
-    assert chisquare(kept[:, -1].bincount(minlength=tokens)).pvalue > LEAST_P
-    share, spread = keep / tokens, (keep / tokens * (1 - keep / tokens) / 8000) ** 0.5
-    assert (seen.mean(0) - share).abs().max() < 5 * spread
-    together = float((seen[:, 0] * seen[:, 1]).mean())
-    assert abs(together - share * (keep - 1) / (tokens - 1)) < 0.03
+    x = pictures(6)
+    whole, parts = views.multi_crop(x, 32, 16, 3)
+    assert whole.shape == (12, 3, 32, 32) and parts.shape == (18, 3, 16, 16)
+    flat = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    flat[1] = 255                                       # rows of one view follow one another
+    whole, parts = views.multi_crop(flat, 32, 16, 2, jitter=0.0)
+    assert whole.mean((1, 2, 3)).tolist() == pytest.approx([0, 1, 0, 1], abs=1e-3)
+    assert parts.mean((1, 2, 3)).tolist() == pytest.approx([0, 1, 0, 1], abs=1e-3)
+    assert views.multi_crop(x, 32, 16, 0)[1].shape == (0, 3, 16, 16)

@@ -83,18 +83,42 @@ class Backbone(nn.Module):
         """(B, C, H, W) -> the feature maps (B, D', h', w') of every stage or block."""
         return self.model.forward_intermediates(self.normalize(x), output_fmt="NCHW", intermediates_only=True)
 
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, P + N, D), prefix tokens first; with `keep` (B, n) only those patches are encoded, in that order.
+    def tokens(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, P + N, D), prefix tokens first, after the last norm.
+
+        With `keep` (B, n) only those patches are encoded, in that order. With `mask` (B, N) bool all are, but where it is true the patch's
+        embedding is replaced by `mask_token` (D,), before positions are added.
 
         Raises ZooError when the model isn't a plain ViT or Eva.
         """
         self.require_patches("reading tokens")
         slot = self.model.patch_drop
+        hook = None if mask is None else self.model.patch_embed.register_forward_hook(
+            lambda module, given, out: torch.where(mask.view(*out.shape[:-1], 1), mask_token.to(out.dtype), out))
         slot.index = keep
         try:
             return self.model.forward_features(self.normalize(x))
         finally:
             slot.index = None
+            if hook is not None:
+                hook.remove()
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, P + N, D) of `tokens` -> (B, D): `pooled(tokens(x))` is `pool(x)`."""
+        return self.model.forward_head(tokens)
+
+    def require_size(self, size: int, who: str) -> None:
+        """Raises ZooError, naming `who` needs it, unless the model takes pictures of `size` pixels beside its own."""
+        embed = getattr(self.model, "patch_embed", None)
+        patch = getattr(embed, "patch_size", None)
+        if size == self.size or not isinstance(patch, tuple):
+            return
+        if not getattr(embed, "dynamic_img_pad", False) and size % patch[0]:
+            raise ZooError(f"{who} is {size}, which patches of {patch[0]} pixels (backbone.patch_size) don't divide; set it to "
+                           f"{max(1, round(size / patch[0])) * patch[0]}")
+        if getattr(embed, "strict_img_size", True) and not getattr(self.model, "dynamic_img_size", False):
+            raise ZooError(f"{who} is {size}, and {self.name} takes pictures of {self.size} pixels alone; add dynamic_img_size: true to the "
+                           f"backbone, or set {who} to {self.size}")
 
     def require_patches(self, who: str) -> None:
         """Raises ZooError, naming `who` needs it, unless the model can encode a subset of its patches."""

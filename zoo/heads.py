@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.losses import total
+from zoo.losses import gather, normalized, total
 
 
 def projector(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Sequential:
@@ -18,6 +20,26 @@ def projector(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Seq
         modules += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
         inputs = hidden
     return nn.Sequential(*modules, nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
+
+
+def mlp(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Sequential:
+    """As `projector`, but the last linear layer has a bias and nothing behind it: the predictor of BYOL (https://arxiv.org/abs/2006.07733)."""
+    modules: list[nn.Module] = []
+    for _ in range(layers - 1):
+        modules += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        inputs = hidden
+    return nn.Sequential(*modules, nn.Linear(inputs, outputs))
+
+
+class Prototypes(nn.Module):
+    """(..., D) -> (..., K): cosines with K learned directions."""
+
+    def __init__(self, dim: int, count: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalized(x) @ normalized(self.weight).T
 
 
 class ConvDecoder(nn.Module):
@@ -116,6 +138,75 @@ def sincos_2d(dim: int, side: int) -> Tensor:
     axis = torch.cat([angle.sin(), angle.cos()], dim=1)                            # (side, dim / 2)
     rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
     return torch.cat([columns, rows], dim=-1).reshape(1, side * side, dim)
+
+
+# ---- what follows, and what remembers: state of a run that no checkpoint carries (`training_only`) -------------------------
+
+class Teacher(nn.Module):
+    """Copies of a student's modules, called one after the other without gradient, whose weights follow the student's.
+
+    BatchNorm in it is in the mode of the task and keeps running statistics of its own, as in MoCo and BYOL.
+    """
+
+    def __init__(self, *students: nn.Module):
+        super().__init__()
+        self.modules_in_turn = nn.ModuleList(copy.deepcopy(student) for student in students).requires_grad_(False)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.modules_in_turn[index]
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.modules_in_turn:
+            x = module(x)
+        return x
+
+    @torch.no_grad()
+    def follow(self, *students: nn.Module, momentum: float) -> None:
+        """weights <- momentum * weights + (1 - momentum) * the student's. To be called in `after_step`, when the student has moved."""
+        for mine, student in zip(self.modules_in_turn, students, strict=True):
+            torch._foreach_lerp_(list(mine.parameters()), [p.detach() for p in student.parameters()], 1 - momentum)
+
+
+class Queue(nn.Module):
+    """The last `size` rows that were pushed, over all ranks, of length 1; random directions before so many were.
+
+    `read` it before `push`, which belongs at the end of `forward` and acts while training only.
+    """
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.register_buffer("rows", normalized(torch.randn(size, dim)))
+        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+
+    def read(self) -> Tensor:
+        """(size, D), a copy: a later push leaves it as it is."""
+        return self.rows.clone()
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """(B, D) of each rank, the oldest make room; of more than `size` the last are kept."""
+        if self.training:
+            rows = gather(normalized(rows)).to(self.rows.dtype)[-len(self.rows):]
+            where = (self.place + torch.arange(len(rows), device=rows.device)) % len(self.rows)
+            self.rows[where] = rows
+            self.place.copy_((self.place + len(rows)) % len(self.rows))
+
+
+class Centre(nn.Module):
+    """The running mean (1, K) of what was seen, over all ranks; `update` belongs at the end of `forward` and acts while training only."""
+
+    def __init__(self, dim: int, momentum: float = 0.9):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(1, dim))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """(B, K) of each rank."""
+        if self.training:
+            seen, count = total(rows.to(self.value.dtype).sum(0, keepdim=True)), total(self.value.new_tensor(float(len(rows))))
+            self.value.lerp_(seen / count, 1 - self.momentum)
 
 
 # ---- BatchNorm over the global batch -------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     https://arxiv.org/abs/2002.05709
     """
     with torch.autocast(first.device.type, enabled=False):
-        first, second = (F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1) for z in (first, second))
+        first, second = normalized(first), normalized(second)
         others = torch.cat([gather(first), gather(second)])                         # (2G, D), G the global batch
         similarity = torch.cat([first, second]) @ others.T / temperature            # (2B, 2G)
         size, here = len(others) // 2, torch.arange(len(first), device=first.device)
@@ -68,3 +68,58 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         itself, partner = torch.cat([here, here + size]), torch.cat([here + size, here])
         similarity = similarity.scatter(1, itself[:, None], float("-inf"))
         return F.cross_entropy(similarity, partner)
+
+
+def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Contrast of each query with its key against negatives: (B, D), (B, D), (Q, D) -> scalar. Rows are normalised here.
+
+    https://arxiv.org/abs/1807.03748, with a queue of negatives as in https://arxiv.org/abs/1911.05722
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, negatives = (normalized(z) for z in (query, key, negatives))
+        positive = (query * key).sum(1, keepdim=True)
+        logits = torch.cat([positive, query @ negatives.T], dim=1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """Minus the mean cosine of rows, (B, D) each -> scalar from -1, where all agree, to 1. No gradient goes into `target`."""
+    with torch.autocast(prediction.device.type, enabled=False):
+        return -(normalized(prediction) * normalized(target.detach())).sum(1).mean()
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy with distributions as targets: (..., K) logits, (..., K) rows that sum to 1 -> (...). No gradient goes into `target`."""
+    with torch.autocast(logits.device.type, enabled=False):
+        return -(target.detach() * wide(logits).log_softmax(-1)).sum(-1)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
+    """Soft assignments (B, K) of samples to prototypes, close to `scores` / `epsilon` and equal in number for every prototype.
+
+    Over the global batch of G rows, each row sums to 1 and, after enough iterations, each column to G / K: the Sinkhorn-Knopp algorithm
+    of SwAV (https://arxiv.org/abs/2006.09882, appendix A.1), here in logarithms, which no `epsilon` overflows.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        log = wide(scores) / epsilon
+        for _ in range(iterations):
+            log = log - _total_logsumexp(log)                       # each prototype is chosen by an equal share
+            log = log - log.logsumexp(1, keepdim=True)              # each sample chooses once
+        return log.exp()
+
+
+def _total_logsumexp(x: Tensor) -> Tensor:
+    """(B, K) -> (1, K): the logarithm of the sum of exponentials down the rows of all ranks."""
+    here = x.logsumexp(0, keepdim=True)
+    return gather(here).logsumexp(0, keepdim=True)
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32, and float64 where it was: losses are computed in it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def normalized(x: Tensor) -> Tensor:
+    """Rows of length 1, at least float32."""
+    return F.normalize(wide(x), dim=-1)

@@ -58,6 +58,11 @@ class Optim:
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
 
+def cosine(start: float, end: float, progress: float) -> float:
+    """From `start` at progress 0 to exactly `end` at 1, along half a cosine: the momentum of teachers, for one."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress)) if progress < 1 else end
+
+
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups of trainable parameters: matrices and filters decay; vectors (biases, norms) and scalars don't."""
     trainable = [p for p in module.parameters() if p.requires_grad]

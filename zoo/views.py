@@ -19,7 +19,7 @@ from zoo.colour import lab_to_rgb, rgb_to_lab
 
 __all__ = ["to_float", "crop_resize", "resize", "adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue", "luminance",
            "gaussian_blur", "solarize", "random_boxes", "random_resized_crop", "color_jitter", "random_grayscale", "random_blur",
-           "random_solarize", "simclr_view", "random_keep", "rgb_to_lab", "lab_to_rgb"]
+           "random_solarize", "simclr_view", "multi_crop", "rgb_to_lab", "lab_to_rgb"]
 
 LUMINANCE = (0.2989, 0.587, 0.114)                  # torchvision's weights of red, green and blue
 
@@ -246,14 +246,18 @@ def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), j
     return random_blur(x, p=blur) if blur > 0 else x
 
 
-def random_keep(batch: int, tokens: int, keep: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Which patches a masked task shows: `keep` of `tokens`, uniformly without replacement for each image.
+def multi_crop(x: Tensor, size: int, small_size: int, count: int, scale: tuple[float, float] = (0.25, 1.0),
+               small_scale: tuple[float, float] = (0.05, 0.25), jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
+               flip: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Two views of most of each image, (2 B, C, size, size), and `count` views of small parts of it, (count B, C, small, small).
 
-    Returns the kept ones (B, keep) int64 in random order, and a mask (B, tokens), True where a patch is hidden.
+    Views of one kind follow one another: rows 0 .. B - 1 are the first view of all images. The scheme of SwAV and DINO
+    (https://arxiv.org/abs/2006.09882): what is seen in a part has to tell of the whole, and small pictures cost little.
     """
-    kept = torch.rand(batch, tokens, device=device).argsort(1)[:, :keep]
-    mask = torch.ones(batch, tokens, dtype=torch.bool, device=device).scatter_(1, kept, False)
-    return kept, mask
+    kinds = ((size, scale, 2), (small_size, small_scale, count))
+    whole, parts = ([simclr_view(x, side, share, jitter, grayscale, blur, flip) for _ in range(number)] for side, share, number in kinds)
+    none = x.new_zeros((0, x.shape[1], small_size, small_size), dtype=torch.float32)
+    return torch.cat(whole), torch.cat(parts) if parts else none
 
 
 def _chance(batch: int, p: float, device: torch.device) -> Tensor:

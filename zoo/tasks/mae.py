@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import TransformerDecoder
+from zoo.masks import hidden_count, patchify, random_keep, unpatchify
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import random_keep, random_resized_crop
+from zoo.views import random_resized_crop
 
 
 @register_task("mae")
@@ -39,9 +39,7 @@ class MAE(PretextTask):
         backbone.require_patches("mae")
         super().__init__(backbone)
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size
-        self.keep = round((1 - mask_ratio) * self.side**2)
-        if not 0 < self.keep < self.side**2:
-            raise ZooError(f"task.mask_ratio {mask_ratio} leaves {self.keep} of {self.side**2} patches visible; some have to be seen and some hidden")
+        self.keep = self.side**2 - hidden_count(mask_ratio, self.side**2)
         self.normalize_target, self.smallest_crop, self.flip = normalize_target, smallest_crop, flip
         self.embed = nn.Linear(backbone.num_features, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
@@ -72,29 +70,19 @@ class MAE(PretextTask):
 
     def target(self, image: Tensor) -> Tensor:
         """Patches (B, N, patch * patch * C), each with mean 0 and deviation 1 if `normalize_target`."""
-        patches = self.patchify(image)
+        patches = patchify(image, self.patch)
         if not self.normalize_target:
             return patches
         return (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
-
-    def patchify(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, patch * patch * C), patches row by row."""
-        p = self.patch
-        return image.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-
-    def unpatchify(self, patches: Tensor) -> Tensor:
-        """The inverse of `patchify`."""
-        p, s = self.patch, self.side
-        return patches.unflatten(2, (p, p, -1)).unflatten(1, (s, s)).permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the backbone sees of them, and what the decoder paints around it."""
         image, keep, mask = self.views({"image": batch["image"][:8]})
-        patches, painted = self.patchify(image), self.paint(image, keep).to(image.dtype)
+        patches, painted = patchify(image, self.patch), self.paint(image, keep).to(image.dtype)
         if self.normalize_target:                       # undo it with the true statistics: they were never predicted
             painted = painted * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
         hidden = mask.unsqueeze(-1)
-        seen = self.unpatchify(torch.where(hidden, torch.full_like(patches, 0.5), patches))
-        filled = self.unpatchify(torch.where(hidden, painted, patches)).clamp(0, 1)
+        seen = unpatchify(torch.where(hidden, torch.full_like(patches, 0.5), patches), self.patch)
+        filled = unpatchify(torch.where(hidden, painted, patches), self.patch).clamp(0, 1)
         return {"reconstruction": rows_of(image, seen, filled)}

@@ -1,0 +1,67 @@
+"""Teachers follow, queues remember in order, centres are running means, prototypes are directions."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from zoo.heads import Centre, Prototypes, Queue, Teacher, mlp
+from zoo.optim import cosine
+
+
+def test_a_teacher_follows_its_student_and_takes_no_gradient():
+    torch.manual_seed(0)
+    body, head = nn.Linear(3, 4), mlp(4, 8, 2)
+    teacher = Teacher(body, head)
+    x = torch.randn(5, 3)
+    assert torch.equal(teacher(x), head(body(x))) and not teacher(x).requires_grad
+    assert not any(p.requires_grad for p in teacher.parameters())
+    before = teacher[0].weight.clone()
+    with torch.no_grad():
+        body.weight.add_(1.0)
+    assert torch.equal(teacher[0].weight, before), "the teacher shares its student's memory"
+    teacher.follow(body, head, momentum=0.75)
+    torch.testing.assert_close(teacher[0].weight, before + 0.25)
+    teacher.follow(body, head, momentum=0.0)
+    assert torch.equal(teacher[0].weight, body.weight)
+
+
+def test_a_queue_holds_the_last_rows_in_turn():
+    queue = Queue(5, 2)
+    rows = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, -1.0]])
+    before = queue.read()
+    torch.testing.assert_close(before.norm(dim=1), torch.ones(5))
+    queue.push(rows)
+    torch.testing.assert_close(queue.read()[:3], rows.sign())
+    torch.testing.assert_close(queue.read()[3:], before[3:])
+    queue.push(rows)
+    torch.testing.assert_close(queue.read(), rows.sign()[[2, 1, 2, 0, 1]])
+    assert torch.equal(before, before.clone()) and int(queue.place) == 1
+    queue.eval()
+    queue.push(-rows)
+    torch.testing.assert_close(queue.read(), rows.sign()[[2, 1, 2, 0, 1]])
+    queue.train().push(torch.eye(2).repeat(4, 1))                       # more than it holds: the last of them
+    assert sorted(map(tuple, queue.read().tolist())) == sorted(map(tuple, torch.eye(2).repeat(4, 1)[-5:].tolist()))
+
+
+def test_a_centre_is_a_running_mean_while_training():
+    centre = Centre(2, momentum=0.9)
+    centre.update(torch.tensor([[1.0, 0.0], [3.0, 10.0]]))
+    torch.testing.assert_close(centre.value, torch.tensor([[0.2, 0.5]]))
+    centre.eval()
+    centre.update(torch.ones(2, 2))
+    torch.testing.assert_close(centre.value, torch.tensor([[0.2, 0.5]]))
+
+
+def test_prototypes_give_cosines():
+    head = Prototypes(4, 6)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(head(x), torch.cosine_similarity(x[:, None], head.weight[None], dim=-1))
+    with torch.no_grad():
+        head.weight.mul_(3.0)
+    torch.testing.assert_close(head(7 * x), torch.cosine_similarity(x[:, None], head.weight[None], dim=-1))
+
+
+def test_a_cosine_goes_from_start_to_end_exactly():
+    assert cosine(0.99, 1.0, 0.0) == 0.99 and cosine(0.99, 1.0, 1.0) == 1.0
+    assert abs(cosine(0.0, 1.0, 0.5) - 0.5) < 1e-12 and cosine(0.9, 1.0, 0.3) < cosine(0.9, 1.0, 0.4)
