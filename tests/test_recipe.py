@@ -137,7 +137,7 @@ NAN, INF = float("nan"), float("inf")
     ("optm.lr", 0.1, "optm.lr is not a key of this recipe; did you mean optim.lr"), ("foo", 1, "foo is not a key of this recipe; known: "),
     ("task.backbone", "x", "task.backbone is not a key of this recipe"), ("foo", {}, "foo is not a key"), ("seed.x", 1, "seed.x is not a key"),
     ("optim.lr+", 1, "is not a key"), ("", 1, "is not a key"), ("backbone.", 1, "backbone. is not a key"), ("backbone.a b", 1, "is not a key"),
-    ("backbone.x.y", 1, "backbone.x.y is not a key"), ("optim", None, "optim is not a key of this recipe; did you mean optim.lr"),
+    ("backbone.x.y", 1, "backbone.x.y is not a key"), ("optim.name", 32, "^optim.name is 32, but has to be one of the words"),
     ("optim", 3, "optim is not a key"), ("task", "mae", "task is not a key"),
     # types
     ("trainer.max_steps", "many", "trainer.max_steps is many, but has to be int$"), ("trainer.max_steps", 1.5, "is 1.5, but has to be int$"),
@@ -179,7 +179,8 @@ def test_what_is_missing():
     assert "data.name" in sentence(lambda: resolve({"task": {"name": "simclr"}, "backbone": {"name": "test_resnet"}}))
 
 def test_an_empty_group_says_nothing_and_an_empty_mapping_elsewhere_is_refused():
-    assert resolve({**BASE, "optim": {}}) == resolve({**BASE}, {"optim": {}}) == resolve(BASE)
+    assert resolve({**BASE, "optim": {}}) == resolve({**BASE}, {"optim": {}}) == resolve({**BASE, **parse("optim:", "x")}) == resolve(BASE)
+    assert sentence(lambda: resolve({**BASE, "backbone": None})) == "the recipe lacks backbone.name"
     assert sentence(lambda: resolve({**BASE, "optin": {}})).startswith("optin is not a key of this recipe; did you mean optim")
     assert sentence(lambda: resolve({**BASE, "task": {"name": "simclr", "layers": {}}})).startswith("task.layers holds a mapping")
     assert sentence(lambda: resolve({**BASE, "backbone": {"name": "test_resnet", "depths": {}}})).startswith("backbone.depths holds a mapping")
@@ -197,6 +198,7 @@ def test_words_of_the_command_line_have_the_type_of_their_key():
                       data__name="8")
     assert resolved["trainer"] | {"max_steps": 20, "channels_last": True, "precision": "32"} == resolved["trainer"]
     assert resolved["optim"]["lr"] == 0.01 and resolved["data"]["size"] is None and resolved["data"]["name"] == "8"
+    assert resolve({**BASE, "trainer": {"precision": 32, "max_steps": 1}})["trainer"]["precision"] == "32"
     assert change(trainer__channels_last="no")["trainer"]["channels_last"] is False
 
 

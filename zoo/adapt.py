@@ -77,7 +77,7 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
     card = cards.read_card(source)
     require_labels(data_info(data))
     folder = _claim(out, f"{card['name']}-{data.removeprefix('folder:').rstrip('/').rpartition('/')[2]}-{mode}") if mode != "knn" else None
-    module = create_data(data, size=card["data"]["size"])
+    module = create_data(data, size=card["data"]["size"], **cards.bad_samples_of(card, data))
     task, y, classes = load_task(source).to(best_device()), labels_of(module), module.dataset.info.classes
     rows = choose_labelled(y["train"], amount, seed, classes)
     if mode == "knn":

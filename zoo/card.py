@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +21,7 @@ from zoo.errors import ZooError, nearest
 
 SCHEMA, FILE, README = 1, "zoo.json", "README.md"
 LARGEST, DEEPEST = 1024 * 1024, 12                  # bytes of a card; levels of nesting
+LARGEST_SIZE, MOST_CHANNELS = 1024, 64              # pixels of a side; a stranger's card doesn't decide how much memory is taken
 SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")       # data only: nothing that runs when it is opened
 RESERVED = (FILE, README.lower())                   # the card can't list itself, and the README is made from it
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -82,6 +85,9 @@ def check(card: Any, where: str) -> None:
     if card["license"] is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}", card["license"]):
         raise ZooError(f"{where}: license has to be an SPDX expression such as Apache-2.0, or null, and is {card['license'][:80]!r}")
     check_fields(card["data"], DATA, f"{where}, data")
+    if not 1 <= card["data"]["size"] <= LARGEST_SIZE or card["data"]["channels"] > MOST_CHANNELS:       # pictures are decoded to it
+        raise ZooError(f"{where}: data can't be pictures of {card['data']['size']} pixels and {card['data']['channels']} channels; "
+                       f"at most {LARGEST_SIZE} and {MOST_CHANNELS} are taken")
     for key, other in (("task", "backbone"), ("backbone", "size")):         # each has its place elsewhere in the card
         if not isinstance(card[key].get("name"), str) or other in card[key]:
             raise ZooError(f"{where}: {key} has to be a name and its arguments, without {other}")
@@ -220,6 +226,38 @@ def read_card(folder: str | Path, hashed: bool = True) -> dict:
     for entry in card["files"]:
         check_file(folder, entry, hashed)
     return card
+
+
+def short_name(data: str) -> str:
+    """folder:/home/me/pictures -> folder:pictures; other names as they are."""
+    folder = data.removeprefix("folder:")
+    return data if folder == data else f"folder:{os.path.basename(os.path.abspath(os.path.expanduser(folder))) or 'root'}"
+
+
+def public(card: dict) -> dict:
+    """The card as it is published: a folder of pictures by its last name, wherever it is named, instead of its place on one's machine."""
+    def change(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: change(part, name) for name, part in value.items()}
+        if isinstance(value, list):
+            return [change(part) for part in value]
+        if isinstance(value, str) and key == "command" and "folder:" in value:
+            with contextlib.suppress(ValueError):   # of quotes that aren't closed: no command of ours
+                return shlex.join(map(change, shlex.split(value)))
+        return short_name(value) if isinstance(value, str) else value
+
+    return change(card)
+
+
+def bad_samples_of(card: dict, name: str) -> dict:
+    """What the card's recipe says about images that can't be read, as keywords of create_data; nothing for other data than the recipe's."""
+    given = card["recipe"].get("data")
+    if name != card["data"]["name"] or not isinstance(given, dict):
+        return {}
+    way, share = given.get("bad_samples"), given.get("bad_share")
+    if way not in ("skip", "replace") or not isinstance(share, (int, float)):
+        return {}
+    return {"bad_samples": way, "bad_share": share}
 
 
 def read_text(folder: Path) -> bytes:

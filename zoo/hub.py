@@ -253,7 +253,7 @@ def push(folder: str | Path, to: str | Path, name: str | None = None, replace: b
     source = local_checkpoint(Path(folder).expanduser())
     if source is None:
         raise ZooError(f"{folder} holds no checkpoint: it has no {cards.FILE}")
-    card = read_card(source)
+    card = cards.public(read_card(source))
     if extra := _extra(source, card):
         raise ZooError(f"{source / extra[0]} is not in the card of this checkpoint; move it elsewhere, then push")
     if card["license"] is None:

@@ -19,7 +19,9 @@ from torch import nn
 
 from zoo import checkpoint, recipe as recipes
 from zoo.backbones import Backbone, create_backbone
+from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
+from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import ZooError
 from zoo.evaluate.online import FeatureHealth, OnlineKNN
@@ -91,7 +93,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     if smoke:
         resolved = _smaller(resolved)
     if isinstance(recipe, dict):
-        name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{resolved['data']['name']}"
+        name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{short_name(resolved['data']['name'])}"
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
     info = check_fit(resolved)
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
@@ -218,6 +220,10 @@ class _Run:
                 if facts.get(key) != was and key == "data":
                     raise ZooError(f"the data of {self.folder} have changed since the run began, so it can't be resumed; start a new one with --out")
             return newest_good(self.folder)
+        if bad := self.data.dataset.bad:
+            listed = write_text(self.folder / BAD_SAMPLES, bad_lines(bad))
+            print(f"{len(bad):,} images can't be read and were {'replaced' if 'replaced_by' in bad[0] else 'left out'}; {listed} names them",
+                  file=sys.stderr)
         write_text(known, json.dumps(facts, indent=1))
         recipes.save(self.resolved, self.folder / "recipe.yaml")
         return None

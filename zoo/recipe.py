@@ -253,7 +253,11 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
     check = parser(_task(values), schema or groups())
     defaults = dict(flat(check.get_defaults().as_dict()))
     known = {key.split(".")[0] for key in defaults if "." in key}
-    values = {key: value for key, value in values.items() if key not in known or not isinstance(value, dict)}   # an empty group says nothing
+    values = {key: value for key, value in values.items() if key not in known or not isinstance(value, (dict, types.NoneType))}     # an empty group
+    for action in check._actions:                   # 32 without quotes, where the choice is between words
+        kind, value = getattr(action, "_typehint", None), values.get(action.dest)
+        if type(value) is int and typing.get_origin(kind) is typing.Literal and all(isinstance(word, str) for word in typing.get_args(kind)):
+            values[action.dest] = str(value)
     for key, value in values.items():
         _check_value(key, value, defaults)
     backbone = {key.removeprefix(OPEN): value for key, value in values.items() if key.startswith(OPEN)}

@@ -117,9 +117,10 @@ def test_folders_go_to_the_folder_reader(tmp_path, monkeypatch):
     from zoo.data import folder
 
     monkeypatch.setattr(folder, "folder_info", lambda path: ("info", path))
-    monkeypatch.setattr(folder, "load_folder", lambda path, size: ("set", path, size))
+    monkeypatch.setattr(folder, "load_folder", lambda path, *given: ("set", path, *given))
     assert data_info("folder:some/where") == ("info", "some/where")
-    assert load_data("folder:some/where", 48) == ("set", "some/where", 48)
+    assert load_data("folder:some/where", 48) == ("set", "some/where", 48, "raise", 0.001)
+    assert load_data("folder:some/where", bad_samples="skip", bad_share=0.5) == ("set", "some/where", None, "skip", 0.5)
     with pytest.raises(ZooError, match="needs no getting"):
         get_data("folder:some/where")
 

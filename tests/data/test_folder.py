@@ -16,6 +16,7 @@ from PIL import Image
 
 from zoo.data import decode as decoding
 from zoo.data import folder as module
+from zoo.data import folder_cache as caching
 from zoo.data.folder import folder_info, load_folder
 from zoo.errors import ZooError
 
@@ -114,7 +115,7 @@ def test_links(tmp_path):
     assert [file.path for file in files] == ["d.png", "linked/c.png", "real/a.png", "real/b.png"]
     (root / "gone.png").symlink_to("nowhere.png")
     with pytest.raises(ZooError, match=r"gone.png can't be read \(No such file"):
-        folder_info(root)
+        load_folder(root)
 
 
 # ---- what the folders mean ---------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def test_a_second_load_decodes_and_writes_nothing(tmp_path, home, monkeypatch):
     fill(tmp_path, *(f"{k}.png" for k in range(12)))
     first = load_folder(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
-    monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(caching, "_build", lambda *_: pytest.fail("built again"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         second = load_folder(tmp_path)
@@ -312,9 +313,9 @@ def test_a_full_disk(tmp_path, home, monkeypatch, when):
 
     with monkeypatch.context() as patch:
         if when == "before":
-            patch.setattr(module.shutil, "disk_usage", lambda _: type("usage", (), {"free": 100})())
+            patch.setattr(caching.shutil, "disk_usage", lambda _: type("usage", (), {"free": 100})())
         else:
-            patch.setattr(module.os, "fsync", full)
+            patch.setattr(caching.os, "fsync", full)
         with pytest.raises(ZooError, match="the disk is full and 24,576 bytes are needed.*ZOO_HOME"):
             load_folder(tmp_path)
     assert caches(home) == []
@@ -324,8 +325,8 @@ def test_a_full_disk(tmp_path, home, monkeypatch, when):
 def test_only_a_few_decoded_images_wait(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(decoding, "decode", lambda path, size: calls.append(path) or path.name)
-    files = [module.File(f"{k:04}.png", 1, 1) for k in range(1000)]
-    results = module._decoded(tmp_path, files, 8)
+    files = [caching.File(f"{k:04}.png", 1, 1) for k in range(1000)]
+    results = caching._decoded(tmp_path, files, 8)
     assert [next(results) for _ in range(3)] == ["0000.png", "0001.png", "0002.png"]
     assert len(calls) <= 3 + 4 * 8
     assert list(results) == [file.path for file in files[3:]] and len(calls) == 1000

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,12 +42,14 @@ class Dataset:
     fields       image uint8 (n, C, size, size), RGB or grey; label and other numbers int64 (n,); text n str
     splits       train, validation, test: int64 indices into the fields
     fingerprint  sha256 hex of the files that were read, the version and the size
+    bad          of a folder: {path, reason, maybe replaced_by} of each image that can't be read
     """
 
     info: DataInfo
     fields: dict[str, Tensor | list[str]]
     splits: dict[str, Tensor]
     fingerprint: str
+    bad: list[dict] = field(default_factory=list)
 
 
 def list_data() -> list[DataInfo]:
@@ -85,11 +87,13 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
     return sources.get(sources.SOURCES[entry.source], None if source is None else Path(source))
 
 
-def load_data(name: str, size: int | None = None, download: bool = True) -> Dataset:
+def load_data(name: str, size: int | None = None, download: bool = True, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
     """A data set by name, or `folder:PATH`.
 
     size: side of the images in pixels; default the set's own. Another one is made once, antialiased (short
     side to size, centre crop), and kept.
+    bad_samples, bad_share: what to do about a folder's images that can't be read; see load_folder. Named sets
+    have none.
     download=False, or ZOO_OFFLINE=1 in the environment, never asks the network.
     Raises ZooError: unknown name or size, files that are damaged or can't be got.
     """
@@ -97,7 +101,7 @@ def load_data(name: str, size: int | None = None, download: bool = True) -> Data
     if isinstance(name, str) and name.startswith(FOLDER):
         from zoo.data.folder import load_folder
 
-        return load_folder(name.removeprefix(FOLDER), size)
+        return load_folder(name.removeprefix(FOLDER), size, bad_samples, bad_share)
     entry = _entry(name)
     size = size or entry.info.size
     if entry.source is None:

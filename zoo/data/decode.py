@@ -22,13 +22,21 @@ FORMATS = tuple("PNG JPEG JPEG2000 BMP DIB GIF WEBP AVIF TIFF PPM TGA ICO QOI PC
 MOST_PIXELS = 89_478_485               # above this Pillow warns of a decompression bomb; as RGBA it is 358 MB
 
 
-def decode(path: Path, size: int) -> tuple[np.ndarray, str] | ZooError:
+class Unreadable(ZooError):
+    """An image that can't be read, and the reason alone."""
+
+    def __init__(self, path: Path, reason: str):
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        super().__init__(f"the image {shown} can't be read ({reason}); remove it or mend it")
+        self.reason = reason
+
+
+def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
     """The image in `path` as uint8 (3, size, size), and the sha256 of the file.
 
     A ZooError is returned, not raised, if it can't be read: whoever reads a whole folder wants to name them
     all.
     """
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -36,7 +44,7 @@ def decode(path: Path, size: int) -> tuple[np.ndarray, str] | ZooError:
             return _pixels(file, size), content
     except Exception as error:         # Pillow's readers raise whatever the bytes lead them to
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return ZooError(f"the image {shown} can't be read ({reason}); remove it or mend it")
+        return Unreadable(path, " ".join(str(reason).split()))
 
 
 @cache

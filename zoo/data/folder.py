@@ -9,42 +9,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
-import shutil
 import stat
-import sys
-import tempfile
-import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from zoo import paths
+from zoo.data.folder_cache import VERSION, File, Policy, cached
+from zoo.data.folder_cache import shown as _shown
 from zoo.errors import ZooError, nearest
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from zoo.data.datasets import DataInfo, Dataset
 
-VERSION = "1"               # of what decoding and splitting give; part of every cache's name and fingerprint
 DEFAULT_SIZE = 64
 IGNORED = ("__MACOSX",)     # beside everything whose name begins with a dot
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation",
           "test": "test"}
-NAMED_AT_MOST = 5           # unreadable images that one sentence names
-
-
-class File(NamedTuple):
-    """An image file: its path below the folder, with slashes, its bytes, and when it was changed (ns)."""
-
-    path: str
-    size: int
-    time: int
+WAYS = ("raise", "skip", "replace")
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,7 @@ def folder_info(path: str | Path) -> DataInfo:
     return _info(path, files, layout, DEFAULT_SIZE)
 
 
-def load_folder(path: str | Path, size: int | None = None) -> Dataset:
+def load_folder(path: str | Path, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
     """The images below `path`, sorted: `image` uint8 (n, 3, size, size) and, if labelled, `label` int64 (n,).
 
     Images are turned as their EXIF data say, laid on white where transparent, and scaled to 8 bits; the short
@@ -85,8 +69,13 @@ def load_folder(path: str | Path, size: int | None = None) -> Dataset:
     read, and writing to it changes no file. Memory doesn't grow with the folder. Safe to call in several
     processes at once.
 
+    Images that can't be read: `raise` names them; `skip` leaves them out; `replace` puts the next readable one
+    of the same split and class in their place, so that rows keep their number. Either is done to at most
+    `bad_share` of the folder's images, is part of the fingerprint, and leaves a list, `bad_samples.jsonl`,
+    in the cache and in `bad` of what is returned.
+
     Raises ZooError for a folder that is absent, is a file, or holds fewer than two images, for images that
-    can't be read (naming them), and for a cache that can't be written.
+    can't be read (naming them; see above), and for a cache that can't be written.
     """
     import torch
 
@@ -95,13 +84,22 @@ def load_folder(path: str | Path, size: int | None = None) -> Dataset:
     size = DEFAULT_SIZE if size is None else size
     if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 2048:
         raise ZooError(f"data.size is {size!r}; for a folder it is a whole number of pixels from 4 to 2048")
+    if bad_samples not in WAYS:
+        raise ZooError(f"data.bad_samples is {bad_samples!r}{nearest(bad_samples, WAYS)}")
+    if not 0 <= bad_share <= 1:
+        raise ZooError(f"data.bad_share is {bad_share}; it is a share of the folder's images, from 0 to 1")
     root, files, layout = _look(path)
-    images, fingerprint = _cached(root, files, size)
+    policy = Policy(bad_samples, bad_share, lambda bad: _substitutes(bad, layout, files))
+    images, fingerprint, bad = cached(root, files, size, policy)
+    if bad and bad_samples == "skip":
+        left_out = {entry["path"] for entry in bad}
+        files = [file for file in files if _shown(file.path) not in left_out]
+        layout = _layout([file.path for file in files], root)
     fields = {"image": torch.from_numpy(images)}
     if layout.labels is not None:
         fields["label"] = torch.tensor(layout.labels, dtype=torch.int64)
     splits = {name: torch.tensor(rows, dtype=torch.int64) for name, rows in layout.splits.items()}
-    return Dataset(_info(path, files, layout, size), fields, splits, fingerprint)
+    return Dataset(_info(path, files, layout, size), fields, splits, fingerprint, bad)
 
 
 def _info(path: str | Path, files: list[File], layout: Layout, size: int) -> DataInfo:
@@ -166,10 +164,9 @@ def _scan(root: Path, extensions: Iterable[str]) -> tuple[list[File], Counter]:
             kind = os.path.splitext(entry.name)[1].lower()
             try:
                 status = entry.stat()
-            except OSError as error:
+            except OSError as error:                # a link to nowhere; what becomes of it is said where it is decoded
                 if kind in extensions and error.errno != errno.ELOOP:
-                    raise ZooError(f"the image {_shown(entry.path)} can't be read ({error.strerror}); "
-                                   "remove it or mend it") from error
+                    files.append(File(prefix + entry.name, 0, 0))
                 continue
             if stat.S_ISDIR(status.st_mode):
                 found = (Path(entry.path), f"{prefix}{entry.name}/")
@@ -185,11 +182,6 @@ def _scan(root: Path, extensions: Iterable[str]) -> tuple[list[File], Counter]:
 def _identity(folder: Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _shown(path: str | Path) -> str:
-    """A path as text that can be printed, also where its bytes aren't UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 # ---- what they mean ----------------------------------------------------------------------------------------
@@ -249,136 +241,14 @@ def _carve(files: list[str], pool: list[int], groups: list[int], names: list[str
     return share
 
 
-# ---- the cache ---------------------------------------------------------------------------------------------
-def _cached(root: Path, files: list[File], size: int) -> tuple[np.ndarray, str]:
-    """The decoded images (n, 3, size, size) in a private memory map, and their fingerprint.
-
-    A cache is a folder named by the image folder's path and by the sizes and times of all its files. It is
-    written under a temporary name and renamed when complete, so what bears the name was whole; a lock keeps
-    two processes from doing the same work.
-    """
-    store = paths.home() / "cache"
-    place = f"folder-{_digest([VERSION, root, size])}"
-    final = store / f"{place}-{_digest(value for file in files for value in file)}"
-    if (found := _open(final, len(files), size)) is not None:
-        return found
-    try:
-        from filelock import FileLock
-
-        store.mkdir(parents=True, exist_ok=True)
-        with FileLock(store / f".{place}.lock"):
-            if (found := _open(final, len(files), size)) is not None:
-                return found
-            _build(root, files, size, place, final)
-    except OSError as error:
-        wanted = len(files) * 3 * size * size
-        sentence = str(paths.explain(error, store, wanted))
-        raise ZooError(f"{sentence}; ZOO_HOME can name another folder for caches") from error
-    found = _open(final, len(files), size)
-    if found is None:
-        raise ZooError(f"the cache {final} vanished while it was being opened; run the command again")
-    return found
-
-
-def _digest(values: Iterable) -> str:
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(os.fsencode(str(value)) + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def _open(final: Path, count: int, size: int) -> tuple[np.ndarray, str] | None:
-    """The cache, or None if it isn't there or isn't whole (then it is made anew)."""
-    import numpy as np
-
-    try:
-        index = json.loads((final / "index.json").read_text(encoding="utf-8"))
-        images = np.lib.format.open_memmap(final / "images.npy", mode="c")
-        fingerprint = index["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    whole = images.dtype == np.uint8 and images.shape == (count, 3, size, size)
-    return (images, fingerprint) if whole and isinstance(fingerprint, str) else None
-
-
-def _build(root: Path, files: list[File], size: int, place: str, final: Path) -> None:
-    """Decode all into `final`. The caller holds the lock, so other folders of this place are leftovers."""
-    for stale in final.parent.glob(f".{place}-*.part"):
-        shutil.rmtree(stale, ignore_errors=True)
-    wanted, free = len(files) * 3 * size * size, shutil.disk_usage(final.parent).free
-    if free < wanted + (1 << 20):
-        raise OSError(errno.ENOSPC, "disk full")
-    part = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{place}-", suffix=".part"))
-    try:
-        _write(root, files, size, part)
-        os.chmod(part, 0o755)
-        if final.exists():                      # there, but not whole
-            shutil.rmtree(final)
-        os.rename(part, final)
-        paths.sync_folder(final.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    for old in final.parent.glob(f"{place}-*"):
-        if old != final:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(root: Path, files: list[File], size: int, part: Path) -> None:
-    """images.npy and index.json, in `part`. The fingerprint is of paths and contents, not times or place."""
-    import numpy as np
-
-    mark, bad = hashlib.sha256(f"folder {VERSION} {size}\n".encode()), []
-    with open(part / "images.npy", "wb") as out:
-        shape = (len(files), 3, size, size)
-        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for file, result in zip(files, _said(_decoded(root, files, size), len(files), root)):
-            if isinstance(result, ZooError):
-                bad.append(result)
-                continue
-            pixels, content = result
-            if not bad:
-                out.write(pixels.data)
-            mark.update(os.fsencode(file.path) + f"\0{file.size}\0{content}\n".encode())
-        if bad:
-            raise _unreadable(bad)
-        out.flush()
-        os.fsync(out.fileno())
-    index = {"version": VERSION, "folder": _shown(root), "size": size, "images": len(files),
-             "fingerprint": mark.hexdigest()}
-    paths.write_text(part / "index.json", json.dumps(index, indent=1) + "\n")
-
-
-def _unreadable(bad: list[ZooError]) -> ZooError:
-    if len(bad) == 1:
-        return bad[0]
-    named = "; ".join(map(str, bad[:NAMED_AT_MOST]))
-    return ZooError(f"{len(bad)} images can't be read: {named}{'; ...' if len(bad) > NAMED_AT_MOST else ''}")
-
-
-def _decoded(root: Path, files: list[File], size: int) -> Iterator:
-    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time."""
-    from zoo.data.decode import decode
-
-    threads = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque = deque()
-        try:
-            for file in files:
-                waiting.append(pool.submit(decode, root / file.path, size))
-                if len(waiting) >= 4 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _said(results: Iterator, count: int, root: Path) -> Iterator:
-    """Say on standard error what takes long: at the first second, then every ten."""
-    begun = time.monotonic()
-    due = begun + 1
-    for done, result in enumerate(results):
-        if time.monotonic() > due:
-            print(f"decoding the images of {root}, once: {done:,} of {count:,}", file=sys.stderr, flush=True)
-            due = time.monotonic() + 10
-        yield result
+def _substitutes(bad: set[int], layout: Layout, files: list[File]) -> dict[int, int]:
+    """For each bad row, the next good one (after the last comes the first) of the same split and class."""
+    out = {}
+    for name, rows in layout.splits.items():
+        for row in bad.intersection(rows):
+            alike = [other for other in rows if other not in bad and (layout.labels is None or layout.labels[other] == layout.labels[row])]
+            if not alike:
+                raise ZooError(f"{_shown(files[row].path)} can't be read, and the {name} split has no other image of its class to replace it; "
+                               "mend or remove it, or set data.bad_samples to skip")
+            out[row] = next((other for other in alike if other > row), alike[0])
+    return out

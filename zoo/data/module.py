@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import lightning as L
 import torch
@@ -165,13 +166,16 @@ def _check_batch_size(size: int) -> None:
         raise ZooError(f"data.batch_size is {size!r}; it is a whole number of images, at least 1")
 
 
-def create_data(name: str, batch_size: int = 256, size: int | None = None) -> ZooData:
+def create_data(name: str, batch_size: int = 256, size: int | None = None, bad_samples: Literal["raise", "skip", "replace"] = "raise",
+                bad_share: float = 0.001) -> ZooData:
     """The data module of a named set or of `folder:PATH`. Its arguments are the recipe's `data` group.
 
     Args:
         name: see `zoo data list`.
         batch_size: images per process and step.
         size: side of the square images in pixels; by default the set's own, and 64 for a folder.
+        bad_samples: what to do about a folder's images that can't be read: name them and end, leave them out, or put the next of the same class there.
+        bad_share: share of the folder's images that may be left out or replaced.
     """
     _check_batch_size(batch_size)
-    return ZooData(load_data(name, size), batch_size)
+    return ZooData(load_data(name, size, bad_samples=bad_samples, bad_share=bad_share), batch_size)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import create_backbone
-from zoo.card import label_amount, read_card
+from zoo.card import bad_samples_of, label_amount, read_card
 from zoo.checkpoint import load_task, update_card
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
@@ -99,7 +99,7 @@ def reproduce(checkpoint: str | Path, hub: str | Path | None = None) -> list[dic
         raise ZooError(f"the card of {checkpoint} has no metrics to reproduce; write some into it by:  zoo evaluate {checkpoint} --save")
     out = []
     if (check := card["check"]) is not None:
-        now = check_metric(load_task(folder), create_data(check["data"], size=card["data"]["size"]))
+        now = check_metric(load_task(folder), create_data(check["data"], size=card["data"]["size"], **bad_samples_of(card, check["data"])))
         out.append(_verdict(f"check: {check['protocol']} on {check['images']:,} images of {check['data']}", check["value"], now, check["tolerance"]))
     for name in dict.fromkeys(metric["data"] for metric in card["metrics"]):
         was = [metric for metric in card["metrics"] if metric["data"] == name]
@@ -160,7 +160,7 @@ def _measure(folder: Path, card: dict, name: str, pairs: list[Pair], baselines: 
     pairs = list({(protocol, type(amount), amount): (protocol, amount) for protocol, amount in pairs}.values())     # 1 is not 1.0 here
     require_labels(data_info(name))
     with _doing(f"reading {name}"):
-        data = create_data(name, size=card["data"]["size"])
+        data = create_data(name, size=card["data"]["size"], **bad_samples_of(card, name))
     for _, amount in pairs:                         # a ZooError now, not after the measuring
         choose_labelled(labels_of(data)["train"], amount, 0, data.dataset.info.classes)
     task = load_task(folder).to(best_device())

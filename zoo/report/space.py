@@ -55,7 +55,7 @@ def space_html(folder: Path, card: dict, known: dict[tuple[str, int], Dataset]) 
 def _look(folder: Path, card: dict, known: dict[tuple[str, int], Dataset]) -> Sight:
     key = card["data"]["name"], card["data"]["size"]
     if key not in known:
-        known[key] = load_data(*key, download=False)
+        known[key] = load_data(*key, download=False, **bad_samples_of(card, key[0]))
     data = known[key]
     if key[0].startswith(FOLDER) and data.fingerprint != card["data"]["fingerprint"]:
         raise ZooError(f"{key[0]} on this machine doesn't hold the pictures that the checkpoint was trained on")
