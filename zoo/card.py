@@ -228,6 +228,11 @@ def read_card(folder: str | Path, hashed: bool = True) -> dict:
     return card
 
 
+def printable(text: str) -> str:
+    """Text as a card may hold it: what can't be printed becomes a question mark."""
+    return UNPRINTABLE.sub("?", text)[:200]
+
+
 def short_name(data: str) -> str:
     """folder:/home/me/pictures -> folder:pictures; other names as they are."""
     folder = data.removeprefix("folder:")

@@ -119,6 +119,14 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
 
 
 def _add_hubs(verb: Callable[..., _Parser]) -> None:
+    p = verb("import", verbs.import_, "Make a checkpoint of a file of weights from elsewhere. Keywords of the timm model are given as --backbone.KEYWORD VALUE.")
+    p.add_argument("file", help="a Lightning .ckpt, or a state dict as .pth, .pt, .bin or .safetensors; pickled code in it is never run")
+    p.add_argument("--backbone", required=True, metavar="NAME", help="the timm model that the weights belong to; see zoo list backbones")
+    p.add_argument("--out", required=True, help="folder of the checkpoint")
+    p.add_argument("--prefix", help="what the names of the backbone's tensors begin with in the file; by default found out")
+    p.add_argument("--size", type=int, help="side of the pictures in pixels; default the model's own")
+    p.add_argument("--license", help="SPDX name of the licence of the weights; by default none is claimed")
+    p.add_argument("--allow-partial", action="store_true", help="leave what the file lacks at random numbers instead of refusing it")
     p = verb("pull", verbs.pull, "Bring a checkpoint from a hub, every file's sha256 checked, and print its folder.")
     p.add_argument("name", help="a name in the hub, or hf://org/name@revision")
     _hub(p)
@@ -137,7 +145,7 @@ def completion(given: argparse.Namespace) -> Any:
 
     top, known = build_parser()
     for action in (action for parser in known.values() for action in parser._actions):
-        if action.dest in ("recipe", "checkpoint", "checkpoints", "out", "source", "target"):
+        if action.dest in ("recipe", "checkpoint", "checkpoints", "out", "source", "target", "file"):
             action.complete = shtab.FILE
     script = shtab.complete(top, shell=given.shell)
     if not given.json:
@@ -203,7 +211,7 @@ def _run(words: list[str]) -> int:
         top.print_help()
         return 0
     keys: list[str] = []
-    if words[0] == "pretrain":
+    if words[0] in ("pretrain", "import"):
         words, keys = _take_keys(words)
     _check_options(words, top, known)
     given = top.parse_args(words)

@@ -28,6 +28,7 @@ from zoo.errors import ZooError, nearest
 
 GROUP = "zoo.tasks"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+IMPORTED = "imported"                               # stands in a card for the task that zoo import doesn't know; never listed
 _here: dict[str, type] = {}                         # registered in this process, by a script, a notebook or an import
 
 
@@ -74,6 +75,8 @@ def register_task(name: str) -> Callable[[type], type]:
 
 def _owners(name: str) -> list[str]:
     """The targets that have a right to a name: the registered class, or else what is declared."""
+    if name == IMPORTED:
+        return ["zoo.importing:Imported"]
     return [_target(_here[name])] if name in _here else [entry.target for entry in _declared() if entry.name == name]
 
 
@@ -95,6 +98,8 @@ def list_tasks() -> list[TaskEntry]:
 
 def find_task(name: str) -> type:
     """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution."""
+    if name == IMPORTED:
+        return importlib.import_module("zoo.importing").Imported
     entries = {entry.name: entry for entry in list_tasks()}
     if name not in entries:
         raise ZooError(f"{name!r} is not a task{nearest(name, entries)}")

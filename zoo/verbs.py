@@ -246,6 +246,22 @@ def pull(given: argparse.Namespace) -> Any:
     return {"folder": str(folder)}
 
 
+def import_(given: argparse.Namespace) -> Any:
+    from zoo import recipe as recipes
+
+    keywords = recipes.overrides(given.rest)
+    for key in keywords:
+        if not key.startswith(recipes.OPEN) or not key.removeprefix(recipes.OPEN).isidentifier():
+            raise ZooError(f"--{key} is nothing that zoo import takes; keywords of the timm model are written --backbone.KEYWORD VALUE")
+    from zoo.importing import import_checkpoint
+
+    found = import_checkpoint(given.file, given.backbone, given.out, size=given.size, prefix=given.prefix, license=given.license,
+                              allow_partial=given.allow_partial, **{key.removeprefix(recipes.OPEN): value for key, value in keywords.items()})
+    _say(given, found.sentence)
+    return {"folder": str(found.folder), "prefix": found.prefix, "matched": round(found.share, 4), "left_aside": found.left_aside,
+            "missing": list(found.missing)}
+
+
 def push(given: argparse.Namespace) -> Any:
     from zoo import hub
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from zoo.card import bad_samples_of
 from zoo.checkpoint import load_task
 from zoo.data.datasets import FOLDER, Dataset, load_data
 from zoo.data.module import ZooData

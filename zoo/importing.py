@@ -1,0 +1,216 @@
+"""Weights from elsewhere -> a checkpoint of ours: Lightning's .ckpt files, plain state dicts, safetensors.
+
+Read as data alone: torch's restricted unpickler or safetensors, with nothing to fall back to.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zoo import card as cards
+from zoo.backbones import create_backbone
+from zoo.checkpoint import export
+from zoo.errors import ZooError, nearest
+from zoo.provenance import commit, machine, packages, peak_memory_mb
+from zoo.registry import IMPORTED
+from zoo.tasks.base import PretextTask, TaskOutput, counted
+
+DEEPEST = 4                                         # levels of mappings in which tensors are looked for
+WEIGHTS = 7                                         # first counter of the random numbers that a partial import leaves in place
+
+
+class Imported(PretextTask):
+    """Stands for the task that an imported backbone was trained by, of which nothing is left. It can be adapted and measured, not trained."""
+
+    name = IMPORTED
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__(backbone)
+
+    def views(self, batch: dict) -> tuple:
+        raise ZooError("an imported backbone has no pretext task that could be trained; name one in a recipe, or adapt it")
+
+    def forward(self, views: tuple) -> TaskOutput:
+        raise ZooError("an imported backbone has no loss")
+
+
+@dataclass(frozen=True)
+class Import:
+    """What came of an import: the folder, the prefix that was cut off, the share (0 to 1) of the backbone's parameters that the file gave,
+    the tensors of the backbone that it lacks, and how many of the file's own were left aside (heads, optimizers, second networks).
+    """
+
+    folder: Path
+    prefix: str
+    share: float
+    missing: tuple[str, ...]
+    left_aside: int
+
+    @property
+    def sentence(self) -> str:
+        where = f"beginning with {self.prefix!r}" if self.prefix else "without a prefix"
+        return (f"{self.folder} is the checkpoint; {100 * self.share:.1f} % of the backbone's parameters come from the file's tensors {where}, "
+                f"and {self.left_aside:,} of its tensors were left aside")
+
+
+def import_checkpoint(file: str | Path, backbone: str, out: str | Path, *, size: int | None = None, prefix: str | None = None,
+                      license: str | None = None, allow_partial: bool = False, **arguments: Any) -> Import:
+    """Make a checkpoint of the backbone in a file of weights from elsewhere.
+
+    Args:
+        file: a Lightning .ckpt (of lightly, solo-learn, ...), a state dict as .pth, .pt or .bin, or .safetensors.
+        backbone: the timm model that the weights belong to; further keywords are timm's own.
+        out: folder of the checkpoint; one that holds anything is refused.
+        size: side of the pictures in pixels; by default the model's own.
+        prefix: what the names of its tensors begin with in the file; by default the one under which most parameters match.
+        license: of the weights, an SPDX name; by default the card claims none, and push asks for one.
+        allow_partial: leave what the file lacks at random numbers, which the card then says.
+
+    A Sequential of the model's children, whose tensors are called 0.weight and so on, is understood too. The card has the file's name and
+    sha256 as parent. Raises ZooError for a file that holds more than data, weights of another network (with the share that matches), two
+    prefixes that match equally well, and weights that aren't finite.
+    """
+    file, out = Path(file).expanduser(), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ZooError(f"{out} exists already; remove it, or give another folder")
+    with counted(torch.device("cpu"), 0, WEIGHTS):
+        made = create_backbone(backbone, size=size, **arguments)
+    tensors = read_tensors(file)
+    wanted = made.model.state_dict()
+    found, names = _best(tensors, wanted, made.model, prefix, file)
+    share = _matched(names, wanted)
+    missing = tuple(key for key in wanted if key not in names and not key.endswith("num_batches_tracked"))
+    _check_share(share, missing, tensors, wanted, names, file, backbone, allow_partial)
+    made.model.load_state_dict({key: tensors[name].to(wanted[key].dtype) for key, name in names.items()}, strict=False)
+    task = Imported(made.eval()).eval()
+    export(task, out, _card(file, out, made, share, license))
+    return Import(out, found, share, missing, len(tensors) - len(set(names.values())))
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------------
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a file by its dotted name, those inside of mappings included. Runs nothing that the file says. Raises ZooError."""
+    if not file.is_file():
+        raise ZooError(f"there is no file {file}" if not file.exists() else f"{file} is not a file of weights")
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")         # torch's guesses about a pickle's protocol
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError as error:
+        raise ZooError(f"{file} is not a whole safetensors file: {error}") from error
+    except pickle.UnpicklingError as error:
+        raise ZooError(f"{file} {_what_else(str(error))}") from error
+    except Exception as error:                      # torch's reader raises whatever the bytes lead it to
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise ZooError(f"{file} can't be read as a file of weights: {reason}") from error
+    return dict(_tensors(content, "", DEEPEST))
+
+
+def _what_else(error: str) -> str:
+    """What the restricted unpickler refused, without torch's advice to switch it off."""
+    if named := re.search(r"GLOBAL ([\w.]+)|(?:class|global|function) ([\w.]+)", error):
+        return (f"holds more than weights: it would import {named[1] or named[2]}, which is not done; where you trust it, write its weights alone, "
+                'torch.save(state["state_dict"], "weights.pth"), and import those')
+    return "is not a file of weights that can be read without running what it says; write its state dict alone, or as safetensors, and import that"
+
+
+def _tensors(value: Any, name: str, levels: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping) and levels:
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}.{key}" if name else str(key), levels - 1)
+
+
+# ---- matching ------------------------------------------------------------------------------------------------------------
+
+def _best(tensors: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Module, given: str | None, file: Path) -> tuple[str, dict[str, str]]:
+    """(prefix, the file's name of each wanted tensor) of the prefix and naming under which most parameters match."""
+    rows = []
+    for naming in (wanted.keys(), _numbered(wanted, model)):
+        alias = {naming[key] if isinstance(naming, dict) else key: key for key in wanted}
+        for start in _prefixes(tensors, alias):
+            names = {key: start + other for other, key in alias.items() if _fits(tensors.get(start + other), wanted[key])}
+            rows.append((_matched(names, wanted), len(names), start, names))
+    if given is not None:
+        dotted = given if given.endswith(".") or not given else f"{given}."
+        rows = [row for row in rows if row[2] == dotted or f".{row[2]}".endswith(f".{dotted}")] if dotted else [row for row in rows if not row[2]]
+        if not rows:
+            tops = {".".join(name.split(".")[:2]) for name in tensors}
+            raise ZooError(f"{file} has no tensors of this backbone that begin with {given!r}{nearest(given, tops)}")
+    if not rows:
+        return "", {}
+    best = max(rows, key=lambda row: row[:2])
+    equal = {row[2]: row[3] for row in rows if row[:2] == best[:2]}
+    if best[0] and any(not _same(equal[start], best[3], tensors) for start in equal):
+        raise ZooError(f"{file} holds {len(equal)} networks that fit equally well, whose tensors begin with {' and '.join(sorted(equal))}; "
+                       f"choose one, as in --prefix {min(equal)}")
+    return best[2], best[3]
+
+
+def _prefixes(tensors: dict[str, Tensor], alias: dict[str, str]) -> list[str]:
+    """What stands before a wanted name in some name of the file, in order."""
+    found = {}
+    for name in tensors:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in alias:
+                found["".join(f"{part}." for part in parts[:cut])] = None
+    return list(found)
+
+
+def _numbered(wanted: dict[str, Tensor], model: nn.Module) -> dict[str, str]:
+    """conv1.weight -> 0.weight: what nn.Sequential(*model.children()) calls them."""
+    number = {name: str(position) for position, (name, _) in enumerate(model.named_children())}
+    return {key: ".".join([number.get(key.split(".")[0], "-"), *key.split(".")[1:]]) for key in wanted}
+
+
+def _fits(tensor: Tensor | None, wanted: Tensor) -> bool:
+    return tensor is not None and tensor.shape == wanted.shape and tensor.is_floating_point() == wanted.is_floating_point()
+
+
+def _matched(names: dict[str, str], wanted: dict[str, Tensor]) -> float:
+    """Share of the numbers, 0 to 1; counters of batches aren't among them."""
+    sizes = {key: tensor.numel() for key, tensor in wanted.items() if tensor.is_floating_point()}
+    return sum(sizes.get(key, 0) for key in names) / max(1, sum(sizes.values()))
+
+
+def _same(names: dict[str, str], others: dict[str, str], tensors: dict[str, Tensor]) -> bool:
+    return names == others or names.keys() == others.keys() and all(torch.equal(tensors[names[key]], tensors[others[key]]) for key in names)
+
+
+def _check_share(share: float, missing: tuple[str, ...], tensors: dict, wanted: dict, names: dict, file: Path, backbone: str, allow: bool) -> None:
+    if not share:
+        raise ZooError(f"none of the {len(tensors):,} tensors in {file} is one of {backbone}'s; is it another network, or does it take --backbone "
+                       "keywords or another --size?")
+    if missing and not allow:
+        raise ZooError(f"{file} holds {100 * share:.1f} % of the parameters of {backbone} (the first that it lacks: {missing[0]} of shape "
+                       f"{list(wanted[missing[0]].shape)}); it belongs to another network, keywords or --size; with --allow-partial the rest stays "
+                       "random")
+
+
+def _card(file: Path, out: Path, backbone: Any, share: float, license: str | None) -> dict:
+    name = re.sub(r"[^a-z0-9._-]+", "-", out.name.lower()).strip("-._")[:100] or "imported"
+    source = f"{cards.printable(file.name)} sha256:{cards.sha256(file)}"
+    rest = "" if share == 1 else f" It holds {100 * share:.1f} % of the parameters; the others are random."
+    return {"schema": cards.SCHEMA, "name": name, "summary": f"Weights imported from {cards.printable(file.name)}.{rest}",
+            "data": {"name": "unknown", "version": "", "license": "unknown", "attribution": "", "size": backbone.size, "channels": backbone.channels,
+                     "fingerprint": ""},
+            "recipe": {}, "seed": 0, "steps": 0, "samples_seen": 0, "minutes": 0.0, "peak_memory_mb": peak_memory_mb(), "machine": machine("cpu"),
+            "packages": packages(), "commit": commit(), "created": time.strftime("%Y-%m-%d"), "metrics": [], "check": None, "license": license,
+            "parent": source}
