@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from filelock import FileLock
+from table import known, render as table_of_tasks
 
 from zoo.evaluate.features import OWN, PIXELS, RANDOM
 from zoo.evaluate.table import evaluate
@@ -50,7 +51,13 @@ def render(results: list[dict]) -> str:
     lines = [(Path(__file__).parent / "recipes_header.md").read_text().rstrip()]
     for data in sorted({r["data"] for r in results}, reverse=True):
         lines += ["", f"## {data}", "", *table([r for r in results if r["data"] == data], "")]
-    return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}. Commit: {', '.join(commits)}. Date: {', '.join(dates)}.", ""])
+    lines += ["", f"Machine: {'; '.join(machines)}. Commit: {', '.join(commits)}. Date: {', '.join(dates)}.", ""]
+    return "\n".join([*lines, table_of_tasks(known())]) if known() else "\n".join(lines)
+
+
+def write_readme() -> None:
+    """recipes/README.md, from what both benchmarks have measured."""
+    (ROOT / "recipes" / "README.md").write_text(render(json.loads(RESULTS.read_text())))
 
 
 def table(runs: list[dict], folder: str, every: bool = True) -> list[str]:
@@ -140,14 +147,14 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=ROOT / "runs")
     arguments.add_argument("--render", action="store_true", help="run nothing")
     given = arguments.parse_args()
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    done = {(r["recipe"], r["seed"]) for r in known}
+    measured = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    done = {(r["recipe"], r["seed"]) for r in measured}
     for seed in given.seeds if not given.render else ():
         for recipe in sorted((ROOT / "recipes" / "pretrain").glob("*.yaml")):
             if (not given.only or recipe.stem in given.only) and (recipe.stem, seed) not in done:
                 record(run(recipe, seed, given.out))
     results = json.loads(RESULTS.read_text())
-    (ROOT / "recipes" / "README.md").write_text(render(results))
+    write_readme()
     write_headers(results)
     write_summary(results)
 

@@ -45,7 +45,7 @@ Pair = tuple[str, float | int]                      # protocol and amount of lab
 
 
 @dataclass
-class _Candidate:
+class Candidate:
     """A row of the table in the making: one representation, of one network or several."""
 
     name: str
@@ -163,25 +163,33 @@ def _measure(folder: Path, card: dict, name: str, pairs: list[Pair], baselines: 
         data = create_data(name, size=card["data"]["size"], **bad_samples_of(card, name))
     for _, amount in pairs:                         # a ZooError now, not after the measuring
         choose_labelled(labels_of(data)["train"], amount, 0, data.dataset.info.classes)
-    task = load_task(folder).to(best_device())
     with _doing("extracting features"):
-        candidates = [_Candidate(features, [bank], [task] if features == OWN else []) for features, bank in extract(task, data).items()]
-        if baselines:
-            candidates += _baselines(card, data)
+        candidates = task_candidates(load_task(folder), data) + (baseline_candidates(card, data) if baselines else [])
+    return [row | {"data": name, "command": _command(card, name, row["protocol"], row["labels"])} for row in measure(candidates, data, pairs)]
+
+
+def measure(candidates: list[Candidate], data: ZooData, pairs: list[Pair]) -> list[dict]:
+    """Rows of every candidate for each pair of protocol and amount of labels; the test split is read once for each value."""
     rows = []
     for protocol, amount in pairs:
         for candidate in candidates:
             if protocol == "finetune" and not candidate.tasks:
                 continue
             with _doing(f"measuring {candidate.name}: {protocol}, labels: {label_amount(amount)}"):
-                rows.append(_row(candidate, protocol, amount, data, name) | {"command": _command(card, name, protocol, amount)})
+                rows.append(_row(candidate, protocol, amount, data))
     return rows
 
 
-def _baselines(card: dict, data: ZooData) -> list[_Candidate]:
+def task_candidates(task: PretextTask, data: ZooData) -> list[Candidate]:
+    """Every representation that the task offers; its backbone's can be fine-tuned."""
+    task = task.to(best_device())
+    return [Candidate(name, [bank], [task] if name == OWN else []) for name, bank in extract(task, data).items()]
+
+
+def baseline_candidates(card: dict, data: ZooData) -> list[Candidate]:
     """The same network with random weights, some times over; and raw pixels."""
     tasks = [random_task(card, draw).to(best_device()) for draw in range(NETWORKS)]
-    return [_Candidate(RANDOM, [extract(task, data)[OWN] for task in tasks], tasks), _Candidate(PIXELS, [raw_pixels(data)], [])]
+    return [Candidate(RANDOM, [extract(task, data)[OWN] for task in tasks], tasks), Candidate(PIXELS, [raw_pixels(data)], [])]
 
 
 def random_task(card: dict, draw: int) -> PretextTask:
@@ -192,7 +200,7 @@ def random_task(card: dict, draw: int) -> PretextTask:
         return create_task(task.pop("name"), made, **task).eval()
 
 
-def _row(candidate: _Candidate, protocol: str, amount: float | int, data: ZooData, name: str) -> dict:
+def _row(candidate: Candidate, protocol: str, amount: float | int, data: ZooData) -> dict:
     full = isinstance(amount, float) and amount == 1.0
     classes, y = data.dataset.info.classes, candidate.banks[0].y
     if protocol == "finetune":                      # dear: as many runs as there are draws or networks, whichever are more
@@ -202,7 +210,7 @@ def _row(candidate: _Candidate, protocol: str, amount: float | int, data: ZooDat
     else:
         chosen = [choose_labelled(y["train"], amount, draw, classes) for draw in range(1 if full else DRAWS)]
         values = [_frozen(protocol, bank, rows, len(classes)) for bank in candidate.banks for rows in chosen]
-    return {"protocol": protocol, "features": candidate.name, "data": name, "split": "test", "labels": amount,
+    return {"protocol": protocol, "features": candidate.name, "data": data.dataset.info.name, "split": "test", "labels": amount,
             "value": round(statistics.mean(values), 2), "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None, "seeds": len(values)}
 
 

@@ -1,0 +1,247 @@
+"""One table over all pretext tasks at an equal budget. Can be stopped and taken up again: what is measured is kept in recipes/table.json.
+
+    python benchmarks/table.py                          every task on both sets, seed 0; seeds 1 and 2 where the margin is small
+    python benchmarks/table.py --only mae simclr --data emoji --seeds 0 1 2
+    python benchmarks/table.py --render                 only write the table in recipes/README.md and its pictures again
+
+The budget is 600 steps of 256 pictures, about two minutes of SimCLR with timm's test_resnet on two CPU cores. Each task keeps its
+recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with output_stride 8. Pictures are 28 pixels, emoji too.
+Features are measured on fixed lists of at most 10,000 training, 5,000 validation and 10,000 test pictures; everything is chosen on
+validation, and test is read once. Two of these may run at once, each with its own --only, --data or --seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from filelock import FileLock
+
+from zoo.checkpoint import load_task
+from zoo.data.datasets import Dataset, data_info
+from zoo.data.module import ZooData, create_data
+from zoo.evaluate.features import OWN, PIXELS, RANDOM, Bank, extract, raw_pixels
+from zoo.evaluate.table import NETWORKS, Candidate, measure, random_task
+from zoo.recipe import flat, read, resolve
+from zoo.registry import find_task, list_tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "recipes" / "table.json"
+SETS = ("fashion-mnist", "emoji")
+LISTS = {"train": 10_000, "validation": 5_000, "test": 10_000}
+STEPS, BATCH, SIZE = 600, 256, 28
+CONV = {"name": "test_resnet", "output_stride": 8}
+PAIRS = [("knn", 1.0), ("linear", 1.0), ("finetune", 0.01)]
+TITLES = {"knn": "kNN", "linear": "linear", "finetune": "fine-tuned, 1 % of labels"}
+SMALL = 3.0                                         # points over random weights, below which a row gets three seeds
+
+
+def recipe_of(task: str, data: str) -> dict | None:
+    """The task's recipe at the table's budget, resolved; None if the data aren't for it."""
+    files = sorted((ROOT / "recipes" / "pretrain").glob(f"{task}-*.yaml"))
+    files = [path for path in files if read(path)["task"]["name"] == task]
+    if not files:
+        return None
+    path = min(files, key=lambda path: ("test-resnet" not in path.name, "-vit" not in path.name, data not in path.name))
+    recipe = read(path)
+    changed = {"data.name": data, "data.size": SIZE, "data.batch_size": BATCH, "trainer.max_steps": STEPS, "trainer.validate_every": 0,
+               "trainer.accumulate": 1}
+    if "patch_size" not in recipe["backbone"]:
+        recipe["backbone"] = CONV
+    if find_task(task).needs_colour and data_info(data).channels == 1:
+        return None
+    return resolve(recipe, dict(flat(changed)))
+
+
+def listed(data: ZooData) -> ZooData:
+    """The same set with its splits cut to the fixed lists."""
+    whole = data.dataset
+    splits = {name: rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:LISTS[name]].sort().values]
+              for name, rows in whole.splits.items()}
+    return ZooData(Dataset(whole.info, whole.fields, splits, whole.fingerprint))
+
+
+def run(task: str, data: str, seed: int, out: Path) -> dict | None:
+    """Pretrain in a process of its own (its peak memory is its own), measure here; the facts of one row."""
+    recipe = recipe_of(task, data)
+    if recipe is None:
+        return None
+    folder = out / f"table-{task}-{data}-s{seed}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = out / f"table-{task}-{data}.yaml"
+    file.write_text(yaml.safe_dump(recipe | {"seed": seed}, sort_keys=False))
+    if not (folder / "checkpoint" / "zoo.json").is_file():
+        resume = ["--resume"] if (folder / "last.ckpt").is_file() else []
+        subprocess.run([sys.executable, "-m", "zoo.cli", "pretrain", str(file), "--out", str(folder), "--no-progress", "--logger", "csv", *resume], check=True)
+    card = json.loads((folder / "checkpoint" / "zoo.json").read_text())
+    pictures = listed(create_data(data, size=SIZE))
+    made = load_task(folder / "checkpoint")
+    bank = extract(made, pictures)[OWN]
+    return {"data": data, "task": task, "seed": seed, "backbone": card["backbone"], "uses_labels": made.uses_labels, "minutes": card["minutes"],
+            "peak_memory_mb": card["peak_memory_mb"], "commit": card["commit"], "created": card["created"],
+            "cpu": f"{card['machine']['cpu']}, {card['machine']['threads']} thread(s)", **values([Candidate(OWN, [bank], [made])], pictures)}
+
+
+def baseline(backbone: dict | None, data: str) -> dict:
+    """The row of random weights of a backbone, or, without one, of raw pixels."""
+    pictures = listed(create_data(data, size=SIZE))
+    if backbone is None:
+        candidate = Candidate(PIXELS, [raw_pixels(pictures)], [])
+    else:
+        card = {"backbone": backbone, "task": {"name": "simclr"}, "data": {"size": SIZE}}
+        tasks = [random_task(card, draw) for draw in range(NETWORKS)]
+        banks: list[Bank] = [extract(task, pictures)[OWN] for task in tasks]
+        candidate = Candidate(RANDOM, banks, tasks)
+    return {"data": data, "task": candidate.name, "seed": 0, "backbone": backbone, **values([candidate], pictures)}
+
+
+def values(candidates: list[Candidate], pictures: ZooData) -> dict:
+    return {row["protocol"]: {"value": row["value"], "sd": row["sd"]} for row in measure(candidates, pictures, PAIRS)}
+
+
+# ---- keeping -----------------------------------------------------------------------------------------------------------------
+
+def known() -> list[dict]:
+    return json.loads(TABLE.read_text()) if TABLE.is_file() else []
+
+
+def _key(row: dict) -> tuple:
+    return row["data"], row["task"], row["seed"], json.dumps(row["backbone"], sort_keys=True) if row["task"] == RANDOM else ""
+
+
+def record(row: dict) -> None:
+    """Add a row to table.json, which another process may be writing too."""
+    with FileLock(TABLE.with_suffix(".lock")):
+        rows = [other for other in known() if _key(other) != _key(row)] + [row]
+        TABLE.write_text("[\n" + ",\n".join(json.dumps(row) for row in sorted(rows, key=_key)) + "\n]\n")
+    TABLE.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def margin(rows: list[dict], task: str, data: str) -> float:
+    """Points over random weights of the same backbone: the smaller one of kNN's and the linear probe's, by seed 0."""
+    row = next(r for r in rows if (r["data"], r["task"], r["seed"]) == (data, task, 0))
+    floor = next(r for r in rows if (r["data"], r["task"]) == (data, RANDOM) and r["backbone"] == row["backbone"])
+    return min(row[kind]["value"] - floor[kind]["value"] for kind in ("knn", "linear"))
+
+
+def fill(given: argparse.Namespace) -> None:
+    tasks = [entry.name for entry in list_tasks() if entry.origin == "zoo" and (not given.only or entry.name in given.only)]
+    for data in given.data:
+        if (data, PIXELS, 0, "") not in map(_key, known()):
+            record(baseline(None, data))
+    for seed in given.seeds:
+        for data in given.data:
+            for task in tasks:
+                if (data, task, seed, "") in map(_key, known()) or (seed and not given.all_seeds and margin(known(), task, data) >= SMALL):
+                    continue
+                print(f"{task} on {data}, seed {seed}", flush=True)
+                row = run(task, data, seed, given.out)
+                if row is None:
+                    continue
+                record(row)
+                if not any(r["task"] == RANDOM and r["data"] == data and r["backbone"] == row["backbone"] for r in known()):
+                    record(baseline(row["backbone"], data))
+
+
+# ---- showing -----------------------------------------------------------------------------------------------------------------
+
+def cell(rows: list[dict], kind: str) -> str:
+    found = [row[kind] for row in rows if kind in row]
+    if not found:
+        return ""
+    spread = statistics.stdev(v["value"] for v in found) if len(found) > 1 else found[0]["sd"]
+    return f"{statistics.mean(v['value'] for v in found):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def render(rows: list[dict]) -> str:
+    lines = ["## Every task at an equal budget", "", f"{STEPS} steps of {BATCH} pictures of {SIZE} pixels, each task with its own recipe's arguments and optimizer. "
+             "kNN and linear probe on 10,000 labelled", "pictures (5,162 of emoji), fine-tuning on 1 % of them; test accuracy in percent, everything chosen on validation. ± is "
+             "one standard deviation over seeds,", "with one seed over draws of the labels. Tasks marked * learn from labels. `python benchmarks/table.py` fills the table.",
+             ""]
+    for data in SETS:
+        here = [row for row in rows if row["data"] == data]
+        if not here:
+            continue
+        lines += [f"### {data}", "", f"![accuracy against minutes](table-{data}.svg)", "",
+                  "| task | backbone | " + " | ".join(TITLES.values()) + " | seeds | minutes | peak memory |", "|---|---|" + "---:|" * (len(TITLES) + 3)]
+        groups: dict[tuple, list[dict]] = {}
+        for row in here:
+            groups.setdefault((row["task"], json.dumps(row["backbone"], sort_keys=True)), []).append(row)
+        order = sorted(groups.values(), key=lambda group: -statistics.mean(row["linear"]["value"] for row in group))
+        for group in order:
+            first = group[0]
+            name = first["task"] + ("*" if first.get("uses_labels") else "")
+            backbone = "" if first["backbone"] is None else "ViT" if "patch_size" in first["backbone"] else first["backbone"]["name"]
+            costs = [f"{statistics.mean(r['minutes'] for r in group):.1f}", f"{max(r['peak_memory_mb'] for r in group) / 1000:.1f} GB"] if "minutes" in first else ["", ""]
+            bold = "**" if first["task"] in (RANDOM, PIXELS) else ""
+            lines.append("| " + " | ".join([f"{bold}{name}{bold}", backbone, *(cell(group, kind) for kind in TITLES), str(len(group)) if "minutes" in first else "",
+                                            *costs]) + " |")
+        lines.append("")
+    trained = [row for row in rows if "commit" in row]
+    if trained:
+        lines += [f"Machine: {'; '.join(sorted({row['cpu'] for row in trained}))}, beside other work on the machine. Commits: "
+                  f"{', '.join(sorted({str(row['commit']) for row in trained}))}. Dates: {', '.join(sorted({row['created'] for row in trained}))}.", ""]
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict], data: str) -> None:
+    """Linear accuracy against minutes, with the baselines as lines."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "zoo"
+    import matplotlib.pyplot as plt
+
+    here = [row for row in rows if row["data"] == data]
+    figure, axis = plt.subplots(figsize=(8, 5))
+    trained: dict[str, list[dict]] = {}
+    for row in here:
+        if "minutes" in row:
+            trained.setdefault(row["task"], []).append(row)
+    for task, group in trained.items():
+        at = statistics.mean(r["minutes"] for r in group), statistics.mean(r["linear"]["value"] for r in group)
+        vit = "patch_size" in group[0]["backbone"]
+        axis.plot(*at, "s" if vit else "o", color="tab:orange" if vit else "tab:blue", markersize=5)
+        axis.annotate(task, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    for row in here:
+        if row["task"] in (PIXELS, RANDOM):
+            vit = row["backbone"] and "patch_size" in row["backbone"]
+            colour = "grey" if row["task"] == PIXELS else "tab:orange" if vit else "tab:blue"
+            axis.axhline(row["linear"]["value"], color=colour, linestyle=":", linewidth=1)
+            name = "raw pixels" if row["task"] == PIXELS else "random " + ("ViT" if vit else "test_resnet")
+            axis.annotate(name, (0.995, row["linear"]["value"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=colour)
+    axis.set(xlabel="minutes of pretraining", ylabel="linear probe, test accuracy, %", title=f"{data}: {STEPS} steps of {BATCH}")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(ROOT / "recipes" / f"table-{data}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--only", nargs="*", help="tasks by name")
+    arguments.add_argument("--data", nargs="*", default=list(SETS), choices=SETS)
+    arguments.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    arguments.add_argument("--all-seeds", action="store_true", help="also where the margin is large")
+    arguments.add_argument("--out", type=Path, default=ROOT / "runs")
+    arguments.add_argument("--render", action="store_true", help="run nothing")
+    given = arguments.parse_args()
+    if not given.render:
+        fill(given)
+    rows = known()
+    from recipes import write_readme                # beside this file; it calls `render`
+
+    write_readme()
+    for data in SETS:
+        if any(row["data"] == data for row in rows):
+            draw(rows, data)
+
+
+if __name__ == "__main__":
+    main()
