@@ -47,6 +47,7 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
         out = known[name] = subparsers.add_parser(name, help=about, description=about, allow_abbrev=False, **options)
         out.set_defaults(function=function, status=0)
         out.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else, on standard output")
+        out.add_argument("--offline", action="store_true", help="never ask the network, as ZOO_OFFLINE=1 does")
         return out
 
     _add_listing(verb)
@@ -85,7 +86,7 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p.add_argument("--steps", type=int, help="optimizer steps instead of the recipe's")
     p.add_argument("--no-progress", action="store_true", help="draw no progress bar")
     p = verb("pretrain", verbs.pretrain, "Run a recipe. Every key of it can be given as --group.key VALUE.", add_help=False,
-             usage="zoo pretrain RECIPE [--out DIR] [--resume] [--smoke] [--logger NAME] [--no-progress] [--json] [--group.key VALUE ...]")
+             usage="zoo pretrain RECIPE [--out DIR] [--resume] [--smoke] [--logger NAME] [--no-progress] [--json] [--offline] [--group.key VALUE ...]")
     p.add_argument("recipe", nargs="?", help="a YAML file, or the name of a recipe that came with the zoo")
     p.add_argument("-h", "--help", action="store_true", help="with a recipe: list its keys instead")
     p.add_argument("--out", help="folder of the run; default runs/RECIPE-sSEED")
@@ -228,11 +229,24 @@ def _run(words: list[str]) -> int:
         print("\nzoo pretrain RECIPE --help lists the keys of one recipe.")
         return 0
     # what a library prints under --json is for people, and standard output is for the reader of the JSON
-    with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext():
+    with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(), _offline(given.offline):
         result = given.function(given)
     if given.json:
         print(json.dumps(result, ensure_ascii=False, default=str))
     return given.status
+
+
+@contextlib.contextmanager
+def _offline(asked: bool) -> Iterator[None]:
+    """ZOO_OFFLINE for the time of one verb, and of the processes that it starts."""
+    before = os.environ.get("ZOO_OFFLINE")
+    if asked:
+        os.environ["ZOO_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if asked:
+            os.environ.pop("ZOO_OFFLINE") if before is None else os.environ.update(ZOO_OFFLINE=before)
 
 
 def _take_keys(words: list[str]) -> tuple[list[str], list[str]]:

@@ -23,7 +23,7 @@ from zoo.card import Missing, check_file, check_name, read_card
 from zoo.carriers import HF, Carrier, Folder, open_carrier
 from zoo.errors import ZooError, nearest
 from zoo.hub_index import INDEX, LARGEST, entry_of, index_text, parse_index
-from zoo.paths import explain, home, shipped, sync_folder, write_bytes, write_text
+from zoo.paths import explain, home, offline, shipped, sync_folder, write_bytes, write_text
 
 LONGEST_LOCK = 600.0                                # seconds that another process may take to pull the same checkpoint
 
@@ -69,18 +69,15 @@ def _open(hub: str | Path | None) -> Carrier | None:
     return None if address is None else open_carrier(address)
 
 
-def _offline() -> bool:
-    return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no")
-
-
 # ---- the index -----------------------------------------------------------------------------------------------------------
 
-def _index(carrier: Carrier) -> dict[str, dict]:
+def _index(carrier: Carrier, wanted: str | None = None) -> dict[str, dict]:
     """Entries by name. What came over a network is remembered, and serves when there is none. Raises ZooError."""
     memory = cache() / "indexes" / f"{hashlib.sha256(carrier.address.encode()).hexdigest()}.json"
-    if carrier.remote and _offline():
+    if carrier.remote and offline():
         if not memory.is_file():
-            raise ZooError(f"{carrier.address} was never read on this machine and ZOO_OFFLINE is set; unset it, or name a hub that is a folder")
+            once = f"; with a network, run once:  {_command(carrier, wanted)}" if wanted else "; name a hub that is a folder, or unset it"
+            raise ZooError(f"{carrier.address} was never read on this machine and ZOO_OFFLINE (or --offline) is set{once}")
         return parse_index(memory.read_bytes(), str(memory))
     if carrier.single:
         text = carrier.read(cards.FILE, cards.LARGEST)
@@ -116,7 +113,7 @@ def pull(name: str, hub: str | Path | None = None) -> Path:
     carrier = open_carrier(name) if name.startswith("hf://") else _open(hub)
     if carrier is None:
         raise ZooError(f"{name} can't be looked up: there is no hub; give --hub or set ZOO_HUB to a folder or an https:// address")
-    entries = _index(carrier)
+    entries = _index(carrier, name)
     if name.startswith("hf://"):
         name = next(iter(entries))
     if name not in entries:
@@ -125,12 +122,17 @@ def pull(name: str, hub: str | Path | None = None) -> Path:
     folder = cache() / stamp["sha256"]
     if _is_whole(folder):
         return folder
-    if carrier.remote and _offline():
-        raise ZooError(f"{name} of {carrier.address} is not whole in the cache and ZOO_OFFLINE is set; unset it and run `zoo pull {name}` once")
+    if carrier.remote and offline():
+        raise ZooError(f"{name} of {carrier.address} is not whole in the cache and ZOO_OFFLINE (or --offline) is set; with a network, run once:  "
+                       f"{_command(carrier, name)}")
     with _lock(folder, name):
         if not _is_whole(folder):                   # nobody else has brought it in the meantime
             _bring(carrier, name, stamp, folder)
     return folder
+
+
+def _command(carrier: Carrier, name: str) -> str:
+    return f"zoo pull {carrier.address}" if carrier.single else f"zoo pull {name} --hub {carrier.address}"
 
 
 def _is_whole(folder: Path) -> bool:
@@ -333,7 +335,7 @@ def _push_hf(source: Path, card: dict, to: str, replace: bool) -> str:
     match = HF.fullmatch(to)
     if match is None or ".." in to:
         raise ZooError(f"{to} is no address to push to; it looks like hf://organisation/name or hf://organisation/name@branch")
-    if _offline():
+    if offline():
         raise ZooError(f"{to} can't be pushed to while ZOO_OFFLINE is set")
     import huggingface_hub
 

@@ -17,6 +17,11 @@ def home() -> Path:
     return Path(os.environ.get("ZOO_HOME") or Path.home() / ".cache" / "zoo").expanduser()
 
 
+def offline() -> bool:
+    """Whether ZOO_OFFLINE (or --offline) forbids the network."""
+    return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
 def shipped(kind: str) -> Path | None:
     """The folder `recipes` or `hub` that travels with the code: inside a wheel, or beside zoo/ in a checkout."""
     inside = PACKAGE / "_shipped" / kind

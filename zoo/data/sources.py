@@ -61,7 +61,7 @@ def folder_of(name: str) -> Path:
 
 
 def offline() -> bool:
-    return os.environ.get("ZOO_OFFLINE", "") not in ("", "0")
+    return paths.offline()
 
 
 def ensure(source: Source, download: bool = True) -> Path:

@@ -1,19 +1,20 @@
-"""A web server that misbehaves on request, and what the tests of hubs share."""
+"""A web server that misbehaves on request, and what the tests of hubs share: a home, a hub in a folder, the same hub on a web server."""
 
 from __future__ import annotations
 
 import functools
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from zoo import hub
+import pytest
+from card_example import write_folder
+
+from zoo import carriers, hub
 
 NAME, MODEL = "simclr-tiny", "model.safetensors"
-
-
-
 
 
 def in_cache() -> list[str]:
@@ -95,3 +96,33 @@ def stall(handler):
     handler.end_headers()
     handler.wfile.write(bytes(range(100)))             # how every model here begins
     time.sleep(1.2)
+
+
+# ---- fixtures, which a file of tests imports ---------------------------------------------------------------------------------
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A home of its own, and no hub but those that a test names."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    for name in ("ZOO_HUB", "ZOO_OFFLINE", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(hub, "shipped", lambda kind: None)
+    monkeypatch.setattr(carriers, "STALL", 0.4)
+    waits = []
+    monkeypatch.setattr(carriers, "time", types.SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+    return waits
+
+
+@pytest.fixture
+def there(tmp_path):
+    """A hub in a folder, with one checkpoint."""
+    hub.push(write_folder(tmp_path / "made"), tmp_path / "hub")
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def web(there):
+    server = Server(there)
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
