@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, List, Literal  # noqa: UP035
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from recipe_example import BASE, TEXTS, probe, sentence, short  # noqa: F401
 
 import zoo
-from zoo import cli, registry
+from zoo import registry
 from zoo.errors import ZooError
-from zoo.recipe import check_signature, flat, keys, parse, read, resolve, save
+from zoo.recipe import check_signature, keys, parse, read, resolve, save
 from zoo.tasks.base import PretextTask
 
 FUZZ = settings(max_examples=120, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -80,54 +78,6 @@ def test_every_built_in_task_can_be_described():
 
 
 # ---- what a stranger might write -----------------------------------------------------------------------------------------
-
-@pytest.fixture
-def canary(tmp_path, monkeypatch):
-    """A module that leaves a file behind when it is imported or called; each test ends by showing that it would have."""
-    song = tmp_path / "song"
-    (tmp_path / "canary.py").write_text(f"""import pathlib
-def sing(*a, **k): pathlib.Path({str(song)!r}).touch()
-sing()
-class Boom(dict): pass
-""")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    assert "canary" not in sys.modules and not song.exists(), "a recipe ran code"
-    importlib.import_module("canary")
-    assert song.exists()
-    del sys.modules["canary"]
-
-
-HOSTILE = [
-    "task: {name: simclr, class_path: canary.Boom}", "task: {class_path: canary.Boom, init_args: {}}", "task: {name: canary.Boom}",
-    "task: {name: 'canary:Boom'}", "task: {name: simclr, _target_: canary.sing}", "task: {name: simclr, temperature: canary.sing}",
-    "task: {name: simclr, temperature: {class_path: canary.Boom}}", "task: {name: simclr, temperature: '{class_path: canary.Boom}'}",
-    "task: {name: simclr, hidden: '!!python/object/apply:canary.sing []'}", "task: !!python/object/apply:canary.sing []",
-    "task: {name: !!python/name:canary.Boom }", "task: {name: !!python/module:canary }", "task: !!python/object:canary.Boom {}",
-    "task: {name: simclr, backbone: {class_path: canary.Boom}}", "backbone: {name: canary.Boom}", "backbone: {name: 'local-dir:.'}",
-    "backbone: {name: test_resnet, class_path: canary.Boom}", "backbone: {name: test_resnet, act_layer: canary.Boom}",
-    "backbone: {name: test_resnet, norm_layer: 'canary:Boom'}", "backbone: {name: test_resnet, _target_: canary.sing}",
-    "backbone: {name: test_resnet, block: canary.Boom}", "backbone: {name: test_resnet, checkpoint_path: canary.py}",
-    "backbone: {name: test_resnet, pretrained: true}", "backbone: {name: 'hf-hub:a/b'}", "data: {name: canary.Boom}",
-    "data: {name: digits, class_path: canary.Boom}", "data: {name: digits, size: '{class_path: canary.Boom}'}",
-    "data: {class_path: canary.Boom}", "optim: {name: canary.Boom}", "optim: {class_path: canary.Boom}",
-    "optim: {lr: '@canary.py'}", "trainer: {callbacks: [canary.Boom]}", "trainer: {logger: {class_path: canary.Boom}}",
-    "trainer: {accelerator: canary.Boom}", "trainer: {precision: canary.Boom}", "config: canary.py",
-    "class_path: canary.Boom", "_target_: canary.sing", "__import__: canary", "print_config: true", "seed: canary.sing",
-    "seed: !!python/object/apply:canary.sing []"]
-
-
-@pytest.mark.parametrize("line", HOSTILE)
-def test_nothing_in_a_recipe_is_imported_or_run(line, canary, tmp_path, capsys):
-    group = line.split(":")[0]
-    file = tmp_path / "hostile.yaml"
-    file.write_text("\n".join([line, *(yaml.safe_dump({key: value}) for key, value in BASE.items() if key != group)]))
-    sentence(lambda: zoo.pretrain(file, out=tmp_path / "run", smoke=True, progress=False))
-    with contextlib.suppress(ZooError):             # asking for help is no more dangerous
-        keys(dict(flat(read(file))))
-    assert cli.main(["pretrain", str(file), "--smoke", "--out", str(tmp_path / "again")]) == 2
-    assert capsys.readouterr().err.startswith("zoo: ") and not list(tmp_path.glob("run/*")) and not list(tmp_path.glob("again/*"))
-
 
 def test_no_file_that_a_recipe_names_is_read(tmp_path, probe):      # noqa: F811
     def init(self, backbone, width: int = 1, sizes: list[int] | None = None, word: str = ""):

@@ -148,6 +148,13 @@ class PretextTask(L.LightningModule, ABC):
         with torch.no_grad():
             self.after_step((done + 1) / total)
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path, map_location=None, **arguments):
+        """Lightning's, for a .ckpt on this machine, read as tensors and plain values: by itself it would run what an address serves."""
+        if "://" in str(checkpoint_path):
+            raise ZooError(f"{str(checkpoint_path)[:80]} is an address, and a .ckpt that comes from elsewhere isn't loaded; pull a checkpoint from a hub")
+        return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **arguments | {"weights_only": True})
+
     def _run(self, batch: dict, *counters: int) -> TaskOutput:
         with counted(self.device, self.seed, self.global_rank, *counters):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):

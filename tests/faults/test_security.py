@@ -1,0 +1,471 @@
+"""S1 to S5: files and addresses from strangers run nothing, paths lead nowhere, secrets stay secret, plugins harm nobody else.
+
+A canary is a file that appears when code of the stranger runs; each test that looks for it shows too that it would have appeared.
+"""
+
+# ruff: noqa: F811, since fixtures are imported
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import logging
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from checkpoint_example import pictures, untrained
+from hub_server import Server
+from plugin_site import TASK, Site, as_found, site  # noqa: F401
+from recipe_example import BASE, no_hang, sentence
+from run_example import RECIPE, place, recipe_file, train  # noqa: F401
+
+import zoo
+from zoo import card as cards
+from zoo import cli, hub, registry
+from zoo.checkpoint import load_task
+from zoo.errors import ZooError
+from zoo.recipe import flat, keys, read
+
+# ---- S1: what would run code ---------------------------------------------------------------------------------------------------
+
+class Song:
+    """Pickled, it is an instruction to open a file for writing."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.fixture
+def hostile(tmp_path) -> Callable[[str], bytes]:
+    """Gives files that would make the canary appear if they were unpickled; in the end shows that they would have."""
+    song, made = tmp_path / "song", []
+
+    def make(way: str) -> bytes:
+        content = {"state_dict": {"conv1.weight": torch.ones(2)}, "hyper_parameters": Song(song)}
+        file = tmp_path / "hostile"
+        if way == "pickle":
+            file.write_bytes(pickle.dumps(content))
+        else:
+            torch.save(content, file, _use_new_zipfile_serialization=way == "zip")
+        made.append(file)
+        return file.read_bytes()
+
+    yield make
+    assert not song.exists(), "a stranger's code ran"
+    assert made, "nothing hostile was made"
+    with contextlib.suppress(Exception):
+        torch.load(made[-1], weights_only=False)
+    assert song.exists(), "the canary would not have appeared anyway"
+
+
+def put(folder: Path, name: str, data: bytes) -> None:
+    """A file into a checkpoint, and the card changed with it, as a stranger would do it."""
+    (folder / name).write_bytes(data)
+    card = json.loads((folder / "zoo.json").read_text())
+    card["files"] = [entry for entry in card["files"] if entry["path"] != name] + [cards.entry_for(name, data)]
+    (folder / "zoo.json").write_text(json.dumps(card))
+
+
+WAYS = ("zip", "legacy", "pickle")
+USES = {"load": zoo.load, "load_task": load_task, "adapt": lambda folder: zoo.adapt(folder, "digits", mode="knn"),
+        "evaluate": lambda folder: zoo.evaluate(folder, "digits", protocols=("knn",)), "reproduce": lambda folder: cli.main(["reproduce", str(folder)]),
+        "report": lambda folder: zoo.report("page.html", [folder]), "push": lambda folder: zoo.push(folder, "another"),
+        "info": lambda folder: cli.main(["info", str(folder)]), "verify": lambda folder: hub.verify(folder)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["model.safetensors", "heads.safetensors", "config.json", "views.png"])
+def test_s1_a_pickle_in_the_place_of_a_checkpoints_files(name, way, hostile, tmp_path):
+    folder = untrained(tmp_path / "bad")
+    put(folder, name, hostile(way))
+    for use in USES.values():
+        with contextlib.suppress(ZooError, SystemExit):
+            use(folder)
+    if name in ("model.safetensors", "config.json"):
+        with pytest.raises(ZooError, match=name):
+            zoo.load(folder)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_s1_a_pickle_beside_and_instead_of_the_card(way, hostile, tmp_path):
+    folder = untrained(tmp_path / "bad")
+    for name in ("pytorch_model.bin", "model.pth", "last.ckpt", "model.ckpt"):
+        (folder / name).write_bytes(hostile(way))
+    zoo.load(folder)                                # beside it: never looked at
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ZooError, match="model.safetensors is missing"):         # and nothing to fall back to
+        zoo.load(folder)
+    (folder / "zoo.json").write_bytes(hostile(way))
+    for use in (zoo.load, load_task, hub.verify):
+        with contextlib.suppress(ZooError):
+            use(folder)
+    with pytest.raises(ZooError, match="zoo.json"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_s1_what_a_web_server_gives(way, hostile, tmp_path, monkeypatch):
+    """Lightning and torch.hub unpickle what an address serves; nothing of ours hands them one."""
+    monkeypatch.delenv("ZOO_OFFLINE")
+    served = tmp_path / "served"
+    served.mkdir()
+    zoo.push(untrained(tmp_path / "good"), served)
+    (served / "evil.ckpt").write_bytes(hostile(way))
+    (served / "good" / "model.safetensors").write_bytes(hostile(way))
+    server = Server(served)
+    try:
+        address = f"{server.address}/evil.ckpt"
+        task = zoo.create_task("simclr", zoo.create_backbone("test_resnet", size=16))
+        for use in (zoo.load, lambda a: hub.pull(a), lambda a: hub.pull("good", a), lambda a: zoo.adapt(a, "digits", mode="knn"),
+                    lambda a: zoo.import_checkpoint(a, "test_resnet", "made", allow_partial=True),
+                    lambda a: type(task).load_from_checkpoint(a, backbone=task.backbone), lambda a: zoo.pretrain(a, out="run"),
+                    lambda a: zoo.pretrain(RECIPE, out=a, resume=True, progress=False), lambda a: zoo.create_data(f"folder:{a}")):
+            sentence(lambda use=use: use(address))
+        assert cli.main(["data", "get", "cifar10", "--from", address]) == 2
+        with pytest.raises(ZooError, match="model.safetensors"):
+            hub.pull("good", server.address)
+        assert not any(path.endswith("evil.ckpt") for path, _ in server.requests), "it was even asked for"
+    finally:
+        server.server.shutdown()
+        server.server.server_close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore")
+def test_s1_the_state_of_a_run(way, hostile, tmp_path):
+    """Also with a checksum that holds, which whoever writes the file can write too."""
+    run = train(tmp_path / "run", trainer={"max_steps": 2})
+    data = hostile(way)
+    for name in ("last.ckpt", "previous.ckpt"):
+        (run / name).write_bytes(data)
+        (run / f"{name}.sha256").write_text(hashlib.sha256(data).hexdigest())
+    with pytest.raises(ZooError, match="can't be read as the state of a run"):
+        zoo.pretrain(RECIPE | {"trainer": RECIPE["trainer"] | {"max_steps": 2}}, out=run, resume=True, progress=False)
+    task = load_task(run / "checkpoint")
+    with pytest.raises(Exception, match="weights_only|Weights only|[Uu]npickl"):
+        type(task).load_from_checkpoint(run / "last.ckpt", backbone=task.backbone)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_s1_pictures_caches_and_files_of_data(way, hostile, tmp_path):
+    folder = pictures(tmp_path / "pictures", images=20)
+    image = zoo.load_data(f"folder:{folder}", 16).fields["image"].clone()       # the map itself mustn't be open while its file is replaced
+    (cache,) = (path for path in (tmp_path / "home/cache").iterdir() if path.is_dir())
+    (cache / "images.npy").write_bytes(hostile(way))            # made anew
+    assert torch.equal(zoo.load_data(f"folder:{folder}", 16).fields["image"], image)
+    (cache / "index.json").write_bytes(hostile(way))
+    assert len(zoo.load_data(f"folder:{folder}", 16).fields["image"]) == 20
+    import numpy as np
+
+    np.save(cache / "images.npy", np.array([Song(tmp_path / "song")], dtype=object), allow_pickle=True)
+    assert len(zoo.load_data(f"folder:{folder}", 16).fields["image"]) == 20
+    (folder / "left" / "000.png").write_bytes(hostile(way))
+    with pytest.raises(ZooError, match="left/000.png can't be read"):
+        zoo.load_data(f"folder:{folder}", 16)
+    raw = tmp_path / "cifar-10-batches-py"          # a set whose own files are pickles
+    raw.mkdir()
+    for name in ("batches.meta", "data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        (raw / name).write_bytes(hostile(way))
+    assert cli.main(["data", "get", "cifar10", "--from", str(raw)]) == 2
+    shutil.copytree(raw, tmp_path / "home/data/cifar10/cifar-10-batches-py")
+    with pytest.raises(ZooError):
+        zoo.load_data("cifar10")
+
+
+OVERLAP = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+NONE = {"empty": b"", "garbage": b"\xff" * 64, "huge header": (1 << 63).to_bytes(8, "little") + b"{}", "trailing": b"\x02" + bytes(7) + b"{}x",
+        "no tensors": b"\x02" + bytes(7) + b"{}", "overlap": len(OVERLAP).to_bytes(8, "little") + OVERLAP + bytes(8)}
+
+
+@pytest.mark.parametrize("data", NONE.values(), ids=NONE)
+def test_s1_safetensors_that_are_none(data, tmp_path):
+    folder = untrained(tmp_path / "bad")
+    put(folder, "model.safetensors", data)
+    with pytest.raises(ZooError, match="not a whole safetensors file|fits only 0.0 %"):
+        zoo.load(folder)
+    (tmp_path / "w.safetensors").write_bytes(data)
+    with pytest.raises(ZooError, match="w.safetensors"):
+        zoo.import_checkpoint(tmp_path / "w.safetensors", "test_resnet", tmp_path / "made")
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    """A module that leaves a file behind when it is imported or called; each test ends by showing that it would have."""
+    song = tmp_path / "song"
+    (tmp_path / "canary.py").write_text(f"""import pathlib
+def sing(*a, **k): pathlib.Path({str(song)!r}).touch()
+sing()
+class Boom(dict): pass
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    assert "canary" not in sys.modules and not song.exists(), "a recipe ran code"
+    importlib.import_module("canary")
+    assert song.exists()
+    del sys.modules["canary"]
+
+
+HOSTILE = [
+    "task: {name: simclr, class_path: canary.Boom}", "task: {class_path: canary.Boom, init_args: {}}", "task: {name: canary.Boom}",
+    "task: {name: 'canary:Boom'}", "task: {name: simclr, _target_: canary.sing}", "task: {name: simclr, temperature: canary.sing}",
+    "task: {name: simclr, temperature: {class_path: canary.Boom}}", "task: {name: simclr, temperature: '{class_path: canary.Boom}'}",
+    "task: {name: simclr, hidden: '!!python/object/apply:canary.sing []'}", "task: !!python/object/apply:canary.sing []",
+    "task: {name: !!python/name:canary.Boom }", "task: {name: !!python/module:canary }", "task: !!python/object:canary.Boom {}",
+    "task: {name: simclr, backbone: {class_path: canary.Boom}}", "backbone: {name: canary.Boom}", "backbone: {name: 'local-dir:.'}",
+    "backbone: {name: test_resnet, class_path: canary.Boom}", "backbone: {name: test_resnet, act_layer: canary.Boom}",
+    "backbone: {name: test_resnet, norm_layer: 'canary:Boom'}", "backbone: {name: test_resnet, _target_: canary.sing}",
+    "backbone: {name: test_resnet, block: canary.Boom}", "backbone: {name: test_resnet, checkpoint_path: canary.py}",
+    "backbone: {name: test_resnet, pretrained: true}", "backbone: {name: 'hf-hub:a/b'}", "data: {name: canary.Boom}",
+    "data: {name: digits, class_path: canary.Boom}", "data: {name: digits, size: '{class_path: canary.Boom}'}",
+    "data: {class_path: canary.Boom}", "optim: {name: canary.Boom}", "optim: {class_path: canary.Boom}",
+    "optim: {lr: '@canary.py'}", "trainer: {callbacks: [canary.Boom]}", "trainer: {logger: {class_path: canary.Boom}}",
+    "trainer: {accelerator: canary.Boom}", "trainer: {precision: canary.Boom}", "config: canary.py",
+    "class_path: canary.Boom", "_target_: canary.sing", "__import__: canary", "print_config: true", "seed: canary.sing",
+    "seed: !!python/object/apply:canary.sing []"]
+
+
+@pytest.mark.parametrize("line", HOSTILE)
+def test_s1_nothing_in_a_recipe_is_imported_or_run(line, canary, tmp_path, capsys):
+    group = line.split(":")[0]
+    file = tmp_path / "hostile.yaml"
+    file.write_text("\n".join([line, *(yaml.safe_dump({key: value}) for key, value in BASE.items() if key != group)]))
+    sentence(lambda: zoo.pretrain(file, out=tmp_path / "run", smoke=True, progress=False))
+    with contextlib.suppress(ZooError):             # asking for help is no more dangerous
+        keys(dict(flat(read(file))))
+    assert cli.main(["pretrain", str(file), "--smoke", "--out", str(tmp_path / "again")]) == 2
+    assert capsys.readouterr().err.startswith("zoo: ") and not list(tmp_path.glob("run/*")) and not list(tmp_path.glob("again/*"))
+
+# ---- S2: recipes -------------------------------------------------------------------------------------------------------------------
+
+def _laughs() -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    return "\n".join(lines)
+
+
+S2 = {"class_path": ("task: {name: simclr, class_path: os.system}", "class_path is not a key"),
+      "_target_": ("task: {name: simclr, _target_: os.system}", "_target_ is not a key"),
+      "!!python": ("task: !!python/object/apply:os.system [true]", "YAML tags"), "deep": ("[" * 30_000 + "]" * 30_000, "nested at most 8 deep"),
+      "deep mapping": ("{a: " * 15_000, "nested at most 8 deep"), "laughs": (_laughs(), "YAML aliases"), "huge": (None, "larger than 64 KiB"),
+      "deeper than the limit of size": ("[" * 1_000_000, "larger than 64 KiB")}
+
+
+@pytest.mark.parametrize("kind", S2)
+def test_s2_recipes_are_refused_at_once_by_every_entry(kind, tmp_path, capsys):
+    text, words = S2[kind]
+    file = tmp_path / "recipe.yaml"
+    if text is None:
+        with open(file, "wb") as huge:              # 100 MB
+            huge.truncate(100 << 20)
+    else:
+        rest = "" if kind.startswith(("deep", "laughs")) else "\n" + "\n".join(yaml.safe_dump({k: v}) for k, v in BASE.items() if k != "task")
+        file.write_text(text + rest)
+    with no_hang(10):
+        assert words in sentence(lambda: zoo.pretrain(file, out=tmp_path / "run", smoke=True, progress=False))
+        for more in ([], ["--help"]):
+            code = cli.main(["pretrain", str(file), "--out", str(tmp_path / "run"), *more])
+            assert code == 2 or (more and kind in ("class_path", "_target_") and code == 0)      # help lists the keys there are
+    assert not (tmp_path / "run").exists()
+
+
+# ---- S3: cards and indexes -----------------------------------------------------------------------------------------------------------
+
+def _path(path: str) -> Callable[[str], str]:
+    return lambda text: text.replace('"model.safetensors"', json.dumps(path), 1)
+
+
+S3 = {"parent": _path("../model.safetensors"), "parents": _path("../../../../x.json"), "absolute": _path("/tmp/x.json"), "drive": _path("C:\\x.json"),
+      "backslash": _path("..\\x.json"), "nul": _path("a\0.json"), "folder": _path("a/b.json"), "hidden": _path(".x.json"), "card": _path("zoo.json"),
+      "code": _path("model.py"), "pickle": _path("model.pkl"), "newline": _path("a\n.json"), "turned around": _path("a\u202egnp.json"),
+      "huge int": lambda text: text.replace('"seed": 0', '"seed": ' + "9" * 5000, 1), "infinite": lambda text: text.replace('"seed": 0', '"seed": 1e999', 1),
+      "twice": lambda text: text.replace('"seed": 0', '"seed": 0, "seed": 0', 1), "size": lambda text: text.replace('"size": 16', '"size": 100000', 1),
+      "size zero": lambda text: text.replace('"size": 16', '"size": 0', 1), "unknown": lambda text: text.replace("{", '{"class_path": "os.system", ', 1),
+      "deep": lambda text: text.replace('"machine": {', '"machine": {"a": ' + "[" * 2000 + "]" * 2000 + ", ", 1)}
+
+
+@pytest.mark.parametrize("kind", S3)
+def test_s3_a_card_that_leads_elsewhere_is_refused(kind, tmp_path):
+    """In a hub whose index vouches for it."""
+    zoo.push(untrained(tmp_path / "good"), tmp_path / "hub")
+    file = tmp_path / "hub/good/zoo.json"
+    text = S3[kind](json.dumps(json.loads(file.read_text())))
+    assert text != json.dumps(json.loads(file.read_text())), "the card is as it was"
+    file.write_text(text)
+    index = json.loads((tmp_path / "hub/index.json").read_text())
+    index["checkpoints"]["good"]["card"] = {"size": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (tmp_path / "hub/index.json").write_text(json.dumps(index))
+    before = {path for path in tmp_path.rglob("*") if "home" not in path.parts}
+    with no_hang(10):
+        for use in (lambda: hub.pull("good", tmp_path / "hub"), lambda: zoo.load(tmp_path / "hub/good"), lambda: hub.push(tmp_path / "hub/good", "x")):
+            assert "zoo.json" in sentence(use) or kind in ("nul",)
+        assert hub.verify(tmp_path / "hub")
+    assert {path for path in tmp_path.rglob("*") if "home" not in path.parts} <= before | {tmp_path / "here/x"}
+    assert not [path for path in (tmp_path / "home/hub").glob("*") if len(path.name) == 64]
+
+
+INDEXES = {"parent": ("good", "../good"), "absolute": ("good", "/etc"), "nul": ("good", "a\0b"), "drive": ("good", "C:x")}
+
+
+@pytest.mark.parametrize("kind", [*INDEXES, "twice", "huge int", "link"])
+def test_s3_an_index_that_leads_elsewhere_is_refused(kind, tmp_path):
+    zoo.push(untrained(tmp_path / "good"), tmp_path / "hub")
+    file = tmp_path / "hub/index.json"
+    index = json.loads(file.read_text())
+    if kind in INDEXES:
+        was, name = INDEXES[kind]
+        index["checkpoints"] = {name: index["checkpoints"][was]}
+        file.write_text(json.dumps(index))
+    elif kind == "link":
+        file.rename(tmp_path / "index.json")
+        file.symlink_to(tmp_path / "index.json")
+    else:
+        text, entry = file.read_text(), json.dumps(index["checkpoints"]["good"])
+        file.write_text(f'{{"schema": 1, "checkpoints": {{"good": {entry}, "good": {entry}}}}}' if kind == "twice" else
+                        text.replace('"schema": 1', '"schema": ' + "9" * 30, 1))
+    for name in ("good", "../good", "/etc"):
+        sentence(lambda name=name: hub.pull(name, tmp_path / "hub"))
+    sentence(lambda: hub.list_checkpoints(tmp_path / "hub"))
+    assert not (tmp_path / "home/hub").exists()
+
+
+# ---- S4: secrets ---------------------------------------------------------------------------------------------------------------------
+
+SECRETS = {"HF_TOKEN": "hf_QuiteSecretTokenOfMine0123456789ab", "WANDB_API_KEY": "deadbeef" * 5, "HUGGING_FACE_HUB_TOKEN": "hf_AnotherSecret9876543210zyxwvutsrq"}
+IN_ADDRESSES = ("s3cr3tpassw0rd", "t0k3nofaquery")
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch, capfd) -> Callable[[], bytes]:
+    """Everything that was logged at DEBUG by anybody, printed, or written below the test's folder."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    handler = logging.FileHandler(tmp_path / "debug.log")
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    said = []
+
+    def everything() -> bytes:
+        handler.flush()
+        said.extend(capfd.readouterr())
+        files = b"\0".join(str(path).encode() + b"\0" + path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file())
+        return files + b"\0" + "\0".join(said).encode()
+
+    yield everything
+    root.removeHandler(handler)
+    root.setLevel(level)
+    handler.close()
+
+
+@pytest.mark.parametrize("logger", ["csv", "wandb"])
+def test_s4_secrets_are_in_nothing_that_is_written_or_said(logger, told, tmp_path, monkeypatch):
+    if logger == "wandb":
+        pytest.importorskip("wandb")
+    server = Server(tmp_path / "hub")
+    assert cli.main(["pretrain", recipe_file(), "--out", "run", "--logger", logger, "--no-progress"]) == 0
+    assert cli.main(["pretrain", recipe_file(), "--out", "run2", "--backbone.api_key", "k3yinarecipe", "--no-progress"]) == 2
+    assert cli.main(["evaluate", "run", "--protocols", "knn", "--labels", "3", "--save"]) == 0
+    assert cli.main(["report", "run"]) == 0
+    assert cli.main(["push", "run", "--to", str(tmp_path / "hub"), "--license", "MIT", "--name", "small"]) == 0
+    monkeypatch.delenv("ZOO_OFFLINE")
+    assert cli.main(["pull", "small", "--hub", server.address]) == 0
+    password, token = IN_ADDRESSES
+    host = server.address.removeprefix("http://")
+    for address in (f"http://me:{password}@{host}", f"{server.address}?token={token}", f"{server.address}/hub#{token}", f"https://me:{password}@hub.example",
+                    f"https://hub.example/x?access_token={token}"):
+        for words in (["pull", "small"], ["list", "checkpoints"], ["info", "nothing-known"], ["adapt", "small", "--data", "digits"]):
+            assert cli.main([*words, "--hub", address]) == 2
+    monkeypatch.setenv("ZOO_HUB", f"https://me:{password}@hub.example/?token={token}")
+    assert cli.main(["list", "checkpoints"]) == 2 and cli.main(["list"]) == 0
+    server.faults = [("small/model.safetensors", lambda handler: _redirect(handler, f"https://me:{password}@cdn.example/x?X-Amz-Signature={token}"))]
+    shutil.rmtree(hub.cache())
+    assert cli.main(["pull", "small", "--hub", server.address]) == 2
+    server.server.shutdown()
+    server.server.server_close()
+    text = told()
+    assert b"redirects to" in text and b"autoencoder" in text
+    found = [secret for secret in (*SECRETS.values(), *IN_ADDRESSES) if secret.encode() in text]
+    assert found == []
+    if logger == "wandb":
+        assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
+
+
+def _redirect(handler, target: str) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", target)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+# ---- S5: plugins ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def plagued(site) -> Site:
+    """An environment in which one plugin is fine and all others are not."""
+    site.install("zoo-fine", {"fine": "plugin_fine:Task"}, plugin_fine=TASK.format(name="fine"))
+    site.install("zoo-raises", {"raises": "plugin_raises:Task"}, plugin_raises="raise RuntimeError('no such GPU')")
+    site.install("zoo-exits", {"exits": "plugin_exits:Task"}, plugin_exits="import sys; sys.exit(3)")
+    site.install("zoo-dies", {"dies": "plugin_dies:Task"}, plugin_dies="import os; os._exit(5)")
+    site.install("zoo-hangs", {"hangs": "plugin_hangs:Task"}, plugin_hangs="import time; time.sleep(1000)")
+    site.install("zoo-thief", {"simclr": "plugin_thief:Task"}, plugin_thief=TASK.format(name="simclr"))
+    site.install("zoo-one", {"shared": "plugin_one:Task"}, plugin_one=TASK.format(name="shared"))
+    site.install("zoo-two", {"shared": "plugin_two:Task"}, plugin_two=TASK.format(name="shared"))
+    return site
+
+
+def test_s5_no_verb_is_broken_by_somebody_elses_plugin(plagued, tmp_path, capsys):
+    checkpoint = str(untrained(tmp_path / "small"))
+    with no_hang(60):
+        for words in (["list", "tasks"], ["list"], ["info", "simclr"], ["info", "digits"], ["info", checkpoint], ["verify", checkpoint],
+                      ["pretrain", recipe_file(), "--smoke", "--no-progress"], ["pretrain", recipe_file(), "--help"],
+                      ["adapt", checkpoint, "--data", "digits", "--mode", "knn", "--per-class", "2"], ["push", checkpoint, "--to", "hub"],
+                      ["completion", "bash"]):
+            assert cli.main(words) == 0, (words, capsys.readouterr())
+    plagued.install("zoo-damaged", b"[zoo.tasks]\nx = \xff\xfe\n")        # only now: Lightning's own trainer stumbles over such
+    assert cli.main(["list", "tasks"]) == cli.main(["info", "simclr"]) == 0
+    assert plagued.imported() == [], "one was imported though nobody named it"
+    out = capsys.readouterr()
+    for name in ("zoo-fine 1.0", "zoo-raises 1.0", "zoo-exits 1.0", "zoo-dies 1.0", "zoo-hangs 1.0"):
+        assert name in out.out
+    assert "zoo-thief 1.0 also has a task 'simclr'; the built-in one is used" in out.err and "zoo_damaged-1.0.dist-info" in out.err
+    assert "both claim the name; uninstall one" in out.out
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("raises", "the task raises of zoo-raises 1.0 can't be imported: RuntimeError: no such GPU"),
+    ("exits", "the task exits of zoo-exits 1.0 can't be imported: SystemExit: 3"), ("shared", "both claim the name; uninstall one")])
+def test_s5_using_it_names_the_culprit(name, words, plagued, capsys):
+    for use in (["pretrain", recipe_file(), "--smoke", "--task.name", name], ["pretrain", recipe_file(), "--help", "--task.name", name]):
+        assert cli.main(use) == 2
+        assert words in capsys.readouterr().err
+    assert cli.main(["info", name]) == 0 and words in capsys.readouterr().out
+    assert cli.main(["list", "tasks"]) == 0
+
+
+def test_s5_check_names_every_culprit(plagued, capsys, monkeypatch):
+    known = [entry for entry in registry.list_tasks() if entry.origin != "zoo"]
+    monkeypatch.setattr(registry, "list_tasks", lambda: known)
+    check = registry.check_tasks
+    monkeypatch.setattr(registry, "check_tasks", lambda: check(timeout=15))
+    with no_hang(120):
+        assert cli.main(["list", "tasks", "--check", "--json"]) == 0
+    problems = {row["name"]: row["problem"] for row in json.loads(capsys.readouterr().out)}
+    assert problems.pop("shared").endswith("both claim the name; uninstall one")
+    assert problems == {
+        "fine": None, "raises": "the task raises of zoo-raises 1.0 can't be imported: RuntimeError: no such GPU",
+        "exits": "the task exits of zoo-exits 1.0 can't be imported: SystemExit: 3",
+        "dies": "zoo-dies 1.0: importing it ends the process, with exit code 5", "hangs": "zoo-hangs 1.0: importing it takes more than 15 seconds"}
