@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from plugin_site import TASK, Site, as_found, site  # noqa: F401
+from site_example import TASK, Site, as_found, site  # noqa: F401
 from recipe_example import no_hang
 
 import zoo

@@ -23,7 +23,7 @@ import torch
 import yaml
 from checkpoint_example import pictures, untrained
 from hub_server import Server
-from plugin_site import TASK, Site, as_found, site  # noqa: F401
+from site_example import TASK, Site, as_found, site  # noqa: F401
 from recipe_example import BASE, no_hang, sentence
 from run_example import RECIPE, place, recipe_file, train  # noqa: F401
 
