@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo import verbs
-from zoo.errors import ZooError, nearest
+from zoo.errors import Terminated, ZooError, nearest
 
 
 class _Parser(argparse.ArgumentParser):
@@ -166,6 +166,9 @@ def main(words: list[str] | None = None) -> int:
         print(f"zoo: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit) as error:        # Lightning turns an interruption into sys.exit(1)
+        if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and error.args):
+            print(f"zoo: {error}", file=sys.stderr)         # where the state was saved
+            return 130 if isinstance(error, KeyboardInterrupt) else error.code
         if isinstance(error, KeyboardInterrupt) or received:
             number = received[0] if received else signal.SIGINT
             print(f"zoo: {signal.Signals(number).name} received, so this ended early", file=sys.stderr)

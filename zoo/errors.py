@@ -20,3 +20,11 @@ def nearest(word: str, known: Iterable[str], most: int = 12) -> str:
         return "; there is none"
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return f"; known: {', '.join(known[:most])}{more}"
+
+
+class Terminated(SystemExit):
+    """A signal ended a run between two steps; the text says where its state is saved, `code` is the exit code of the process."""
+
+    def __init__(self, text: str, code: int):
+        super().__init__(text)
+        self.code = code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import netrc
 import os
 import re
@@ -11,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from zoo.errors import ZooError, nearest
+from zoo.paths import write_text
 
 NAMES = ("csv", "tensorboard", "wandb", "none")
 STEP = "trainer/global_step"                        # what Lightning calls the step in wandb
@@ -34,7 +38,7 @@ def create_logger(name: str, folder: str | Path, recipe: dict) -> "Careful | boo
     if name == "none":
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    make = {"csv": _csv, "tensorboard": _tensorboard, "wandb": _wandb}[name]
+    make = {"csv": lambda folder, recipe: Curves(folder), "tensorboard": _tensorboard, "wandb": _wandb}[name]
     try:
         return Careful(make(folder, without_secrets(recipe)), name)
     except ZooError:
@@ -103,6 +107,18 @@ class Careful(Logger):
     def log_hyperparams(self, params: Any, *arguments: Any, **keywords: Any) -> None:
         """The recipe is logged at the start; Lightning has nothing to add."""
 
+    @property
+    def rows(self) -> int:
+        """How many have been logged, where they can be taken back."""
+        return len(self.inner.rows) if isinstance(self.inner, Curves) else 0
+
+    def rewind(self, count: int, row: dict[str, float], step: int) -> None:
+        """A run goes on from a saved state: what was logged since is taken back, and `row`, which was about to be logged, is."""
+        if isinstance(self.inner, Curves):
+            self.guard(self.inner.rewind, count)
+            if row:
+                self.guard(self.inner.log_metrics, row, step)
+
     def save(self) -> None:
         self.guard(self.inner.save)
 
@@ -116,19 +132,58 @@ def _leave_out(kind: str, error: Exception) -> None:
     warnings.warn(f"the {kind} logger failed and is left out from here on: {type(error).__name__}: {error}", stacklevel=3)
 
 
-def _csv(folder: Path, config: dict) -> CSVLogger:
-    """metrics.csv in the run's folder itself. A resumed run appends: its earlier rows are read back first."""
-    import csv
+class Curves(Logger):
+    """metrics.csv in the run's folder itself. A row is appended; what rewrites the file (a new column, going on with a run) replaces it whole, so
+    that a kill at any moment costs a part of the last row at most."""
 
-    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)
-    path = folder / "metrics.csv"
-    with warnings.catch_warnings():                 # it warns that the folder isn't empty, as a run's never is
-        warnings.simplefilter("ignore")
-        earlier = list(csv.DictReader(path.read_text(errors="replace").splitlines())) if path.is_file() else []
-        logger.experiment.metrics = [{key: value for key, value in row.items() if value != ""} for row in earlier]
-        logger.experiment.metrics_keys = list(earlier[0]) if earlier else []
-    logger.save()                                   # at once, since Lightning has just removed the file
-    return logger
+    name = version = ""
+    experiment = None
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.path, self.rows, self.columns = folder / "metrics.csv", [], ["step"]
+        if self.path.is_file():
+            text = self.path.read_text(errors="replace").splitlines()
+            self.rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(text)]
+            if any(None in row for row in self.rows):
+                raise ValueError(f"{self.path} has rows that are longer than its first")
+            self.columns = sorted({"step"}.union(*self.rows))
+            self._rewrite()
+
+    @property
+    def root_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append(metrics | {"step": step})
+        if not metrics.keys() <= set(self.columns) or not self.path.is_file():
+            self.columns = sorted(metrics.keys() | set(self.columns))
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(self.rows[-1])
+
+    @rank_zero_only
+    def rewind(self, count: int) -> None:
+        """Forgets all but the first `count` rows."""
+        if len(self.rows) > count:
+            self.rows = self.rows[:count]
+            self._rewrite()
+
+    def log_hyperparams(self, params: Any, *arguments: Any, **keywords: Any) -> None:
+        """The recipe lies beside the file."""
+
+    @rank_zero_only
+    def _rewrite(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        try:
+            write_text(self.path, text.getvalue())
+        except ZooError as error:                   # of a logger, this ends no run
+            raise OSError(str(error)) from error
 
 
 def _tensorboard(folder: Path, config: dict) -> Logger:

@@ -23,16 +23,17 @@ from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data
-from zoo.errors import ZooError
+from zoo.errors import Terminated, ZooError
 from zoo.evaluate.online import FeatureHealth, OnlineKNN
 from zoo.evaluate.table import check_metric
 from zoo.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
 from zoo.paths import write_text
+from zoo.preemption import Preemption
 from zoo.progress import Progress
 from zoo.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import find_task
-from zoo.resumable import SafeCheckpointIO, newest_good
+from zoo.resumable import SafeCheckpointIO, SaveState, newest_good
 from zoo.tasks.base import PretextTask, counted, create_task
 
 WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation
@@ -172,11 +173,18 @@ class _Run:
         state = self._state(resume)
         log = create_logger(logger, self.folder, self.resolved)
         clock, bar = Clock(), Progress(description=self.name, quiet=not progress)
-        trainer = self._trainer(log, [clock, SaveState(self.folder, self.training.save_every), bar])    # saving is nobody's waiting for data
+        saving = SaveState(self.folder, self.training.save_every)
+        self.preemption = Preemption(saving)
+        trainer = self._trainer(log, [clock, saving, self.preemption, bar])     # saving is nobody's waiting for data
         if self.training.channels_last:
             self.task.to(memory_format=torch.channels_last)
         try:
-            trainer.fit(self.task, self.data, ckpt_path=state, weights_only=True)
+            with self.preemption:
+                trainer.fit(self.task, self.data, ckpt_path=state, weights_only=True)
+        except Terminated as end:
+            if end.code != 130:
+                raise
+            raise KeyboardInterrupt(str(end)) from None
         except SystemExit:
             if not trainer.interrupted:
                 raise
@@ -270,21 +278,6 @@ class Clock(L.Callback):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.before = state["seconds"]
-
-
-class SaveState(L.Callback):
-    """Saves the resumable state every so many steps, always into last.ckpt; the writer keeps the one before."""
-
-    def __init__(self, folder: Path, every: int):
-        self.path, self.every, self.saved = folder / "last.ckpt", every, 0
-
-    def on_train_start(self, trainer: L.Trainer, *ignored: Any) -> None:
-        self.saved = trainer.global_step            # which a resumed run has on the disk already
-
-    def on_train_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
-        if trainer.global_step // self.every > self.saved // self.every:
-            self.saved = trainer.global_step
-            trainer.save_checkpoint(self.path)
 
 
 def _summary(task: PretextTask) -> str:

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
@@ -75,6 +76,96 @@ class SafeCheckpointIO(TorchCheckpointIO):
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise ZooError(f"{path} can't be read as the state of a run: {str(error).splitlines()[0][:300]}") from error
+
+
+class SaveState(L.Callback):
+    """Saves the resumable state every so many optimizer steps, always into last.ckpt; the writer keeps the one before.
+
+    A state is that of a step's end. With it goes where the curves stand, so that a run which goes on has each of their points once; and
+    where validation follows the step, or is underway, the run goes on with the whole of it.
+    """
+
+    def __init__(self, folder: Path, every: int):
+        self.path, self.every, self.saved = folder / LAST, every, 0
+        self.step, self.stepped = 0, False          # stepped: the batch ended with an optimizer step, and wasn't only added up
+        self.curves: dict[str, Any] = {}
+        self._saving, self._rows = False, 0
+        self._loops: dict[str, Any] | None = None   # as they are to be saved until the validation that is due has ended
+
+    def on_load_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.curves = checkpoint.get("curves", {})
+
+    def on_train_start(self, trainer: L.Trainer, *ignored: Any) -> None:
+        self.saved = self.step = trainer.global_step            # which a resumed run has on the disk already
+        for logger in trainer.loggers:
+            if hasattr(logger, "rewind"):
+                logger.rewind(self.curves.get("rows", 0), self.curves.get("row", {}), trainer.global_step - 1)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
+        self.stepped, self.step = trainer.global_step != self.step, trainer.global_step
+        self._loops = _before_validation(trainer) if _validates(trainer) else None
+        if self.step // self.every > self.saved // self.every and not self.ends_with_validation(trainer):
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, *ignored: Any) -> None:
+        self._rows = _rows(trainer)
+
+    def on_validation_end(self, *ignored: Any) -> None:
+        self._loops = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        _check_finite(task, trainer.global_step)
+        if self._loops is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops
+        row = _coming_row(trainer) if self._saving and not trainer.validating else {}
+        checkpoint["curves"] = {"rows": self._rows if trainer.validating else _rows(trainer), "row": row}
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the state of the step that has just ended, if that isn't done. To be called from on_train_batch_end, and in validation."""
+        if self.saved != trainer.global_step:
+            self.saved, self._saving = trainer.global_step, True
+            trainer.save_checkpoint(self.path)
+            self._saving = False
+
+    def ends_with_validation(self, trainer: L.Trainer) -> bool:
+        """Whether the run ends with the validation that is due or underway. A state from before it would count as that of a run that is over."""
+        return self._loops is not None and 0 < trainer.max_steps <= trainer.global_step
+
+
+def _check_finite(task: L.LightningModule, step: int) -> None:
+    """A step can lead from a finite gradient to weights that aren't, before any loss shows it."""
+    wrong = [name for name, p in task.named_parameters() if not p.isfinite().all()] or [name for name, b in task.named_buffers() if b.isnan().any()]
+    if wrong:
+        raise ZooError(f"{wrong[0]}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''} isn't finite after step {step:,}, which is why that isn't "
+                       "saved; a lower optim.lr or a longer optim.warmup usually mends it")
+
+
+def _validates(trainer: L.Trainer) -> bool:
+    """Whether Lightning (2.6) validates after the present batch."""
+    loop = trainer.fit_loop.epoch_loop
+    return loop.batch_progress.is_last_batch and loop._should_check_val_epoch()
+
+
+def _before_validation(trainer: L.Trainer) -> dict[str, Any]:
+    """The loops' state as Lightning saves it in the middle of validation, but with none of its batches done: resumed from a state of the end
+    of an epoch's last batch, Lightning (2.6) leaves the epoch's validation out."""
+    loops = trainer.fit_loop.state_dict()
+    for count in ("total", "current"):
+        loops["epoch_loop.batch_progress"][count]["completed"] += 1
+    for count, begun in (("total", 1), ("current", 0)):
+        loops["epoch_loop.val_loop.batch_progress"][count] |= {"ready": begun, "started": begun, "processed": 0, "completed": 0}
+    return loops
+
+
+def _rows(trainer: L.Trainer) -> int:
+    return max((getattr(logger, "rows", 0) for logger in trainer.loggers), default=0)
+
+
+def _coming_row(trainer: L.Trainer) -> dict[str, float]:
+    """The point that Lightning (2.6) gives to the loggers as soon as the step's callbacks are through; empty if it gives none."""
+    connector = trainer._logger_connector
+    values = connector.metrics["log"] if trainer.loggers and connector.should_update_logs else {}
+    return {key: float(value) for key, value in values.items()} | {"epoch": trainer.current_epoch} if values else {}
 
 
 def _rotate(path: Path, fresh: Path) -> None:

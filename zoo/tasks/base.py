@@ -120,8 +120,10 @@ class PretextTask(L.LightningModule, ABC):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         output = self._run(batch, TRAINING, batches_done(self.trainer))
-        self._check_finite(output, batch_idx)
-        self.log_dict({"loss": output.loss, **output.logs}, batch_size=len(batch["index"]), prog_bar=True)
+        logs = {"loss": output.loss, **output.logs}
+        self._check_finite(logs, batch_idx)
+        self._terms = {key: value.detach() if isinstance(value, Tensor) else value for key, value in logs.items()}, batch_idx
+        self.log_dict(logs, batch_size=len(batch["index"]), prog_bar=True)
         return output.loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
@@ -138,6 +140,17 @@ class PretextTask(L.LightningModule, ABC):
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         return optimizer
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """No gradient that isn't finite reaches the weights; but in float16, where Lightning's scaler leaves such steps out, it's nothing special."""
+        found = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None or bool(torch.nn.utils.get_total_norm(found.values()).isfinite()):
+            return
+        wrong = [name for name, gradient in found.items() if not gradient.isfinite().all()]
+        if wrong:                                   # none, where only the sum of squares overflows
+            terms, batch_idx = self._terms
+            more = f" and of {len(wrong) - 1} more of {len(found)} parameters" if len(wrong) > 1 else ""
+            raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", terms, batch_idx)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """One true step: Lightning never calls this for the inner batches of an accumulation."""
@@ -161,11 +174,15 @@ class PretextTask(L.LightningModule, ABC):
                 views = self.views(batch)
             return self(views)
 
-    def _check_finite(self, output: TaskOutput, batch_idx: int) -> None:
-        if not torch.isfinite(output.loss):
-            terms = ", ".join(f"{key} {float(value):.3g}" for key, value in output.logs.items())
-            raise ZooError(f"the loss of {self.name or type(self).__name__} is {output.loss.item()} at epoch {self.current_epoch}, batch "
-                           f"{batch_idx}{f' ({terms})' if terms else ''}; a lower optim.lr or a longer optim.warmup usually mends it")
+    def _check_finite(self, logs: dict, batch_idx: int) -> None:
+        loss = logs["loss"].item()
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the loss of {self.name or type(self).__name__} is {loss}", {k: v for k, v in logs.items() if k != "loss"}, batch_idx)
+
+    def _not_finite(self, what: str, terms: dict, batch_idx: int) -> ZooError:
+        listed = ", ".join(f"{key} {float(value):.3g}" for key, value in terms.items())
+        return ZooError(f"{what} at epoch {self.current_epoch}, batch {batch_idx}{f' ({listed})' if listed else ''}; "
+                        "a lower optim.lr or a longer optim.warmup usually mends it")
 
 
 def create_task(name: str, backbone: Backbone, **arguments) -> PretextTask:
