@@ -285,15 +285,6 @@ def test_what_a_run_is_made_of_stays(tmp_path):
         zoo.pretrain(values, out=tmp_path / "other", resume=True)
 
 
-def test_interrupted_from_python(tmp_path, monkeypatch):
-    """An interruption is one, also where Lightning would leave the interpreter."""
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("zoo.tasks.autoencoder.Autoencoder.views", lambda *given: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run")
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 # ---- the rest of the process -----------------------------------------------------------------------------------------------
 
 def _process() -> dict:

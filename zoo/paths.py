@@ -32,11 +32,11 @@ def shipped(kind: str) -> Path | None:
     return beside if (checkout / "pyproject.toml").is_file() and beside.is_dir() else None
 
 
-def write_bytes(path: Path | str, data: bytes) -> Path:
+def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path:
     """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
 
     The temporary file lies in the same folder: elsewhere, a rename would be a copy that a full disk cuts short.
-    Raises ZooError when the disk is full or the folder can't be written.
+    Raises ZooError when the disk is full or the folder can't be written; it calls the file `name`, if that is given.
     """
     path = Path(path)
     temporary = None
@@ -52,7 +52,7 @@ def write_bytes(path: Path | str, data: bytes) -> Path:
         temporary = None
         sync_folder(path.parent)
     except OSError as error:
-        raise explain(error, path, len(data)) from error
+        raise explain(error, name or path, len(data)) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

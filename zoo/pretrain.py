@@ -97,6 +97,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{short_name(resolved['data']['name'])}"
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
     info = check_fit(resolved)
+    _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision")})
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     _claim(folder, resolved, resume)
     with _quiet():
@@ -113,6 +114,16 @@ def check_fit(resolved: dict) -> DataInfo:
     if task.needs_colour and info.channels == 1:
         raise ZooError(f"the task {task.name} needs colour pictures, and those of {info.name} are grey; try emoji, cifar10 or folder:PATH")
     return info
+
+
+def _check_device(accelerator: str, precision: str) -> None:
+    """Raises ZooError where the recipe asks for what this machine doesn't have."""
+    cuda = torch.cuda.is_available()
+    if accelerator == "gpu" and not (cuda or torch.backends.mps.is_available()):
+        raise ZooError("trainer.accelerator is gpu, and torch finds none (python -c 'import torch; print(torch.cuda.is_available())' says so too); "
+                       "set it to auto or cpu")
+    if accelerator != "cpu" and cuda and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ZooError(f"trainer.precision is bf16, which {torch.cuda.get_device_name()} doesn't have; set it to 32")
 
 
 def build(resolved: dict, size: int) -> PretextTask:
@@ -189,6 +200,11 @@ class _Run:
             if not trainer.interrupted:
                 raise
             raise KeyboardInterrupt from None       # which Lightning turns into sys.exit(1)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise ZooError(f"a step of data.batch_size {self.data.batch_size} doesn't fit into the memory; give it a smaller one and, for as many pictures a "
+                           "step, a larger trainer.accumulate, with another --out; or free some memory and go on with --resume") from error
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

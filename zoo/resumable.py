@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -17,7 +18,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from zoo.card import sha256
 from zoo.errors import ZooError
-from zoo.paths import explain, sync_folder, write_bytes, write_text
+from zoo.paths import explain, sync_folder, write_bytes
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -47,17 +48,18 @@ class SafeCheckpointIO(TorchCheckpointIO):
             free = shutil.disk_usage(path.parent).free
             if free < len(data):
                 raise ZooError(f"{path} can't be written: it needs {len(data):,} bytes and {free:,} are free; what was saved before is untouched")
-            write_bytes(fresh, data)
+            write_bytes(fresh, data, path)
             if sha256(fresh) != digest:
                 raise ZooError(f"{path} can't be written: the disk doesn't give back the {len(data):,} bytes that it was given; "
                                "what was saved before is untouched")
-            write_text(_digest_file(fresh), digest)
+            write_bytes(_digest_file(fresh), digest.encode(), path)
             _rotate(path, fresh)
         except OSError as error:
             raise explain(error, path, len(data)) from error
         finally:
-            fresh.unlink(missing_ok=True)
-            _digest_file(fresh).unlink(missing_ok=True)
+            for file in (fresh, _digest_file(fresh)):
+                with contextlib.suppress(OSError):  # such as that of a disk that has become read-only: it has nothing to tell beside the first
+                    file.unlink(missing_ok=True)
 
     def _check_readable(self, buffer: io.BytesIO, path: Path) -> None:
         """A state that only unpickling code could read back is refused at the first save, not at the resume that needs it."""

@@ -146,11 +146,10 @@ class PretextTask(L.LightningModule, ABC):
         found = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None or bool(torch.nn.utils.get_total_norm(found.values()).isfinite()):
             return
-        wrong = [name for name, gradient in found.items() if not gradient.isfinite().all()]
-        if wrong:                                   # none, where only the sum of squares overflows
-            terms, batch_idx = self._terms
-            more = f" and of {len(wrong) - 1} more of {len(found)} parameters" if len(wrong) > 1 else ""
-            raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", terms, batch_idx)
+        # where each is, the sum of their squares is not, and then neither is what Adam keeps of them
+        wrong = [name for name, gradient in found.items() if not gradient.square().sum().isfinite()] or list(found)
+        more = f" and of {len(wrong) - 1} more of {len(found)} parameters" if len(wrong) > 1 else ""
+        raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", *self._terms)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """One true step: Lightning never calls this for the inner batches of an accumulation."""

@@ -1,0 +1,219 @@
+"""R8 to R11: disks that are full, refuse, or give back something else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from killing import PretextTask, assert_same, flat, forked, generated, go_on, killed, pretrain, recipe, state, undisturbed  # noqa: F401
+
+from zoo import paths
+from zoo.errors import ZooError
+from zoo.paths import sync_folder
+from zoo.resumable import SafeCheckpointIO, newest_good
+
+long = pytest.mark.faults
+SIZE = 300_000                                      # bytes of the states here, about
+
+
+def made(step: int) -> dict:
+    return {"step": step, "state_dict": {"w": torch.full((SIZE // 4,), float(step))}}
+
+
+def step_of(path: Path) -> int:
+    return SafeCheckpointIO().load_checkpoint(path)["step"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("filler")}
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of its own, of four megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system isn't allowed here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Leaves about so many bytes, in whole pages."""
+    free = os.statvfs(disk)
+    size = max(0, free.f_bavail * free.f_frsize - leave)
+    with (disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size) if size else None
+
+
+# ---- R8: full ----------------------------------------------------------------------------------------------------------------
+
+def _full_at(disk: Path, leave: int, monkeypatch, told: bool) -> None:
+    """A save on a disk with so much room. `told`: the system says beforehand how much there is; on shared disks it may not be true."""
+    writer = SafeCheckpointIO()
+    for step in (1, 2):
+        writer.save_checkpoint(made(step), disk / "run" / "last.ckpt")
+    fill(disk, leave)
+    before = content(disk / "run")
+    with monkeypatch.context() as patched:
+        if not told:
+            patched.setattr("zoo.resumable.shutil.disk_usage", lambda path: types.SimpleNamespace(free=10**12))
+        try:
+            writer.save_checkpoint(made(3), disk / "run" / "last.ckpt")
+            assert leave > SIZE and step_of(newest_good(disk / "run")) == 3
+            (disk / "filler").unlink()
+            return
+        except ZooError as error:
+            assert "last.ckpt can't be written" in str(error) and "bytes" in str(error) and "untouched" in str(error)
+    assert content(disk / "run") == before, "something was left there, or changed"
+    assert step_of(newest_good(disk / "run")) == 2
+    (disk / "filler").unlink()
+    writer.save_checkpoint(made(4), disk / "run" / "last.ckpt")         # there is room again
+    assert step_of(newest_good(disk / "run")) == 4
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("leave", [0, 4096, SIZE // 2, SIZE + 2 * 4096])
+def test_r8_the_disk_is_full(leave, told, disk, monkeypatch):
+    _full_at(disk, leave, monkeypatch, told)
+
+
+@long
+def test_r8_the_disk_is_full_at_any_page_of_a_save(disk, monkeypatch):
+    for leave in range(0, SIZE + 16 * 4096, 4096):
+        _full_at(disk, leave, monkeypatch, told=False)
+
+
+def test_r8_a_run_on_a_full_disk(disk, undisturbed):
+    """It ends with the sentence, and when there is room again it goes on as if nothing had been."""
+    values = recipe(validate_every=0)
+    whole = undisturbed(values)
+    size = (whole / "last.ckpt").stat().st_size
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    fill(disk, int(2.5 * size))
+    with pytest.raises(ZooError, match=r"last\.ckpt can't be written: .* bytes .*what was .* untouched"):
+        pretrain(values, disk / "run")
+    assert 0 < state(disk / "run")["global_step"] < 7 and not [path.name for path in (disk / "run").iterdir() if path.name.startswith(".")]
+    (disk / "filler").unlink()
+    assert_same(go_on(values, disk / "run"), whole)
+
+
+# ---- R9: a small TMPDIR --------------------------------------------------------------------------------------------------------
+
+def test_r9_temporary_files_have_no_room(disk, tmp_path, monkeypatch, undisturbed):
+    """Nothing of a run goes through the folder for temporary files."""
+    values = recipe(max_steps=3)
+    whole = undisturbed(values)
+    fill(disk, 0)
+    monkeypatch.setenv("TMPDIR", str(disk))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert_same(pretrain(values, tmp_path / "run"), whole)
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+# ---- R10: refused ----------------------------------------------------------------------------------------------------------------
+
+def test_r10_a_folder_that_is_read_only(disk, undisturbed):
+    """To everybody, root included: the file system is."""
+    values = recipe(max_steps=4, validate_every=0)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    assert killed(values, disk / "run", PretextTask, "training_step", 2)
+    before = content(disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(ZooError, match="can't be written: Read-only file system"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")             # of the logger, which is as badly off
+        pretrain(values, disk / "run", resume=True)
+    assert content(disk / "run") == before
+    with pytest.raises(ZooError, match="another.*can't be written: Read-only file system"):
+        pretrain(values, disk / "another")
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert_same(go_on(values, disk / "run"), undisturbed(values))
+
+
+def test_r10_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ZooError, match="file/run.* can't be written: Not a directory"):
+        pretrain(recipe(max_steps=1), tmp_path / "file" / "run")
+
+
+def test_r10_a_folder_that_vanishes_is_made_again(tmp_path):
+    """Somebody tidies up while the run is on: what it saves from there on is whole."""
+    SafeCheckpointIO().save_checkpoint(made(1), tmp_path / "run" / "last.ckpt")
+    for path in (tmp_path / "run").iterdir():
+        path.unlink()
+    (tmp_path / "run").rmdir()
+    SafeCheckpointIO().save_checkpoint(made(2), tmp_path / "run" / "last.ckpt")
+    assert step_of(newest_good(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("moment", [0, pytest.param(1, marks=long), pytest.param(2, marks=long), pytest.param(3, marks=long), 4])
+def test_r10_a_run_on_a_disk_with_errors(moment, tmp_path, monkeypatch, undisturbed):
+    values = recipe(max_steps=4, validate_every=0)
+    whole, fsync, calls = undisturbed(values), os.fsync, iter(range(10**6))
+    save, armed = SafeCheckpointIO.save_checkpoint, []
+
+    def failing(handle):
+        if armed and next(calls) == moment:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(paths.os, "fsync", failing)
+        patched.setattr(SafeCheckpointIO, "save_checkpoint", lambda self, state, *given, **also: (
+            armed.append(1) if state["global_step"] == 3 else None, save(self, state, *given, **also))[1])
+        with pytest.raises(ZooError, match=r"can't be written: Input/output error"):
+            pretrain(values, tmp_path / "run")
+    assert torch.load(newest_good(tmp_path / "run"), weights_only=True)["global_step"] in ((2,) if moment < 4 else (2, 3))
+    assert_same(go_on(values, tmp_path / "run"), whole)
+
+
+def test_r10_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch):
+    """EINVAL, as some say of a folder, is no failure; anything else is."""
+    fsync, code = os.fsync, [errno.EINVAL]
+
+    def without_folders(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(code[0], os.strerror(code[0]))
+        return fsync(handle)
+
+    monkeypatch.setattr(paths.os, "fsync", without_folders)
+    SafeCheckpointIO().save_checkpoint(made(1), tmp_path / "last.ckpt")
+    assert step_of(newest_good(tmp_path)) == 1
+    code[0] = errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        sync_folder(tmp_path)
+
+
+# ---- R11: damaged ----------------------------------------------------------------------------------------------------------------
+
+DAMAGES = {"cut short": lambda data: data[:-1], "emptied": lambda data: b"", "zeroed": lambda data: bytes(len(data)),
+           "one bit": lambda data: data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:]}
+
+
+@pytest.mark.parametrize("damage", [name if name == "one bit" else pytest.param(name, marks=long) for name in DAMAGES])
+def test_r11_a_damaged_state_is_left_aside(damage, tmp_path, undisturbed):
+    values = recipe()
+    assert killed(values, tmp_path / "run", PretextTask, "training_step", 5)
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(DAMAGES[damage](last.read_bytes()))
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged or was not finished and is left aside"):
+        run = go_on(values, tmp_path / "run")
+    assert_same(run, undisturbed(values))
+
+
+def test_r11_no_state_is_whole(tmp_path):
+    values = recipe()
+    assert killed(values, tmp_path / "run", PretextTask, "training_step", 5)
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / "run" / name).write_bytes(b"\0" * 100)
+    with pytest.raises(ZooError, match="no saved state of .*run is whole; start the run again with --out"), pytest.warns(UserWarning, match="is damaged"):
+        pretrain(values, tmp_path / "run", resume=True)
