@@ -94,6 +94,17 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         return -(target.detach() * wide(logits).log_softmax(-1)).sum(-1)
 
 
+def view_cross_entropy(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of a student's views with those of its teacher, over all pairs of two different views of a picture -> scalar.
+
+    Logits (B, S, K) of S student's views, and distributions (B, T, K) of the teacher for the first T of them. The loss of DINO
+    (https://arxiv.org/abs/2104.14294, eq. 3), as a mean over pairs and pictures. No gradient goes into `target`.
+    """
+    each = soft_cross_entropy(wide(logits)[:, None] / temperature, target[:, :, None]).mean(0)             # (T, S)
+    other = ~torch.eye(*each.shape, dtype=torch.bool, device=each.device)
+    return each[other].mean()
+
+
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
     """Soft assignments (B, K) of samples to prototypes, close to `scores` / `epsilon` and equal in number for every prototype.
