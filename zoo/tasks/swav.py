@@ -1,0 +1,91 @@
+"""Sort one view of each picture into groups of equal size, and let the network tell the group from another view, or from a small part.
+
+Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+https://arxiv.org/abs/2006.09882
+
+Differs: no queue of earlier features, for a batch of small pictures has more of them than there are prototypes.
+Differs: prototypes learn from the first step on, where the paper holds them still for an epoch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.backbones import Backbone
+from zoo.errors import ZooError
+from zoo.grid import rows_of
+from zoo.heads import Prototypes, mlp
+from zoo.losses import sinkhorn, soft_cross_entropy
+from zoo.registry import register_task
+from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.views import multi_crop, to_float
+
+
+@register_task("swav")
+class SwAV(PretextTask):
+    """Swapped prediction of soft assignments to learned prototypes, with views of the whole and of small parts.
+
+    Args:
+        prototypes: groups, fewer than pictures in a batch.
+        temperature: softness of the prediction, above 0.
+        epsilon: softness of the assignments, above 0; lower sorts harder.
+        iterations: of Sinkhorn's algorithm, which makes the groups equal in size.
+        small_views: views of small parts, beside the two of the whole; 0 is none.
+        small_size: side of small views in pixels.
+        hidden: width of the projector's hidden layer.
+        outputs: width of the space in which prototypes lie.
+        smallest_crop: least share of the picture's area that a large view shows, 0 to 1; a small view shows 0.05 to this.
+        jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
+        grayscale: chance of a view without colour.
+        blur: chance of a blurred view.
+        flip: chance of a mirrored view; 0 for writing and other things that have a side.
+    """
+
+    def __init__(self, backbone: Backbone, prototypes: int = 64, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3,
+                 small_views: int = 2, small_size: int = 16, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.25,
+                 jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+        super().__init__(backbone)
+        if not 0.05 <= smallest_crop <= 1:
+            raise ZooError(f"task.smallest_crop is {smallest_crop}; it has to be from 0.05, the least that a small view shows, to 1")
+        if small_views:
+            backbone.require_size(small_size, "task.small_size")
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.small_views, self.small_size = small_views, small_size
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
+        self.projector = mlp(backbone.num_features, hidden, outputs)
+        self.prototypes = Prototypes(outputs, prototypes)
+
+    def views(self, batch: dict) -> tuple[Tensor, ...]:
+        """Two views of the whole, (2 B, C, H, W), and those of small parts, (small_views B, C, small_size, small_size), if there are."""
+        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_views, scale=(self.smallest_crop, 1.0),
+                           small_scale=(0.05, self.smallest_crop), jitter=self.jitter, grayscale=self.grayscale, blur=self.blur, flip=self.flip)
+        return kinds if self.small_views else kinds[:1]
+
+    def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
+        z = self.projector(torch.cat([self.backbone.pool(kind) for kind in views]))
+        with torch.autocast(z.device.type, enabled=False):
+            cosines = self.prototypes(z).unflatten(0, (2 + self.small_views, -1))                           # (V, B, K)
+            assigned = [sinkhorn(whole, self.epsilon, self.iterations) for whole in cosines[:2].detach()]   # (B, K) each
+            loss = swapped(cosines, assigned, self.temperature)
+        return TaskOutput(loss, {"certainty": torch.stack(assigned).amax(2).mean()})
+
+    @torch.no_grad()
+    def picture(self, batch: dict) -> dict[str, Tensor]:
+        """The views of a few pictures; and in each row the pictures of the batch that lie nearest to one of the fullest prototypes."""
+        few = batch["image"][:8]
+        shown = [view for kind in self.views({"image": few}) for view in kind.split(len(few))]
+        image = to_float(batch["image"])
+        cosines = self.prototypes(self.projector(self.backbone.pool(image)))                                # (B, K)
+        fullest = cosines.argmax(1).bincount(minlength=cosines.shape[1]).topk(min(8, cosines.shape[1])).indices
+        nearest = cosines[:, fullest].topk(min(8, len(image)), dim=0).indices                               # (8, groups)
+        return {"views": rows_of(few, *shown), "groups": rows_of(*[image[which] for which in nearest.T])}
+
+
+def swapped(cosines: Tensor, assigned: list[Tensor], temperature: float) -> Tensor:
+    """Cosines of V views with prototypes, (V, B, K), and the assignments (B, K) of the first few views -> scalar: each of these is
+    predicted from every other view (paper, equation 2).
+    """
+    losses = [soft_cross_entropy(view / temperature, target).mean()
+              for source, target in enumerate(assigned) for place, view in enumerate(cosines) if place != source]
+    return torch.stack(losses).mean()
