@@ -1,0 +1,135 @@
+"""Guess a slowly following copy's view of the whole picture and of hidden patches, each prototype equally often, and keep pictures apart.
+
+Oquab, Darcet, Moutakanni, Vo, Szafraniec, Khalidov et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision",
+https://arxiv.org/abs/2304.07193
+
+Differs: these are the paper's losses at small scale; its curated data, its large models and their distillation are not here.
+Differs: what stands for the whole picture is the mean of its tokens, as the recipes' ViTs have it, and not a class token.
+Differs: every large view is masked, by one block of a fixed share, where the authors leave half of them whole.
+Differs: the heads have ReLU and BatchNorm, and temperatures are constant, for short runs with small batches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo.backbones import Backbone
+from zoo.errors import ZooError
+from zoo.grid import rows_of
+from zoo.heads import Prototypes, Teacher, projector
+from zoo.losses import gather, normalized, sinkhorn, soft_cross_entropy, view_cross_entropy, wide
+from zoo.masks import block_mask, hidden_count, mask_pixels
+from zoo.optim import cosine
+from zoo.registry import register_task
+from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.views import multi_crop
+
+
+@register_task("dinov2")
+class DINOv2(PretextTask):
+    """DINO on pooled tokens and iBOT on hidden patches, with a head each, targets balanced by Sinkhorn-Knopp, and the KoLeo regulariser.
+
+    Args:
+        prototypes: learned directions that pictures are sorted by, and as many for patches, at least 2.
+        mask_ratio: share of patches of a large view that the student doesn't see, above 0 and below 1.
+        patch_weight: of the patches' loss beside that of the pictures, at least 0.
+        koleo_weight: of the regulariser that keeps the pooled features of a large view apart, at least 0.
+        small_count: small views beside the two large ones, at least 0.
+        small_size: side of a small view in pixels; 0 is the side of a large one. Less costs less, and needs dynamic_img_size: true.
+        student_temperature: softness of the student's choice, above 0.
+        teacher_temperature: softness of the teacher's, above 0 and at most the student's.
+        iterations: of Sinkhorn-Knopp, at least 1.
+        momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
+        hidden: width of the heads' hidden layers.
+        bottleneck: width in which prototypes are compared.
+        smallest_crop: least share of the picture's area that a large view shows, 0 to 1; at most as much is shown by a small one.
+        jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
+        grayscale: chance of a view without colour.
+        blur: chance of a blurred view.
+        flip: chance of a mirrored view; 0 for writing and other things that have a side.
+    """
+
+    training_only = ("teacher",)
+
+    def __init__(self, backbone: Backbone, prototypes: int = 256, mask_ratio: float = 0.4, patch_weight: float = 1.0, koleo_weight: float = 0.1,
+                 small_count: int = 2, small_size: int = 0, student_temperature: float = 0.1, teacher_temperature: float = 0.07,
+                 iterations: int = 3, momentum: float = 0.99, hidden: int = 512, bottleneck: int = 128, smallest_crop: float = 0.3,
+                 jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+        backbone.require_patches("dinov2")
+        super().__init__(backbone)
+        if not 0 < teacher_temperature <= student_temperature:
+            raise ZooError(f"task.teacher_temperature is {teacher_temperature}; it has to be above 0 and at most task.student_temperature, "
+                           f"which is {student_temperature}")
+        if iterations < 1:
+            raise ZooError(f"task.iterations is {iterations}; it has to be at least 1")
+        self.small_size = small_size or backbone.size
+        backbone.require_size(self.small_size, "task.small_size")
+        self.side = backbone.size // backbone.patch_size
+        self.hidden_patches, self.patch_weight = hidden_count(mask_ratio, self.side**2), patch_weight
+        self.koleo_weight, self.iterations = koleo_weight, iterations
+        self.small_count, self.momentum = small_count, momentum
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
+        self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
+        heads = [nn.Sequential(projector(backbone.num_features, hidden, bottleneck, layers=3), Prototypes(bottleneck, prototypes)) for _ in range(2)]
+        self.head, self.patch_head = heads
+        self.teacher = Teacher(backbone, self.head, self.patch_head)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+        """Two large views (B, 2, C, H, W), the small ones (B, V, C, h, w), and which patches of the large are hidden (B, 2, N)."""
+        large, small = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, (self.smallest_crop, 1.0),
+                                  (0.05, self.smallest_crop), self.jitter, self.grayscale, self.blur, self.flip)
+        count = len(batch["image"])
+        mask = block_mask(2 * count, self.side, self.hidden_patches, large.device).unflatten(0, (count, 2))
+        return large.unflatten(0, (2, count)).transpose(0, 1), small.unflatten(0, (self.small_count, count)).transpose(0, 1), mask
+
+    def forward(self, views: tuple[Tensor, Tensor, Tensor]) -> TaskOutput:
+        large, small, mask = views[0].flatten(0, 1), views[1].flatten(0, 1), views[2].flatten(0, 1)
+        count, hidden = len(views[0]), mask.flatten().nonzero()[:, 0]
+        tokens = self.backbone.tokens(large, mask=mask, mask_token=self.mask_token)
+        pooled = whole = self.backbone.pooled(tokens).unflatten(0, (count, 2))                  # (B, 2, D)
+        if len(small):
+            pooled = torch.cat([pooled, self.backbone.pool(small).unflatten(0, (count, -1))], 1)
+        logits = self.head(pooled.flatten(0, 1)).unflatten(0, (count, -1))                      # (B, 2 + V, K)
+        patch_logits = self.patch_head(self.patches(tokens)[hidden])                            # (2 B n, K), n hidden patches each
+        target, patch_target = (sinkhorn(taught, self.teacher_temperature, self.iterations) for taught in self.teach(large, hidden))
+        pictures = view_cross_entropy(logits, target.unflatten(0, (count, 2)), self.student_temperature)
+        patches = soft_cross_entropy(wide(patch_logits) / self.student_temperature, patch_target).mean()
+        apart = koleo(whole[:, 0]) + koleo(whole[:, 1])
+        logs = {"picture_loss": pictures.detach(), "patch_loss": patches.detach(), "koleo": apart.detach()}
+        return TaskOutput(pictures + self.patch_weight * patches + self.koleo_weight * apart, logs)
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        """(B, P + N, D) -> (B N, D), without the prefix tokens."""
+        return tokens[:, self.backbone.num_prefix_tokens :].flatten(0, 1)
+
+    @torch.no_grad()
+    def teach(self, large: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's logits of whole pictures, (2 B, K), and of those of their patches that the student doesn't see, (2 B n, K)."""
+        body, head, patch_head = self.teacher[0], self.teacher[1], self.teacher[2]
+        tokens = body.tokens(large)
+        return head(body.pooled(tokens)), patch_head(self.patches(tokens)[hidden])
+
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow(self.backbone, self.head, self.patch_head, momentum=cosine(self.momentum, 1.0, progress))
+
+    @torch.no_grad()
+    def picture(self, batch: dict) -> dict[str, Tensor]:
+        """Pictures above their large views as the student sees them, and the small ones."""
+        large, small, mask = (part.transpose(0, 1) for part in self.views({"image": batch["image"][:8]}))
+        seen = [view.masked_fill(mask_pixels(hidden, self.backbone.patch_size), 0.5) for view, hidden in zip(large, mask, strict=True)]
+        return {"views": rows_of(batch["image"][:8], *seen, *small)}
+
+
+def koleo(features: Tensor) -> Tensor:
+    """Minus the mean logarithm of the distance from each picture to its nearest neighbour in the global batch, rows of length 1: (B, D) -> scalar.
+
+    The estimator of entropy by Kozachenko and Leonenko, as a regulariser in https://arxiv.org/abs/1806.03198. Every rank computes it for all.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        rows = gather(normalized(features))                                                     # (G, D)
+        with torch.no_grad():
+            nearest = (rows @ rows.T).fill_diagonal_(-2.0).argmax(1)
+        return -((rows - rows[nearest] + 1e-8).norm(dim=1) + 1e-8).log().mean()
