@@ -54,7 +54,7 @@ class Preemption(L.Callback):
             self.group = torch.distributed.new_group(backend="gloo", timeout=getattr(trainer.strategy, "_timeout", None))
 
     def on_train_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
-        if self.saving.stepped and not self.saving.ends_with_validation(trainer):
+        if self.saving.stepped and not self.saving.at_end(trainer):
             self.leaving = self._agreed()
             if self.leaving:
                 self.saving.save(trainer)           # and leave at the next occasion: the step's point of the curves comes only now
@@ -66,7 +66,7 @@ class Preemption(L.Callback):
         self._leave(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
-        if not self.saving.ends_with_validation(trainer):
+        if not self.saving.at_end(trainer):
             self.leaving = self._agreed()
             if self.leaving:
                 self.saving.save(trainer)

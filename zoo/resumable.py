@@ -106,7 +106,7 @@ class SaveState(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *ignored: Any) -> None:
         self.stepped, self.step = trainer.global_step != self.step, trainer.global_step
         self._loops = _before_validation(trainer) if _validates(trainer) else None
-        if self.step // self.every > self.saved // self.every and not self.ends_with_validation(trainer):
+        if self.step // self.every > self.saved // self.every and not self.at_end(trainer):
             self.save(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, *ignored: Any) -> None:
@@ -129,9 +129,10 @@ class SaveState(L.Callback):
             trainer.save_checkpoint(self.path)
             self._saving = False
 
-    def ends_with_validation(self, trainer: L.Trainer) -> bool:
-        """Whether the run ends with the validation that is due or underway. A state from before it would count as that of a run that is over."""
-        return self._loops is not None and 0 < trainer.max_steps <= trainer.global_step
+    def at_end(self, trainer: L.Trainer) -> bool:
+        """Whether this was the last step. Its state is saved when the run is over: one from before, of which Lightning would do nothing more, lacks
+        the validation and the point of the curves that are still to come."""
+        return trainer.global_step >= trainer.estimated_stepping_batches
 
 
 def _check_finite(task: L.LightningModule, step: int) -> None:

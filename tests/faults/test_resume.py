@@ -145,7 +145,7 @@ def test_r2_killed_in_the_middle_of_a_write(tmp_path, undisturbed):
 def test_r2_killed_at_any_byte_of_a_write(tmp_path, undisturbed):
     values = recipe(max_steps=4, validate_every=0)
     whole = undisturbed(values)
-    size = (undisturbed / "last.ckpt").stat().st_size
+    size = (whole / "last.ckpt").stat().st_size
     for byte in (0, 1, 63, 4096, size // 3, size // 2, size - 4096, size - 1):
         for save in (0, 2):
             run = tmp_path / f"run-{save}-{byte}"
