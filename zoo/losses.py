@@ -51,6 +51,15 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x).transpose(0, 1).reshape(-1, *x.shape[1:]) if many() else x
 
 
+def averaged(values: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
+    """Scalars as their means over all ranks, by one exchange; without gradient. A name has to be there on every rank."""
+    if not many():
+        return values
+    device = next((value.device for value in values.values() if isinstance(value, Tensor)), None)
+    stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64).detach().reshape(()).to(device) for value in values.values()])
+    return dict(zip(values, (total(stacked) / dist.get_world_size()).to(torch.float32).unbind(), strict=True))
+
+
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross entropy of two views, (B, D) each -> scalar (Chen et al. 2020, eq. 1).
 

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from zoo import checkpoint, recipe as recipes
+from zoo import checkpoint, ranks, recipe as recipes
 from zoo.backbones import Backbone, create_backbone
 from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
@@ -51,6 +51,10 @@ class Training:
         accumulate: batches whose gradients are added up before a step.
         clip: largest norm of the gradient; 0 for no limit.
         accelerator: where to train; auto takes a GPU when there is one.
+        devices: processes on each machine that train together, each with a GPU of its own or a share of the CPU; a step sees data.batch_size
+            pictures of each.
+        nodes: machines that do.
+        timeout: seconds that a process waits for the others before it ends the run.
         validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none.
         save_every: steps between two saves of the resumable state.
     """
@@ -62,15 +66,22 @@ class Training:
     accumulate: int = 1
     clip: float = 0.0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    timeout: float = 300.0
     validate_every: int = 5
     save_every: int = 500
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 and self.max_epochs < 1:
             raise ZooError("the recipe doesn't say how long to train; set trainer.max_steps or trainer.max_epochs")
-        for key, least in (("accumulate", 1), ("clip", 0), ("validate_every", 0), ("save_every", 1)):
+        for key, least in (("accumulate", 1), ("clip", 0), ("validate_every", 0), ("save_every", 1), ("devices", 1), ("nodes", 1), ("timeout", 1)):
             if getattr(self, key) < least:
                 raise ZooError(f"trainer.{key} is {getattr(self, key)}; the least is {least}")
+
+    @property
+    def processes(self) -> int:
+        return self.devices * self.nodes
 
 
 def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: bool = False, smoke: bool = False, logger: str = "csv",
@@ -99,7 +110,8 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     info = check_fit(resolved)
     _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision")})
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
-    _claim(folder, resolved, resume)
+    if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:       # the first process writes; the others come after it
+        _claim(folder, resolved, resume)
     with _quiet():
         return _Run(name, resolved, folder, info, smoke).train(resume, logger, progress)
 
@@ -165,6 +177,7 @@ class _Run:
     def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool):
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.training = Training(**resolved["trainer"])
+        self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
         self.task = build(resolved, resolved["data"]["size"] or info.size)      # before the data, which may have to be got first
         if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
             _check_strides(self.task.backbone)
@@ -182,13 +195,26 @@ class _Run:
 
     def train(self, resume: bool, logger: str, progress: bool) -> Path:
         state = self._state(resume)
-        log = create_logger(logger, self.folder, self.resolved)
+        log = create_logger(logger, self.folder, self.resolved) if self.first else False
         clock, bar = Clock(), Progress(description=self.name, quiet=not progress)
         saving = SaveState(self.folder, self.training.save_every)
         self.preemption = Preemption(saving)
-        trainer = self._trainer(log, [clock, saving, self.preemption, bar])     # saving is nobody's waiting for data
+        trainer = self._trainer(log, [clock, saving, self.preemption, bar])      # saving is nobody's waiting for data
         if self.training.channels_last:
             self.task.to(memory_format=torch.channels_last)
+        with ranks.together(trainer, self.training.timeout):
+            self._fit(trainer, state)
+            self.minutes = clock.seconds / 60
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+        if not self.first:
+            return self.folder
+        pictures = self._pictures()
+        path = checkpoint.export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
+        log_pictures(log, pictures, trainer.global_step)
+        log_checkpoint(log, path, self.name)
+        return self.folder
+
+    def _fit(self, trainer: L.Trainer, state: Path | None) -> None:
         try:
             with self.preemption:
                 trainer.fit(self.task, self.data, ckpt_path=state, weights_only=True)
@@ -210,19 +236,15 @@ class _Run:
                 raise
             raise ZooError(f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; give it a larger one "
                            "(a larger data.size may do as well)") from error
-        self.minutes = clock.seconds / 60
-        trainer.save_checkpoint(self.folder / "last.ckpt")
-        pictures = self._pictures()
-        path = checkpoint.export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
-        log_pictures(log, pictures, trainer.global_step)
-        log_checkpoint(log, path, self.name)
-        return self.folder
 
     def _trainer(self, log, callbacks: list[L.Callback]) -> L.Trainer:
         t = self.training
         if t.validate_every and not self.smoke:
             callbacks = [*callbacks, OnlineKNN(), FeatureHealth()]
-        return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=1,
+        if t.processes > 1:
+            callbacks = [*callbacks, ranks.Watch(t.timeout)]
+        return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=t.devices,
+                         num_nodes=t.nodes, strategy=ranks.strategy(t.processes, t.timeout),
                          precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
                          gradient_clip_val=t.clip or None, check_val_every_n_epoch=t.validate_every or 1,
                          limit_val_batches=None if t.validate_every else 0, logger=log, callbacks=callbacks,
@@ -231,19 +253,24 @@ class _Run:
 
     def _log_every(self) -> int:
         """Steps between two points of a curve: ten, or fewer in short runs and epochs, which would else leave no curve."""
-        batches = max(1, len(self.data.dataset.splits["train"]) // self.data.batch_size)
+        batches = max(1, len(self.data.dataset.splits["train"]) // (self.data.batch_size * self.training.processes))
         steps = min(limit for limit in (self.training.max_steps, self.training.max_epochs * batches) if limit > 0)
         return max(1, min(10, batches, steps // 20))
 
     def _state(self, resume: bool) -> Path | None:
         """The state to go on from. What the run is made of has to be what it was."""
-        facts = {"data": self.data.dataset.fingerprint, "torch": torch.__version__}
+        facts = {"data": self.data.dataset.fingerprint, "torch": torch.__version__, "processes": self.training.processes}
         known = self.folder / "run.json"
         if resume and known.is_file():
             for key, was in json.loads(known.read_text()).items():
                 if facts.get(key) != was and key == "data":
                     raise ZooError(f"the data of {self.folder} have changed since the run began, so it can't be resumed; start a new one with --out")
+                if facts.get(key) != was and key == "processes":
+                    raise ZooError(f"{self.folder} was begun with {was} processes and this would go on with {facts[key]}, which is another order and another "
+                                   f"global batch; start {was}, by trainer.devices and trainer.nodes, or a new run with --out")
             return newest_good(self.folder)
+        if not self.first:
+            return None
         if bad := self.data.dataset.bad:
             listed = write_text(self.folder / BAD_SAMPLES, bad_lines(bad))
             print(f"{len(bad):,} images can't be read and were {'replaced' if 'replaced_by' in bad[0] else 'left out'}; {listed} names them",
@@ -269,7 +296,7 @@ class _Run:
             "data": {"name": info.name, "version": info.version, "license": info.license, "attribution": info.attribution,
                      "size": info.size, "channels": info.channels, "fingerprint": self.data.dataset.fingerprint},
             "recipe": r, "seed": r["seed"], "steps": steps,
-            "samples_seen": batches_done(trainer) * r["data"]["batch_size"],
+            "samples_seen": batches_done(trainer) * r["data"]["batch_size"] * self.training.processes,
             "minutes": round(self.minutes, 2), "peak_memory_mb": peak_memory_mb(), "machine": machine(str(trainer.strategy.root_device)),
             "packages": packages(), "commit": commit(), "created": time.strftime("%Y-%m-%d"),
             "parameters": sum(p.numel() for p in self.task.backbone.model.parameters()),
@@ -303,7 +330,8 @@ def _summary(task: PretextTask) -> str:
 def _smaller(resolved: dict) -> dict:
     small = {key: dict(value) if isinstance(value, dict) else value for key, value in resolved.items()}
     small["data"]["batch_size"] = 8
-    small["trainer"].update(max_steps=2, max_epochs=-1, accelerator="cpu")
+    _, _, devices, nodes = ranks.started() or (None, 0, 1, 1)
+    small["trainer"].update(max_steps=2, max_epochs=-1, accelerator="cpu", devices=devices, nodes=nodes)
     return small
 
 
@@ -316,7 +344,7 @@ def _claim(folder: Path, resolved: dict, resume: bool) -> None:
     if not resume:
         raise ZooError(f"{folder} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER")
     was, now = (dict(recipes.flat(r)) for r in (recipes.resolve(recipes.read(saved), {}), resolved))
-    for key in sorted(was.keys() | now.keys()):
+    for key in sorted((was.keys() | now.keys()) - {"trainer.devices", "trainer.nodes", "trainer.timeout"}):     # their product is run.json's
         if was.get(key) != now.get(key):
             raise ZooError(f"{folder} was begun with {key} {was.get(key)!r}, and the recipe now says {now.get(key)!r}; "
                            "resume it unchanged, or start a new run with --out")
@@ -332,6 +360,7 @@ def _quiet():
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
+            warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True")    # one rank alone looked
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -168,6 +168,11 @@ def pretrain(given: argparse.Namespace) -> Any:
     from zoo.pretrain import pretrain as run
 
     folder = run(given.recipe, out=given.out, resume=given.resume, smoke=given.smoke, logger=given.logger, progress=not given.no_progress, **changes)
+    from zoo.ranks import first
+
+    if not first():                                 # one of several processes has said it
+        given.json = False
+        return None
     _say(given, f"{folder / 'checkpoint'} is the checkpoint; see what it is worth with:  zoo evaluate {folder}")
     return {"run": str(folder), "checkpoint": str(folder / "checkpoint")}
 

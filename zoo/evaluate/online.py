@@ -64,6 +64,9 @@ class FeatureHealth(L.Callback):
 
 
 def _to_look_at(trainer: L.Trainer) -> ZooData | None:
-    """The data, if they are the zoo's and have a validation split; not in Lightning's check before training."""
+    """The data, if they are the zoo's and have a validation split; not in Lightning's check before training. Of several processes, which
+    have the same weights, the first looks at all of them and the others wait.
+    """
     data = trainer.datamodule
-    return data if isinstance(data, ZooData) and len(data.dataset.splits["validation"]) and not trainer.sanity_checking else None
+    here = isinstance(data, ZooData) and trainer.is_global_zero and not trainer.sanity_checking
+    return data if here and len(data.dataset.splits["validation"]) else None

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.data.module import batches_done, mix
+from zoo.data.module import ZooData, batches_done, mix
 from zoo.errors import ZooError
 from zoo.heads import use_global_batch_norm
+from zoo.losses import averaged, gather, many
 from zoo.optim import Optim
 from zoo.views import to_float
 
@@ -120,15 +121,15 @@ class PretextTask(L.LightningModule, ABC):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         output = self._run(batch, TRAINING, batches_done(self.trainer))
-        logs = {"loss": output.loss, **output.logs}
+        logs = averaged({"loss": output.loss, **output.logs})       # over the ranks, so that all of them end when one's isn't finite
         self._check_finite(logs, batch_idx)
         self._terms = {key: value.detach() if isinstance(value, Tensor) else value for key, value in logs.items()}, batch_idx
-        self.log_dict(logs, batch_size=len(batch["index"]), prog_bar=True)
+        self.log_dict(logs, batch_size=self._pictures_in(batch), prog_bar=True)
         return output.loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         output = self._run(batch, VALIDATION, batch_idx)
-        self.log("val_loss", output.loss, batch_size=len(batch["index"]), sync_dist=True)
+        self.log("val_loss", output.loss, batch_size=self._pictures_in(batch), sync_dist=True)
 
     def predict_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         return self.features(to_float(batch["image"]))
@@ -168,10 +169,23 @@ class PretextTask(L.LightningModule, ABC):
         return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **arguments | {"weights_only": True})
 
     def _run(self, batch: dict, *counters: int) -> TaskOutput:
+        self._check_shares(batch)
         with counted(self.device, self.seed, self.global_rank, *counters):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 views = self.views(batch)
             return self(views)
+
+    def _pictures_in(self, batch: dict) -> int:
+        return len(batch[self.needs[0]])
+
+    def _check_shares(self, batch: dict) -> None:
+        """Losses gather over ranks, which needs as many pictures on each; the zoo's own data see to that."""
+        if not many() or isinstance(self.trainer.datamodule, ZooData):
+            return
+        counts = gather(torch.tensor([self._pictures_in(batch)], device=self.device)).tolist()
+        if len(set(counts)) > 1:
+            raise ZooError(f"the processes have batches of {', '.join(map(str, counts))} pictures, and they have to have as many each; let Lightning "
+                           "put its sampler into the loader, or give it drop_last=True")
 
     def _check_finite(self, logs: dict, batch_idx: int) -> None:
         loss = logs["loss"].item()
