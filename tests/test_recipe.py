@@ -145,7 +145,7 @@ NAN, INF = float("nan"), float("inf")
     ("trainer.max_steps", "null", "trainer.max_steps is None, but has to be int$"), ("optim.lr", True, "optim.lr is True, but has to be float$"),
     ("optim.lr", "", "optim.lr is empty, but has to be float$"), ("data.name", 123, "data.name is 123, but has to be str$"),
     ("backbone.name", 3, "backbone.name is 3, but has to be str$"), ("trainer.channels_last", 1, "trainer.channels_last is 1, but has to be bool$"),
-    ("data.size", "big", "^data.size is big, but has to be int or null$"),
+    ("data.size", "big", "^data.size is big, but has to be (int or null|null or int)$"),
     ("optim.name", "adam", "^optim.name is adam, but has to be one of the words 'adamw', 'sgd', 'lars'$"),
     # nothing, and no numbers
     ("optim.lr", None, "optim.lr can't be empty"), ("seed", None, "seed can't be empty"), ("backbone.depth", None, "backbone.depth can't be empty"),
