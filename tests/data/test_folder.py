@@ -96,7 +96,7 @@ def test_what_is_no_picture_of_the_folder_is_ignored(tmp_path):
     for name in (".DS_Store", "notes.txt", "b/labels.csv", "Thumbs.db"):
         (tmp_path / name).write_text("x")
     os.mkfifo(tmp_path / "pipe.png")
-    _, files, _ = module._look(tmp_path)
+    _, files, _ = module.look(tmp_path)
     assert [file.path for file in files] == ["a.PNG", "b/c/d.Jpg", "e.webp"]
 
 
@@ -111,7 +111,7 @@ def test_links(tmp_path):
     (root / "linked").symlink_to(outside)
     (outside / "back").symlink_to(root)
     (root / "d.png").symlink_to(outside / "c.png")
-    _, files, _ = module._look(root)
+    _, files, _ = module.look(root)
     assert [file.path for file in files] == ["d.png", "linked/c.png", "real/a.png", "real/b.png"]
     (root / "gone.png").symlink_to("nowhere.png")
     with pytest.raises(ZooError, match=r"gone.png can't be read \(No such file"):

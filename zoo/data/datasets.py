@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from zoo.data.sources import Source
 
-FOLDER = "folder:"
+FOLDER, SHARDS = "folder:", "shards:"
 LARGEST = 2048  # pixels; a size above it is taken for a slip of the finger
 MAPPED = 512 << 20  # bytes from which an array is mapped instead of read
 LAYOUT = 1  # of the decoded files; raise it when what they hold changes
@@ -37,9 +37,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Dataset:
-    """A set in memory.
+    """A set in memory, or where it lies.
 
-    fields       image uint8 (n, C, size, size), RGB or grey; label and other numbers int64 (n,); text n str
+    fields       image uint8 (n, C, size, size), RGB or grey; label and other numbers int64 (n,); text n str;
+                 of shards, `Pictures` and `Texts`, which read the rows that are indexed
     splits       train, validation, test: int64 indices into the fields
     fingerprint  sha256 hex of the files that were read, the version and the size
     bad          of a folder: {path, reason, maybe replaced_by} of each image that can't be read
@@ -53,16 +54,20 @@ class Dataset:
 
 
 def list_data() -> list[DataInfo]:
-    """Every named set, in the order of the names. There is also `folder:PATH`."""
+    """Every named set, in the order of the names. There are also `folder:PATH` and `shards:PATH`."""
     return [ENTRIES[name].info for name in sorted(ENTRIES)]
 
 
 def data_info(name: str) -> DataInfo:
-    """The entry of a named set, or of a folder of pictures (its file names are read, nothing is decoded)."""
+    """The entry of a named set, of a folder of pictures (its file names are read, nothing is decoded), or of shards (indexed once)."""
     if isinstance(name, str) and name.startswith(FOLDER):
         from zoo.data.folder import folder_info
 
         return folder_info(name.removeprefix(FOLDER))
+    if isinstance(name, str) and name.startswith(SHARDS):
+        from zoo.data.shards import shards_info
+
+        return shards_info(name.removeprefix(SHARDS))
     return _entry(name).info
 
 
@@ -72,7 +77,7 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
     source: a .deb, a .tar or .tgz, a folder (which may hold such archives) or one of the raw files. Without
     it: the files that are there, if they are intact, else the first way that is open. Raises ZooError.
     """
-    if isinstance(name, str) and name.startswith(FOLDER):
+    if isinstance(name, str) and name.startswith((FOLDER, SHARDS)):
         raise ZooError(f"{name} needs no getting: it is read where it lies")
     entry = _entry(name)
     if entry.source is None:
@@ -88,7 +93,7 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
 
 
 def load_data(name: str, size: int | None = None, download: bool = True, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
-    """A data set by name, or `folder:PATH`.
+    """A data set by name, `folder:PATH`, or `shards:PATH`.
 
     size: side of the images in pixels; default the set's own. Another one is made once, antialiased (short
     side to size, centre crop), and kept.
@@ -102,6 +107,13 @@ def load_data(name: str, size: int | None = None, download: bool = True, bad_sam
         from zoo.data.folder import load_folder
 
         return load_folder(name.removeprefix(FOLDER), size, bad_samples, bad_share)
+    if isinstance(name, str) and name.startswith(SHARDS):
+        from zoo.data.shards import load_shards
+
+        if bad_samples != "raise":
+            raise ZooError(f"data.bad_samples is {bad_samples!r}, and shards aren't decoded beforehand; leave it at raise, and make shards with "
+                           "`zoo data shard`, which takes only pictures that can be read")
+        return load_shards(name.removeprefix(SHARDS), size)
     entry = _entry(name)
     size = size or entry.info.size
     if entry.source is None:
@@ -126,7 +138,7 @@ def _entry(name: str) -> Entry:
     if not isinstance(name, str) or name not in ENTRIES:
         if isinstance(name, (str, Path)) and os.path.isdir(name):
             raise ZooError(f"{str(name)!r} is a folder, not the name of a data set; write folder:{name}")
-        raise ZooError(f"there is no data set {name!r}{nearest(str(name), [*ENTRIES, 'folder:PATH'])}")
+        raise ZooError(f"there is no data set {name!r}{nearest(str(name), [*ENTRIES, 'folder:PATH', 'shards:PATH'])}")
     return ENTRIES[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 from functools import cache
@@ -25,7 +26,7 @@ MOST_PIXELS = 89_478_485               # above this Pillow warns of a decompress
 class Unreadable(ZooError):
     """An image that can't be read, and the reason alone."""
 
-    def __init__(self, path: Path, reason: str):
+    def __init__(self, path: Path | str, reason: str):
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         super().__init__(f"the image {shown} can't be read ({reason}); remove it or mend it")
         self.reason = reason
@@ -40,11 +41,21 @@ def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
     try:
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
             return _pixels(file, size), content
     except Exception as error:         # Pillow's readers raise whatever the bytes lead them to
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Unreadable(path, " ".join(str(reason).split()))
+        return Unreadable(path, _reason(error))
+
+
+def decode_bytes(data: bytes, size: int, where: str) -> np.ndarray:
+    """The image in `data` as uint8 (3, size, size). Raises Unreadable, with `where` it is, if it can't be read."""
+    try:
+        return _pixels(io.BytesIO(data), size)
+    except Exception as error:
+        raise Unreadable(where, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 @cache
@@ -59,8 +70,9 @@ def _pixels(file, size: int) -> np.ndarray:
     import numpy as np
     from PIL import Image
 
-    if not os.fstat(file.fileno()).st_size:
+    if not file.seek(0, os.SEEK_END):
         raise ValueError("the file is empty")
+    file.seek(0)
     try:
         image = Image.open(file, formats=_formats())
     except Image.UnidentifiedImageError:

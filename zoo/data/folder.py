@@ -48,7 +48,7 @@ def folder_info(path: str | Path) -> DataInfo:
     so that a folder that gains its first colour image doesn't change shape. Raises ZooError as `load_folder`
     does, but for unreadable images.
     """
-    _, files, layout = _look(path)
+    _, files, layout = look(path)
     return _info(path, files, layout, DEFAULT_SIZE)
 
 
@@ -88,7 +88,7 @@ def load_folder(path: str | Path, size: int | None = None, bad_samples: str = "r
         raise ZooError(f"data.bad_samples is {bad_samples!r}{nearest(bad_samples, WAYS)}")
     if not 0 <= bad_share <= 1:
         raise ZooError(f"data.bad_share is {bad_share}; it is a share of the folder's images, from 0 to 1")
-    root, files, layout = _look(path)
+    root, files, layout = look(path)
     policy = Policy(bad_samples, bad_share, lambda bad: _substitutes(bad, layout, files))
     images, fingerprint, bad = cached(root, files, size, policy)
     if bad and bad_samples == "skip":
@@ -113,7 +113,8 @@ def _info(path: str | Path, files: list[File], layout: Layout, size: int) -> Dat
                     summary=f"{len(files):,} images, {kind}")
 
 
-def _look(path: str | Path) -> tuple[Path, list[File], Layout]:
+def look(path: str | Path) -> tuple[Path, list[File], Layout]:
+    """The folder, its image files, and what their names say. Raises ZooError as `load_folder` does."""
     from zoo.data.decode import EXTENSIONS
 
     plain = str(path).removeprefix("folder:")

@@ -8,7 +8,7 @@ the order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import lightning as L
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from zoo.data.datasets import Dataset, load_data
+from zoo.data.shards import Pictures, Texts, in_windows
 from zoo.errors import ZooError, nearest
 
-Fields = dict[str, Tensor | list[str]]
+Fields = dict[str, Tensor | list[str] | Pictures | Texts]
 
 
 def mix(*counters: int) -> int:
@@ -30,11 +31,22 @@ def take(fields: Fields, rows: Tensor) -> dict[str, Tensor | list[str]]:
     """A batch: these rows of every field, and `index` (B,) int64, the rows themselves."""
     batch = {}
     for name, field in fields.items():
-        if isinstance(field, Tensor):
+        if isinstance(field, (Tensor, Pictures)):
             batch[name] = field[rows.to(field.device)]
         else:
             batch[name] = [field[row] for row in rows.tolist()]
     return batch | {"index": rows}
+
+
+def taken(fields: Fields, parts: Iterable[Tensor]) -> Iterator[dict]:
+    """The batch of each part of rows; pictures in shards are decoded ahead."""
+    image = fields.get("image")
+    if not isinstance(image, Pictures):
+        yield from (take(fields, rows) for rows in parts)
+        return
+    others = {name: field for name, field in fields.items() if name != "image"}
+    for rows, pictures in image.ahead(parts):
+        yield {"image": pictures} | take(others, rows)
 
 
 def batches_done(trainer: L.Trainer) -> int:
@@ -48,7 +60,8 @@ class Batches:
     In training the order is drawn from (seed, epoch), and a global batch that would stay incomplete is left
     out. Elsewhere the order is that of `rows`, and the last batch is short. With W processes, process r takes
     rows r, r + W, ... of each global batch of W `batch_size` rows, and all take equally many, since losses
-    gather over ranks: so outside training up to W - 1 rows are left out at the end.
+    gather over ranks: so outside training up to W - 1 rows are left out at the end. Of shards, in training,
+    each process takes a stretch of its own (`zoo.data.shards.in_windows`).
     """
 
     def __init__(self, fields: Fields, rows: Tensor, batch_size: int, trainer: L.Trainer, seed: int = 0,
@@ -66,14 +79,25 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict]:
         # A generator: the counters are read at the first next(), and by then Lightning has restored them.
-        start, order = self._order() if self.training else (0, self.rows)
+        yield from taken(self.fields, self._parts())
+
+    def _parts(self) -> Iterator[Tensor]:
+        """This process's rows of each batch."""
         rank, world, size = self.trainer.global_rank, self.trainer.world_size, self.global_batch
+        start, epoch = self._place() if self.training else (0, 0)
+        order = self.rows
+        if self.training and isinstance(self.fields.get("image"), Pictures):
+            yield from in_windows(self.rows, (self.seed, epoch), self.batch_size, rank, world, start)
+            return
+        if self.training:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            order = self.rows[torch.randperm(len(self.rows), generator=generator)]
         for number in range(start, len(self)):
             rows = order[number * size:(number + 1) * size]
-            yield take(self.fields, rows[:len(rows) // world * world][rank::world])
+            yield rows[:len(rows) // world * world][rank::world]
 
-    def _order(self) -> tuple[int, Tensor]:
-        """Where in the epoch to start, and the epoch's order.
+    def _place(self) -> tuple[int, int]:
+        """The batch of the epoch to start with, and the epoch.
 
         The epoch is counted in batches: Lightning's own count of epochs (2.6) is one too high after resuming,
         under max_steps, from a state saved at the end of an epoch or of a run. `overfit_batches` wants the
@@ -81,9 +105,7 @@ class Batches:
         """
         start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         epoch = -(-(batches_done(self.trainer) - start) // self.trainer.num_training_batches)
-        epoch = 0 if self.trainer.overfit_batches else epoch
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        return start, self.rows[torch.randperm(len(self.rows), generator=generator)]
+        return start, 0 if self.trainer.overfit_batches else epoch
 
     # Both tell Lightning that resuming within an epoch is fine; there is nothing to keep.
     def state_dict(self) -> dict:
@@ -145,13 +167,13 @@ class ZooData(L.LightningDataModule):
                 kind = "split" if where is splits else "field"
                 raise ZooError(f"{self.dataset.info.name} has no {kind} {name!r}{nearest(name, where)}")
         wanted = known if fields is None else {field: known[field] for field in fields}
-        return (take(wanted, rows) for rows in splits[split].split(size) if len(rows))
+        return taken(wanted, (rows for rows in splits[split].split(size) if len(rows)))
 
     def _fields(self) -> Fields:
         """The fields, `image` on the trainer's device if that is a GPU with room for it."""
         fields, device = self.dataset.fields, self.trainer.strategy.root_device
         image = fields.get("image")
-        if device.type != "cuda" or image is None:
+        if device.type != "cuda" or not isinstance(image, Tensor):
             return fields
         if self._resident is None or self._resident[0] != device:
             free, _ = torch.cuda.mem_get_info(device)
@@ -168,12 +190,12 @@ def _check_batch_size(size: int) -> None:
 
 def create_data(name: str, batch_size: int = 256, size: int | None = None, bad_samples: Literal["raise", "skip", "replace"] = "raise",
                 bad_share: float = 0.001) -> ZooData:
-    """The data module of a named set or of `folder:PATH`. Its arguments are the recipe's `data` group.
+    """The data module of a named set, of `folder:PATH` or of `shards:PATH`. Its arguments are the recipe's `data` group.
 
     Args:
         name: see `zoo data list`.
         batch_size: images per process and step.
-        size: side of the square images in pixels; by default the set's own, and 64 for a folder.
+        size: side of the square images in pixels; by default the set's own, and 64 for a folder or shards.
         bad_samples: what to do about a folder's images that can't be read: name them and end, leave them out, or put the next of the same class there.
         bad_share: share of the folder's images that may be left out or replaced.
     """
