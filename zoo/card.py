@@ -22,6 +22,7 @@ from zoo.errors import ZooError, nearest
 SCHEMA, FILE, README = 1, "zoo.json", "README.md"
 LARGEST, DEEPEST = 1024 * 1024, 12                  # bytes of a card; levels of nesting
 LARGEST_SIZE, MOST_CHANNELS = 1024, 64              # pixels of a side; a stranger's card doesn't decide how much memory is taken
+PLACES = ("folder", "shards")                       # names of data that say where on a machine they lie
 SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")       # data only: nothing that runs when it is opened
 RESERVED = (FILE, README.lower())                   # the card can't list itself, and the README is made from it
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -234,9 +235,11 @@ def printable(text: str) -> str:
 
 
 def short_name(data: str) -> str:
-    """folder:/home/me/pictures -> folder:pictures; other names as they are."""
-    folder = data.removeprefix("folder:")
-    return data if folder == data else f"folder:{os.path.basename(os.path.abspath(os.path.expanduser(folder))) or 'root'}"
+    """folder:/home/me/pictures -> folder:pictures, and likewise shards:; other names as they are."""
+    kind, mark, place = data.partition(":")
+    if not mark or kind not in PLACES:
+        return data
+    return f"{kind}:{os.path.basename(os.path.abspath(os.path.expanduser(place))) or 'root'}"
 
 
 def public(card: dict) -> dict:
@@ -246,7 +249,7 @@ def public(card: dict) -> dict:
             return {name: change(part, name) for name, part in value.items()}
         if isinstance(value, list):
             return [change(part) for part in value]
-        if isinstance(value, str) and key == "command" and "folder:" in value:
+        if isinstance(value, str) and key == "command" and any(f"{kind}:" in value for kind in PLACES):
             with contextlib.suppress(ValueError):   # of quotes that aren't closed: no command of ours
                 return shlex.join(map(change, shlex.split(value)))
         return short_name(value) if isinstance(value, str) else value

@@ -72,12 +72,14 @@ def _add_listing(verb: Callable[..., _Parser]) -> None:
     p.add_argument("--check", action="store_true", help="import every task in a process of its own and say what is broken")
     _hub(p)
     p = verb("info", verbs.info, "Say what is known of a task, recipe, data set, backbone or checkpoint.")
-    p.add_argument("name", help="a name, folder:PATH, or the folder of a checkpoint or run")
+    p.add_argument("name", help="a name, folder:PATH, shards:PATH, or the folder of a checkpoint or run")
     _hub(p)
-    p = verb("data", verbs.data, "List data sets, or get one.")
-    p.add_argument("what", choices=["list", "get"])
-    p.add_argument("name", nargs="?", help="the set to get")
+    p = verb("data", verbs.data, "List data sets, get one, or pack a folder of pictures into shards.")
+    p.add_argument("what", choices=["list", "get", "shard"])
+    p.add_argument("name", nargs="?", help="the set to get, or the folder of pictures to pack")
     p.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a file or folder that holds the set, instead of its sources")
+    p.add_argument("--out", help="folder for the shards")
+    p.add_argument("--per-shard", type=int, default=1000, metavar="N", help="pictures in a shard; default 1000")
 
 
 def _add_training(verb: Callable[..., _Parser]) -> None:
@@ -96,7 +98,7 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p.add_argument("--no-progress", action="store_true", help="draw no progress bar")
     p = verb("adapt", verbs.adapt, "Adapt a checkpoint to labelled data and say how good it is on the test split.")
     p.add_argument("checkpoint", help="a name in the hub, or the folder of a checkpoint or run")
-    p.add_argument("--data", required=True, help="a data set's name or folder:PATH")
+    p.add_argument("--data", required=True, help="a data set's name, folder:PATH or shards:PATH")
     p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune"])
     p.add_argument("--labels", type=float, default=1.0, help="share of the training labels, above 0 and at most 1")
     p.add_argument("--per-class", type=int, help="labels of each class instead of a share")

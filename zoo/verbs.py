@@ -122,7 +122,7 @@ def _data_info(given: argparse.Namespace) -> dict | None:
 
     from zoo.data.datasets import data_info
 
-    known = given.name.startswith("folder:") or given.name in [row["name"] for row in _data(given)]
+    known = given.name.startswith(("folder:", "shards:")) or given.name in [row["name"] for row in _data(given)]
     return {"kind": "data"} | asdict(data_info(given.name)) if known else None
 
 
@@ -147,6 +147,14 @@ def data(given: argparse.Namespace) -> Any:
         rows = _data(given)
         _table(given, rows)
         return rows
+    if given.what == "shard":
+        if not given.name or not given.out:
+            raise ZooError("zoo data shard needs a folder of pictures and a place to write to: zoo data shard FOLDER --out DIR")
+        from zoo.data.shard_writer import write_shards
+
+        path = write_shards(given.name, given.out, given.per_shard)
+        _say(given, f"{path}\nuse it as --data.name shards:{path}")
+        return {"folder": str(path), "data": f"shards:{path}"}
     if not given.name:
         raise ZooError("zoo data get needs a name; see zoo data list")
     from zoo.data.datasets import get_data

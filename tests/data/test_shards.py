@@ -311,3 +311,30 @@ def test_writing_leaves_nothing_half(tmp_path):
     (tmp_path / "out" / "mine").write_text("")
     assert "isn't an empty folder" in refused(lambda: write_shards(tmp_path / "pictures", tmp_path / "out"))
     assert "--per-shard is 0" in refused(lambda: write_shards(tmp_path / "pictures", tmp_path / "else", per_shard=0))
+
+
+# ---- from end to end -------------------------------------------------------------------------------------------------------
+
+def test_shards_are_packed_trained_on_and_measured_by_the_verbs(tmp_path, capsys, monkeypatch):
+    from zoo.card import public, read_card
+    from zoo.cli import main
+    from zoo.evaluate.table import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    for n in range(60):
+        path = tmp_path / "pictures" / "ab"[n % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(n * 3))
+    assert main(["data", "shard", "pictures", "--out", "out", "--per-shard", "16", "--json"]) == 0
+    name = json.loads(capsys.readouterr().out)["data"]
+    assert name == f"shards:{tmp_path / 'out'}"
+    assert main(["info", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fields"] == ["image", "label"]
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"data: {{name: '{name}', batch_size: 16, size: 32}}\nbackbone: {{name: resnet10t, channels: [8, 8, 8, 8], stem_width: 8}}\n"
+                      "task: {name: simclr, hidden: 8, outputs: 4}\ntrainer: {max_steps: 4, accelerator: cpu, validate_every: 1}\n")
+    assert main(["pretrain", str(recipe), "--out", "run", "--no-progress"]) == 0
+    card = read_card(tmp_path / "run" / "checkpoint")
+    assert card["data"]["name"] == name and card["steps"] == 4 and str(tmp_path) not in json.dumps(public(card))
+    rows = evaluate(tmp_path / "run" / "checkpoint", name)
+    assert rows

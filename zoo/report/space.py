@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.card import bad_samples_of
 from zoo.checkpoint import load_task
-from zoo.data.datasets import FOLDER, Dataset, load_data
+from zoo.data.datasets import FOLDER, SHARDS, Dataset, load_data
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate.features import OWN, extract
@@ -58,7 +58,7 @@ def _look(folder: Path, card: dict, known: dict[tuple[str, int], Dataset]) -> Si
     if key not in known:
         known[key] = load_data(*key, download=False, **bad_samples_of(card, key[0]))
     data = known[key]
-    if key[0].startswith(FOLDER) and data.fingerprint != card["data"]["fingerprint"]:
+    if key[0].startswith((FOLDER, SHARDS)) and data.fingerprint != card["data"]["fingerprint"]:
         raise ZooError(f"{key[0]} on this machine doesn't hold the pictures that the checkpoint was trained on")
     task = load_task(folder)
     bank = _some(data.splits["train"], max(MAPPED, min(BANK, PIXELS // key[1] ** 2)))
