@@ -184,7 +184,7 @@ class PretextTask(L.LightningModule, ABC):
             return
         counts = gather(torch.tensor([self._pictures_in(batch)], device=self.device)).tolist()
         if len(set(counts)) > 1:
-            raise ZooError(f"the processes have batches of {', '.join(map(str, counts))} pictures, and they have to have as many each; let Lightning "
+            raise ZooError(f"the processes have batches of {' and '.join(map(str, counts))} pictures, and they have to have as many each; let Lightning "
                            "put its sampler into the loader, or give it drop_last=True")
 
     def _check_finite(self, logs: dict, batch_idx: int) -> None:
