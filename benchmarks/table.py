@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -190,6 +191,25 @@ def render(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def write_headers(rows: list[dict]) -> None:
+    """The line `# Measured:` of recipes that benchmarks/recipes.py hasn't run at their own length."""
+    results = ROOT / "recipes" / "results.json"
+    whole = {row["recipe"] for row in json.loads(results.read_text())} if results.is_file() else set()
+    for path in sorted((ROOT / "recipes" / "pretrain").glob("*.yaml")):
+        if path.stem in whole:
+            continue
+        recipe = read(path)
+        found = [row for row in rows if "minutes" in row and (row["task"], row["data"]) == (recipe["task"]["name"], recipe["data"]["name"])]
+        line = "# Measured: not yet."
+        if found:
+            numbers = ", ".join(f"{TITLES[kind]} {cell(found, kind)}" for kind in TITLES)
+            line = (f"# Measured: {numbers}, with 10,000 labelled pictures, {STEPS} steps of {BATCH}, {len(found)} seed(s) "
+                    f"({found[0]['commit']}, {found[0]['created']}).")
+        text = re.sub(r"^# Measured:.*\n", "", path.read_text(), flags=re.MULTILINE)
+        first, _, rest = text.partition("\n")
+        path.write_text(f"{first}\n{line}\n{rest}")
+
+
 def draw(rows: list[dict], data: str) -> None:
     """Linear accuracy against minutes, with the baselines as lines."""
     import matplotlib
@@ -238,6 +258,7 @@ def main() -> None:
     from recipes import write_readme                # beside this file; it calls `render`
 
     write_readme()
+    write_headers(rows)
     for data in SETS:
         if any(row["data"] == data for row in rows):
             draw(rows, data)
