@@ -107,7 +107,7 @@ def test_the_time_left_is_what_the_rest_will_take(capsys, monkeypatch):
     shown = Progress._show
     monkeypatch.setattr("zoo.progress.time.perf_counter", look)
     monkeypatch.setattr(Progress, "_show", show)
-    progress, trainer = Progress("name"), type("Trainer", (), {"estimated_stepping_batches": 10, "global_step": 0, "is_global_zero": True,
+    progress, trainer = Progress("name"), type("Trainer", (), {"estimated_stepping_batches": 10, "global_step": 0, "is_global_zero": True, "world_size": 1,
                                                                "callback_metrics": {"loss": torch.tensor(0.25)}})
     progress.on_train_start(trainer, None)
     for step in range(1, 11):

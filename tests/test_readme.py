@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import launching
 import lightning as L
 import numpy as np
 import pytest
@@ -179,7 +180,17 @@ class Reader:
         code = pytest.main(["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(self.here), *words[1:]], plugins=[Count()])
         assert code == 0 and passed, words
 
-    COMMANDS = {"zoo": zoo, "pip install -e": install, "pytest": pytest}
+    def torchrun(self, words: list[str]) -> None:
+        """Of several processes none is this one, so that --smoke has to make the recipe small; likewise below."""
+        code, _, err = launching.torchrun(*words[1:], "--smoke", "--out", "torchrun")
+        assert code == 0, err
+
+    def srun(self, words: list[str]) -> None:
+        nodes, each, command = launching.read_srun(words)
+        for code, _, err in launching.srun(nodes, each, *launching.command(command), "--smoke", "--out", "srun"):
+            assert code == 0, err
+
+    COMMANDS = {"zoo": zoo, "pip install -e": install, "pytest": pytest, "torchrun": torchrun, "srun": srun}
 
 
 @pytest.fixture

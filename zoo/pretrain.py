@@ -108,7 +108,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{short_name(resolved['data']['name'])}"
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
     info = check_fit(resolved)
-    _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision")})
+    _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:       # the first process writes; the others come after it
         _claim(folder, resolved, resume)
@@ -128,7 +128,7 @@ def check_fit(resolved: dict) -> DataInfo:
     return info
 
 
-def _check_device(accelerator: str, precision: str) -> None:
+def _check_device(accelerator: str, precision: str, devices: int) -> None:
     """Raises ZooError where the recipe asks for what this machine doesn't have."""
     cuda = torch.cuda.is_available()
     if accelerator == "gpu" and not (cuda or torch.backends.mps.is_available()):
@@ -136,6 +136,9 @@ def _check_device(accelerator: str, precision: str) -> None:
                        "set it to auto or cpu")
     if accelerator != "cpu" and cuda and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ZooError(f"trainer.precision is bf16, which {torch.cuda.get_device_name()} doesn't have; set it to 32")
+    if accelerator != "cpu" and cuda and devices > torch.cuda.device_count():
+        raise ZooError(f"trainer.devices is {devices}, and torch finds {torch.cuda.device_count()} GPU(s) on this machine; set it to so many or less, or "
+                       "trainer.accelerator to cpu")
 
 
 def build(resolved: dict, size: int) -> PretextTask:

@@ -51,6 +51,7 @@ class Progress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, index: int) -> None:
         now = time.perf_counter()
         images = len(batch["index"]) if isinstance(batch, dict) and "index" in batch else 1
+        images *= trainer.world_size
         self.worked += now - self.began
         self.images += images
         rate = images / max(now - self.last_end, 1e-9)

@@ -88,6 +88,14 @@ def test_as_many_as_the_recipe_says(monkeypatch):
     assert ranks.rank(2, 2) == 2
 
 
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ZooError, match=r"trainer.devices is 2, and torch finds 1 GPU\(s\) on this machine; .* or trainer.accelerator to cpu"):
+        zoo.pretrain("small.yaml", out="never", progress=False, **{"trainer.accelerator": "gpu"})
+    assert not Path("never").exists()
+
+
 # ---- one of two is lost ------------------------------------------------------------------------------------------------------
 
 def alive(pid: int) -> bool:
