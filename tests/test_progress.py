@@ -130,7 +130,7 @@ def test_saving_is_no_waiting_for_data(tmp_path, monkeypatch):
     monkeypatch.setattr(L.Trainer, "save_checkpoint", lambda self, path: time.sleep(0.5) or save(self, path))
     monkeypatch.setattr(zoo.pretrain, "Progress", lambda **given: kept.append(Progress(**given)) or kept[-1])
     run_example.train(tmp_path / "run", trainer={"max_steps": 5, "save_every": 1})
-    assert kept[0].worked > 5 * 0.5
+    assert kept[0].worked > 4 * 0.5                 # the last state is saved when training is over
 
 
 def test_a_bar_on_a_terminal(monkeypatch):
