@@ -24,7 +24,7 @@ from zoo.errors import ZooError
 from zoo.registry import check_tasks, find_task, list_backbones, list_tasks, notices, register_task, task_arguments
 from zoo.tasks.base import PretextTask, TaskOutput
 
-BUILT_IN = sorted(path.stem for path in (Path(zoo.__file__).parent / "tasks").glob("*.py") if path.stem not in ("__init__", "base"))
+BUILT_IN = sorted(path.stem.replace("_", "-") for path in (Path(zoo.__file__).parent / "tasks").glob("*.py") if path.stem not in ("__init__", "base"))
 
 
 def listed() -> dict[str, registry.TaskEntry]:

@@ -14,6 +14,8 @@ def nearest(word: str, known: Iterable[str], most: int = 12) -> str:
     """The end of a sentence about an unknown name: its close matches, or else what there is."""
     known = sorted(set(known))
     close = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    slip = difflib.get_close_matches(str(word), close, n=3, cutoff=0.85)            # where one is all but the same, the rest only confuse
+    close = slip or close
     if close:
         return f"; did you mean {' or '.join(close)}?"
     if not known:
