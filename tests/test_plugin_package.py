@@ -20,7 +20,7 @@ from zoo.errors import ZooError
 from zoo.newtask import class_name, new_task
 
 ROOT = Path(zoo.__file__).parent.parent
-RECIPE = "recipes/rotation-test-resnet-fashion-mnist.yaml"
+RECIPE = "recipes/align-uniform-test-resnet-fashion-mnist.yaml"
 
 
 # ---- installed -----------------------------------------------------------------------------------------------------------
@@ -29,10 +29,10 @@ class Installed:
     """The example and a skeleton, copied, built and installed into a folder; and commands that find them there."""
 
     def __init__(self, place: Path):
-        self.site, self.example, self.skeleton, self.elsewhere = (place / name for name in ("site", "zoo-rotation", "skeleton", "elsewhere"))
+        self.site, self.example, self.skeleton, self.elsewhere = (place / name for name in ("site", "zoo-align-uniform", "skeleton", "elsewhere"))
         self.elsewhere.mkdir()
         skipped = shutil.ignore_patterns("__pycache__", "runs", ".pytest_cache", "*.egg-info")
-        shutil.copytree(ROOT / "examples" / "zoo-rotation", self.example, ignore=skipped)   # so that building leaves nothing in the checkout
+        shutil.copytree(ROOT / "examples" / "zoo-align-uniform", self.example, ignore=skipped)   # so that building leaves nothing in the checkout
         assert cli.main(["new-task", "my-idea", "--out", str(self.skeleton)]) == 0
         self.environment = os.environ | {"PYTHONPATH": f"{self.site}{os.pathsep}{ROOT}", "ZOO_HOME": str(place / "home"), "ZOO_OFFLINE": "1"}
         self.python("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check",
@@ -53,13 +53,13 @@ def installed(tmp_path_factory) -> Installed:
 
 def test_the_packages_hold_their_module_and_nothing_else(installed):
     assert {path.name for path in installed.site.iterdir() if path.name != "bin"} == {
-        "zoo_rotation", "zoo_rotation-0.1.0.dist-info", "zoo_my_idea", "zoo_my_idea-0.1.0.dist-info"}
+        "zoo_align_uniform", "zoo_align_uniform-0.1.0.dist-info", "zoo_my_idea", "zoo_my_idea-0.1.0.dist-info"}
 
 
 def test_they_are_listed_with_their_distributions(installed):
     tasks = {task["name"]: task for task in json.loads(installed.python("-m", "zoo.cli", "list", "tasks", "--json"))}
-    rotation = {key: tasks["rotation"][key] for key in ("from", "about", "problem")}
-    assert rotation == {"from": "zoo-rotation 0.1.0", "about": "Rotation prediction, a pretext task for the pretext zoo.", "problem": None}
+    example = {key: tasks["align-uniform"][key] for key in ("from", "about", "problem")}
+    assert example == {"from": "zoo-align-uniform 0.1.0", "about": "Alignment and uniformity, a pretext task for the pretext zoo.", "problem": None}
     assert tasks["my-idea"]["from"] == "zoo-my-idea 0.1.0" and tasks["my-idea"]["problem"] is None and tasks["simclr"]["from"] == "zoo"
 
 
@@ -71,27 +71,28 @@ for words in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main([*words, "--json"]) == 0
     print(json.dumps(json.loads(out.getvalue())))
-import zoo_rotation.task
-print(json.dumps(zoo_rotation.task.__file__))
+import zoo_align_uniform.task
+print(json.dumps(zoo_align_uniform.task.__file__))
 """
 
 
 def test_the_example_is_described_and_trained(installed):
     recipe, run = str(installed.example / RECIPE), installed.elsewhere / "run"
-    words = [["info", "rotation"], ["info", "my-idea"], ["pretrain", recipe, "--help"],
+    words = [["info", "align-uniform"], ["info", "my-idea"], ["pretrain", recipe, "--help"],
              ["pretrain", recipe, "--smoke", "--out", str(run), "--task.flip", "0.25", "--no-progress"]]
     lines = [json.loads(line) for line in installed.python("-c", COMMANDS, json.dumps(words)).splitlines()]
-    rotation, idea, described, trained, module = lines
-    assert rotation["arguments"] == {"smallest_crop": "0.5", "flip": "0.5"} and rotation["from"] == "zoo-rotation 0.1.0"
+    example, idea, described, trained, module = lines
+    assert list(example["arguments"]) == ["uniformity", "sharpness", "hidden", "outputs", "smallest_crop", "flip"]
+    assert example["arguments"]["smallest_crop"] == "0.3" and example["from"] == "zoo-align-uniform 0.1.0"
     assert idea["arguments"] == {"hidden": "0.4", "smallest_crop": "0.5", "flip": "0.5"} and idea["problem"] is None
     keys = {row["key"]: row for row in described["keys"] if row["key"].startswith("task.")}
-    assert list(keys) == ["task.name", "task.smallest_crop", "task.flip"] and keys["task.flip"]["default"] == 0.5
-    assert "mirrored" in keys["task.flip"]["about"] and keys["task.smallest_crop"]["value"] == 0.5
+    assert list(keys) == ["task.name", *(f"task.{key}" for key in example["arguments"])] and keys["task.flip"]["default"] == 0.5
+    assert "mirrored" in keys["task.flip"]["about"] and keys["task.smallest_crop"]["value"] == 0.3
     assert trained == {"run": str(run), "checkpoint": str(run / "checkpoint")}
     card = json.loads((run / "checkpoint" / "zoo.json").read_text())
-    assert card["task"] == {"name": "rotation", "smallest_crop": 0.5, "flip": 0.25} and card["steps"] == 2
+    assert (card["task"]["name"], card["task"]["flip"], card["task"]["uniformity"], card["steps"]) == ("align-uniform", 0.25, 1.0, 2)
     assert {"model.safetensors", "heads.safetensors", "config.json", "README.md"} <= {path.name for path in (run / "checkpoint").iterdir()}
-    assert Path(module).is_relative_to(installed.site), "another zoo-rotation than the one just installed"
+    assert Path(module).is_relative_to(installed.site), "another zoo-align-uniform than the one just installed"
 
 
 def test_their_own_tests_pass(installed):

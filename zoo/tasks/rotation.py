@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from zoo.backbones import Backbone
 from zoo.grid import rows_of
+from zoo.losses import wide
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -42,10 +43,10 @@ class Rotation(PretextTask):
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         image, turns = views
-        logits = self.head(self.backbone.pool(image)).float()                   # (4 B, 4), float32 also under autocast
-        accuracy = (logits.argmax(1) == turns).float().mean()
+        logits = wide(self.head(self.backbone.pool(image)))                     # (4 B, 4)
         with torch.autocast(image.device.type, enabled=False):
-            return TaskOutput(F.cross_entropy(logits, turns), {"accuracy": accuracy})
+            loss = F.cross_entropy(logits, turns)
+        return TaskOutput(loss, {"accuracy": (logits.argmax(1) == turns).float().mean()})
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
@@ -54,5 +55,5 @@ class Rotation(PretextTask):
         row = torch.arange(len(image) // 4, device=image.device)
         turned = image[row % 4 * len(row) + row]                                # the first upright, the second by a quarter, ...
         believed = self.head(self.backbone.pool(turned)).argmax(1)
-        righted = torch.stack([one.rot90(-int(turns), (1, 2)) for one, turns in zip(turned, believed)])
+        righted = torch.stack([one.rot90(-int(turns), (1, 2)) for one, turns in zip(turned, believed, strict=True)])
         return {"righted": rows_of(turned, righted)}

@@ -1,1 +1,0 @@
-"""Rotation prediction for the pretext zoo. The task is in task.py; zoo finds it by the entry point in pyproject.toml."""
