@@ -35,6 +35,14 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     return rgb.clamp(0, 1)
 
 
+def colour_bins(step: int) -> Tensor:
+    """Centres (Q, 2) of the squares of `step` units of ab that some sRGB colour falls into."""
+    level = torch.linspace(0, 1, 52)
+    cube = torch.cartesian_prod(level, level, level)
+    ab = rgb_to_lab(cube.view(-1, 3, 1, 1))[:, 1:, 0, 0]
+    return (ab / step).round().unique(dim=0) * step
+
+
 def _mix(x: Tensor, matrix: Tensor) -> Tensor:
     """(B, 3, H, W) times (3, 3) over the channels; spelled out, since matrix products may run in lower precision."""
     red, green, blue = x.unbind(1)

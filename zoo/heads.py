@@ -131,6 +131,14 @@ def picture_decoder(kind: str, inputs: int, channels: int, size: int, width: int
     return LinearDecoder(inputs, channels, size)
 
 
+def map_head(inputs: int, width: int, outputs: int, resolution: int) -> nn.Sequential:
+    """(B, inputs, h, w) -> (B, outputs, resolution, resolution): a prediction for every place, by two hidden maps of `width` channels."""
+    return nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+                         nn.Upsample((resolution, resolution), mode="bilinear"),
+                         nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+                         nn.Conv2d(width, outputs, 1))
+
+
 def sincos_2d(dim: int, side: int) -> Tensor:
     """Fixed positions (1, side * side, dim): a quarter of the width each for sin and cos of row and of column."""
     frequency = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim / 4))

@@ -13,11 +13,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.backbones import Backbone
+from zoo.colour import colour_bins
 from zoo.errors import ZooError
 from zoo.grid import rows_of
+from zoo.heads import map_head
 from zoo.losses import total
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
@@ -55,10 +57,7 @@ class Colorize(PretextTask):
         self.register_buffer("bins", colour_bins(step), persistent=False)                      # (Q, 2)
         self.register_buffer("seen", torch.zeros(len(self.bins)))                              # weight of each bin so far
         outputs = len(self.bins) if loss == "classification" else 2
-        self.head = nn.Sequential(nn.Conv2d(backbone.map_features, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-                                  nn.Upsample((resolution, resolution), mode="bilinear"),
-                                  nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-                                  nn.Conv2d(width, outputs, 1))
+        self.head = map_head(backbone.map_features, width, outputs, resolution)
         first = next(p for p in backbone.model.parameters() if p.ndim == 4)                    # the stem, or the patch embedding
         with torch.no_grad():
             first.copy_(first.mean(1, keepdim=True).expand_as(first))
@@ -125,11 +124,3 @@ class Colorize(PretextTask):
         lightness = lab[:, :1] / 100
         guessed = resize(self.decode(self.head(self.backbone.map(lightness)).to(lab.dtype)), lab.shape[-1])
         return {"colours": rows_of(lightness, lab_to_rgb(torch.cat([lab[:, :1], guessed], 1)).clamp(0, 1), batch["image"][:8])}
-
-
-def colour_bins(step: int) -> Tensor:
-    """Centres (Q, 2) of the squares of `step` units of ab that some sRGB colour falls into."""
-    level = torch.linspace(0, 1, 52)
-    cube = torch.cartesian_prod(level, level, level)
-    ab = rgb_to_lab(cube.view(-1, 3, 1, 1))[:, 1:, 0, 0]
-    return (ab / step).round().unique(dim=0) * step
