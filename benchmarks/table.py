@@ -199,7 +199,8 @@ def write_headers(rows: list[dict]) -> None:
         if path.stem in whole:
             continue
         recipe = read(path)
-        found = [row for row in rows if "minutes" in row and (row["task"], row["data"]) == (recipe["task"]["name"], recipe["data"]["name"])]
+        same = (recipe["task"]["name"], recipe["data"]["name"], recipe["backbone"])            # a task may have a recipe for another backbone
+        found = [row for row in rows if "minutes" in row and (row["task"], row["data"], row["backbone"]) == same]
         line = "# Measured: not yet."
         if found:
             numbers = ", ".join(f"{TITLES[kind]} {cell(found, kind)}" for kind in TITLES)

@@ -88,6 +88,16 @@ def test_pooling_tokens_is_pooling_the_picture(name, keywords):
         assert torch.equal(backbone.pooled(backbone.tokens(_images())), backbone.pool(_images()))
 
 
+@pytest.mark.parametrize("name, keywords", VITS)
+def test_the_map_of_a_vit_is_its_patch_tokens_after_the_last_norm(name, keywords):
+    """So that what is learned through the map reaches the norm too; only a norm behind the pooling stays without gradient."""
+    backbone = create_backbone(name, size=32, **keywords).eval()
+    tokens = backbone.tokens(_images())[:, backbone.num_prefix_tokens :]
+    torch.testing.assert_close(backbone.map(_images()).flatten(2).mT, tokens)
+    backbone.map(_images()).square().mul(torch.rand(4, 32, 4, 4)).sum().backward()
+    assert {key for key, p in backbone.model.named_parameters() if p.grad is None} <= {"fc_norm.weight", "fc_norm.bias"}
+
+
 def test_other_sizes_of_picture():
     create_backbone("test_resnet", size=32).require_size(17, "task.small_size")
     fixed, free = (create_backbone("vit_tiny_patch16_224", size=32, dynamic_img_size=dynamic, **VIT) for dynamic in (False, True))

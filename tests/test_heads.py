@@ -57,6 +57,9 @@ def test_prototypes_give_cosines():
     head = Prototypes(4, 6)
     x = torch.randn(3, 4)
     torch.testing.assert_close(head(x), torch.cosine_similarity(x[:, None], head.weight[None], dim=-1))
+    exact = head(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head(x), exact)
     with torch.no_grad():
         head.weight.mul_(3.0)
     torch.testing.assert_close(head(7 * x), torch.cosine_similarity(x[:, None], head.weight[None], dim=-1))

@@ -76,8 +76,8 @@ class Backbone(nn.Module):
         return self.model(self.normalize(x))
 
     def map(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling."""
-        return self.layers(x)[-1]
+        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling; of a ViT, after its last norm."""
+        return self.model.forward_intermediates(self.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
 
     def layers(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> the feature maps (B, D', h', w') of every stage or block."""

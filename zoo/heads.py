@@ -15,20 +15,23 @@ def projector(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Seq
     """Linear, BatchNorm and ReLU `layers` - 1 times, then a linear layer without bias and a BatchNorm without weights:
     (B, inputs) -> (B, outputs). The head of SimCLR v1 and v2, https://arxiv.org/abs/2006.10029
     """
-    modules: list[nn.Module] = []
-    for _ in range(layers - 1):
-        modules += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
-        inputs = hidden
+    modules, inputs = _hidden_layers(inputs, hidden, layers - 1)
     return nn.Sequential(*modules, nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False))
 
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Sequential:
     """As `projector`, but the last linear layer has a bias and nothing behind it: the predictor of BYOL (https://arxiv.org/abs/2006.07733)."""
+    modules, inputs = _hidden_layers(inputs, hidden, layers - 1)
+    return nn.Sequential(*modules, nn.Linear(inputs, outputs))
+
+
+def _hidden_layers(inputs: int, hidden: int, count: int) -> tuple[list[nn.Module], int]:
+    """Linear, BatchNorm and ReLU, `count` times; and the width behind them."""
     modules: list[nn.Module] = []
-    for _ in range(layers - 1):
+    for _ in range(count):
         modules += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
         inputs = hidden
-    return nn.Sequential(*modules, nn.Linear(inputs, outputs))
+    return modules, inputs
 
 
 class Prototypes(nn.Module):
@@ -39,7 +42,8 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalized(x) @ normalized(self.weight).T
+        with torch.autocast(x.device.type, enabled=False):      # divided by a temperature, what bfloat16 rounds off would count
+            return normalized(x) @ normalized(self.weight).T
 
 
 class ConvDecoder(nn.Module):

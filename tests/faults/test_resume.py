@@ -237,7 +237,7 @@ def test_r6_a_signal_in_a_step(number, tmp_path, undisturbed):
 
 
 MOMENTS = [(PretextTask, "validation_step", 1, 3), (PretextTask, "validation_step", 2, 6), (SafeCheckpointIO, "save_checkpoint", 2, 3),
-           ("zoo.data.module", "take", 4, 3), (PretextTask, "after_step", 5, 6), (L.LightningModule, "on_train_epoch_end", 0, 4),
+           ("zoo.data.module", "take", 6, 5), (PretextTask, "after_step", 5, 6), (L.LightningModule, "on_train_epoch_end", 0, 4),
            (PretextTask, "training_step", 6, 7)]
 
 
