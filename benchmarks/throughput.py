@@ -10,17 +10,13 @@ each has its own peak memory. Recipes, backbones and batch are those of benchmar
 from __future__ import annotations
 
 import argparse
-import logging
-import multiprocessing
-import resource
 import statistics
 import time
-import warnings
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from simclr import Clock, trainer
+from simclr import Clock, apart, trainer
 from table import BATCH, SIZE, recipe_of
 
 from zoo.data.datasets import DataInfo, Dataset
@@ -72,26 +68,6 @@ def bare(recipe: dict, warm: int, steps: int) -> float:
     return BATCH * steps / (time.perf_counter() - start)
 
 
-def _child(measure, recipe: dict, given: argparse.Namespace, pipe) -> None:
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rate = measure(recipe, given.warm, given.steps)
-    pipe.send((rate, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
-
-
-def apart(measure, recipe: dict, given: argparse.Namespace) -> tuple[float, float]:
-    """Images a second, and megabytes beyond what the imports take."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(measure, recipe, given, there))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    finally:
-        process.join()
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", nargs="*", help="tasks by name")
@@ -105,7 +81,7 @@ def main() -> None:
     for entry in list_tasks():
         if entry.origin != "zoo" or (given.only and entry.name not in given.only) or (recipe := recipe_of(entry.name, "emoji")) is None:
             continue
-        pairs = [(apart(ours, recipe, given), apart(bare, recipe, given)) for _ in range(given.rounds)]
+        pairs = [(apart(ours, recipe, given.warm, given.steps), apart(bare, recipe, given.warm, given.steps)) for _ in range(given.rounds)]
         rates, memory = zip(*[((a[0], b[0]), (a[1], b[1])) for a, b in pairs])
         mb = [statistics.median(m[i] for m in memory) for i in (0, 1)]
         table.add_row(entry.name, *(f"{statistics.median(r[i] for r in rates):,.0f}" for i in (0, 1)), f"{statistics.median(a / b for a, b in rates):.2f}",

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from zoo import checkpoint, ranks, recipe as recipes
+from zoo import checkpoint, cpu, ranks, recipe as recipes
 from zoo.backbones import Backbone, create_backbone
 from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
@@ -159,7 +159,7 @@ def _check_strides(backbone: Backbone) -> None:
     found: list[nn.Conv2d] = []
 
     def look(layer: nn.Conv2d, given: tuple, out: Any) -> None:
-        if min(given[0].shape[-2:]) < max(layer.stride) and max(layer.kernel_size) > 1:
+        if min(given[0].shape[-2:]) < max(layer.stride) and max(layer.kernel_size) > 1 and not cpu.is_tiny(layer, *given[0].shape[-2:]):
             found.append(layer)
 
     hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]

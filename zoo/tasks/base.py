@@ -16,6 +16,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from zoo import cpu
 from zoo.backbones import Backbone
 from zoo.data.module import ZooData, batches_done, mix
 from zoo.errors import ZooError
@@ -118,6 +119,13 @@ class PretextTask(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
             use_global_batch_norm(self)
+        if self.trainer.strategy.root_device.type == "cpu":
+            cpu.quicken(self)
+            cpu.keep_memory()
+
+    def teardown(self, stage: str) -> None:
+        cpu.restore(self)
+        cpu.give_memory_back()
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         output = self._run(batch, TRAINING, batches_done(self.trainer))
