@@ -5,7 +5,8 @@
     python benchmarks/table.py --render                 only write the table in recipes/README.md and its pictures again
 
 The budget is 600 steps of 256 pictures, about two minutes of SimCLR with timm's test_resnet on two CPU cores. Each task keeps its
-recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with output_stride 8. Pictures are 28 pixels, emoji too.
+recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with output_stride 8. A task that has recipes for both kinds of
+backbone has a row of each. Pictures are 28 pixels, emoji too.
 Features are measured on fixed lists of at most 10,000 training, 5,000 validation and 10,000 test pictures; everything is chosen on
 validation, and test is read once. Two of these may run at once, each with its own --only, --data or --seeds.
 """
@@ -43,21 +44,29 @@ TITLES = {"knn": "kNN", "linear": "linear", "finetune": "fine-tuned, 1 % of labe
 SMALL = 3.0                                         # points over random weights, below which a row gets three seeds
 
 
-def recipe_of(task: str, data: str) -> dict | None:
-    """The task's recipe at the table's budget, resolved; None if the data aren't for it."""
-    files = sorted((ROOT / "recipes" / "pretrain").glob(f"{task}-*.yaml"))
-    files = [path for path in files if read(path)["task"]["name"] == task]
-    if not files:
-        return None
-    path = min(files, key=lambda path: ("test-resnet" not in path.name, "-vit" not in path.name, data not in path.name))
-    recipe = read(path)
+def is_vit(backbone: dict) -> bool:
+    return "patch_size" in backbone
+
+
+def files_of(task: str, data: str) -> list[Path]:
+    """Its recipe for a convolutional backbone and its recipe for a ViT, as far as there are such; the first that the table's budget fits best."""
+    files = [path for path in sorted((ROOT / "recipes" / "pretrain").glob(f"{task}-*.yaml")) if read(path)["task"]["name"] == task]
+    files.sort(key=lambda path: ("test-resnet" not in path.name, data not in path.name, "-long" in path.name))
+    kinds = {is_vit(read(path)["backbone"]): path for path in reversed(files)}
+    return [kinds[vit] for vit in (False, True) if vit in kinds]
+
+
+def recipes_of(task: str, data: str) -> list[dict]:
+    """The task's recipes at the table's budget, resolved; none if the data aren't for it."""
+    if find_task(task).needs_colour and data_info(data).channels == 1:
+        return []
     changed = {"data.name": data, "data.size": SIZE, "data.batch_size": BATCH, "trainer.max_steps": STEPS, "trainer.validate_every": 0,
                "trainer.accumulate": 1}
-    if "patch_size" not in recipe["backbone"]:
-        recipe["backbone"] = CONV
-    if find_task(task).needs_colour and data_info(data).channels == 1:
-        return None
-    return resolve(recipe, dict(flat(changed)))
+    found = [read(path) for path in files_of(task, data)]
+    for recipe in found:
+        if not is_vit(recipe["backbone"]):
+            recipe["backbone"] = CONV
+    return [resolve(recipe, dict(flat(changed))) for recipe in found]
 
 
 def listed(data: ZooData) -> ZooData:
@@ -68,14 +77,12 @@ def listed(data: ZooData) -> ZooData:
     return ZooData(Dataset(whole.info, whole.fields, splits, whole.fingerprint))
 
 
-def run(task: str, data: str, seed: int, out: Path) -> dict | None:
+def run(recipe: dict, seed: int, out: Path) -> dict:
     """Pretrain in a process of its own (its peak memory is its own), measure here; the facts of one row."""
-    recipe = recipe_of(task, data)
-    if recipe is None:
-        return None
-    folder = out / f"table-{task}-{data}-s{seed}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    file = out / f"table-{task}-{data}.yaml"
+    task, data = recipe["task"]["name"], recipe["data"]["name"]
+    name = f"table-{task}-{data}" if recipes_of(task, data)[0] == recipe else f"table-{task}-vit-{data}"
+    folder, file = out / f"{name}-s{seed}", out / f"{name}.yaml"
+    out.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(recipe | {"seed": seed}, sort_keys=False))
     if not (folder / "checkpoint" / "zoo.json").is_file():
         resume = ["--resume"] if (folder / "last.ckpt").is_file() else []
@@ -113,7 +120,7 @@ def known() -> list[dict]:
 
 
 def _key(row: dict) -> tuple:
-    return row["data"], row["task"], row["seed"], json.dumps(row["backbone"], sort_keys=True) if row["task"] == RANDOM else ""
+    return row["data"], row["task"], row["seed"], json.dumps(row["backbone"], sort_keys=True)
 
 
 def record(row: dict) -> None:
@@ -124,30 +131,34 @@ def record(row: dict) -> None:
     TABLE.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def margin(rows: list[dict], task: str, data: str) -> float:
+def find(rows: list[dict], **facts) -> dict | None:
+    return next((row for row in rows if all(row[key] == value for key, value in facts.items())), None)
+
+
+def margin(rows: list[dict], task: str, data: str, backbone: dict) -> float:
     """Points over random weights of the same backbone: the smaller one of kNN's and the linear probe's, by seed 0."""
-    row = next(r for r in rows if (r["data"], r["task"], r["seed"]) == (data, task, 0))
-    floor = next(r for r in rows if (r["data"], r["task"]) == (data, RANDOM) and r["backbone"] == row["backbone"])
+    row, floor = (find(rows, data=data, task=name, seed=0, backbone=backbone) for name in (task, RANDOM))
     return min(row[kind]["value"] - floor[kind]["value"] for kind in ("knn", "linear"))
 
 
 def fill(given: argparse.Namespace) -> None:
     tasks = [entry.name for entry in list_tasks() if entry.origin == "zoo" and (not given.only or entry.name in given.only)]
     for data in given.data:
-        if (data, PIXELS, 0, "") not in map(_key, known()):
+        if find(known(), data=data, task=PIXELS) is None:
             record(baseline(None, data))
     for seed in given.seeds:
         for data in given.data:
             for task in tasks:
-                if (data, task, seed, "") in map(_key, known()) or (seed and not given.all_seeds and margin(known(), task, data) >= SMALL):
-                    continue
-                print(f"{task} on {data}, seed {seed}", flush=True)
-                row = run(task, data, seed, given.out)
-                if row is None:
-                    continue
-                record(row)
-                if not any(r["task"] == RANDOM and r["data"] == data and r["backbone"] == row["backbone"] for r in known()):
-                    record(baseline(row["backbone"], data))
+                for recipe in recipes_of(task, data):
+                    backbone = recipe["backbone"]
+                    if find(known(), data=data, task=task, seed=seed, backbone=backbone) is not None:
+                        continue
+                    if seed and not given.all_seeds and margin(known(), task, data, backbone) >= SMALL:
+                        continue
+                    print(f"{task} on {data}, {backbone['name']}, seed {seed}", flush=True)
+                    record(run(recipe, seed, given.out))
+                    if find(known(), data=data, task=RANDOM, backbone=backbone) is None:
+                        record(baseline(backbone, data))
 
 
 # ---- showing -----------------------------------------------------------------------------------------------------------------
@@ -158,6 +169,12 @@ def cell(rows: list[dict], kind: str) -> str:
         return ""
     spread = statistics.stdev(v["value"] for v in found) if len(found) > 1 else found[0]["sd"]
     return f"{statistics.mean(v['value'] for v in found):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def linked(row: dict) -> str:
+    """The task's name, with its recipe behind it."""
+    files = [] if row["task"] in (RANDOM, PIXELS) else [p for p in files_of(row["task"], row["data"]) if is_vit(read(p)["backbone"]) == is_vit(row["backbone"])]
+    return f"[{row['task']}](pretrain/{files[0].name})" if files else row["task"]
 
 
 def render(rows: list[dict]) -> str:
@@ -177,8 +194,8 @@ def render(rows: list[dict]) -> str:
         order = sorted(groups.values(), key=lambda group: -statistics.mean(row["linear"]["value"] for row in group))
         for group in order:
             first = group[0]
-            name = first["task"] + ("*" if first.get("uses_labels") else "")
-            backbone = "" if first["backbone"] is None else "ViT" if "patch_size" in first["backbone"] else first["backbone"]["name"]
+            name = linked(first) + ("*" if first.get("uses_labels") else "")
+            backbone = "" if first["backbone"] is None else "ViT" if is_vit(first["backbone"]) else first["backbone"]["name"]
             costs = [f"{statistics.mean(r['minutes'] for r in group):.1f}", f"{max(r['peak_memory_mb'] for r in group) / 1000:.1f} GB"] if "minutes" in first else ["", ""]
             bold = "**" if first["task"] in (RANDOM, PIXELS) else ""
             lines.append("| " + " | ".join([f"{bold}{name}{bold}", backbone, *(cell(group, kind) for kind in TITLES), str(len(group)) if "minutes" in first else "",
@@ -221,18 +238,17 @@ def draw(rows: list[dict], data: str) -> None:
 
     here = [row for row in rows if row["data"] == data]
     figure, axis = plt.subplots(figsize=(8, 5))
-    trained: dict[str, list[dict]] = {}
+    trained: dict[tuple, list[dict]] = {}
     for row in here:
         if "minutes" in row:
-            trained.setdefault(row["task"], []).append(row)
-    for task, group in trained.items():
+            trained.setdefault((row["task"], is_vit(row["backbone"])), []).append(row)
+    for (task, vit), group in trained.items():
         at = statistics.mean(r["minutes"] for r in group), statistics.mean(r["linear"]["value"] for r in group)
-        vit = "patch_size" in group[0]["backbone"]
         axis.plot(*at, "s" if vit else "o", color="tab:orange" if vit else "tab:blue", markersize=5)
         axis.annotate(task, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
     for row in here:
         if row["task"] in (PIXELS, RANDOM):
-            vit = row["backbone"] and "patch_size" in row["backbone"]
+            vit = row["backbone"] and is_vit(row["backbone"])
             colour = "grey" if row["task"] == PIXELS else "tab:orange" if vit else "tab:blue"
             axis.axhline(row["linear"]["value"], color=colour, linestyle=":", linewidth=1)
             name = "raw pixels" if row["task"] == PIXELS else "random " + ("ViT" if vit else "test_resnet")

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from simclr import Clock, apart, trainer
-from table import BATCH, SIZE, recipe_of
+from table import BATCH, SIZE, recipes_of
 
 from zoo.data.datasets import DataInfo, Dataset
 from zoo.data.module import ZooData
@@ -79,8 +79,9 @@ def main() -> None:
     for column in ("task", "images/s", "bare loop", "share", "MB", "bare MB", "share"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for entry in list_tasks():
-        if entry.origin != "zoo" or (given.only and entry.name not in given.only) or (recipe := recipe_of(entry.name, "emoji")) is None:
+        if entry.origin != "zoo" or (given.only and entry.name not in given.only) or not (found := recipes_of(entry.name, "emoji")):
             continue
+        recipe = found[0]
         pairs = [(apart(ours, recipe, given.warm, given.steps), apart(bare, recipe, given.warm, given.steps)) for _ in range(given.rounds)]
         rates, memory = zip(*[((a[0], b[0]), (a[1], b[1])) for a, b in pairs])
         mb = [statistics.median(m[i] for m in memory) for i in (0, 1)]
