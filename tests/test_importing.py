@@ -216,6 +216,16 @@ def test_the_command_line_and_what_the_checkpoint_is_good_for(tmp_path, capsys, 
     assert "--task.x is nothing that zoo import takes" in capsys.readouterr().err
 
 
+def test_to_be_measured_it_asks_for_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(state(), "w.pth")
+    import_checkpoint("w.pth", "test_resnet", "made", size=16)
+    for more in ([], ["--save"]):
+        assert cli.main(["evaluate", "made", *more]) == 2
+        assert capsys.readouterr().err == ("zoo: made was imported, and its card doesn't say what data it was trained on; name a set with labels to "
+                                           "measure it on, as in  zoo evaluate made --data NAME  or --data folder:PATH\n")
+
+
 def test_it_is_no_task_to_train_or_take(tmp_path):
     recipe = {"data": {"name": "digits", "batch_size": 8}, "backbone": {"name": "test_resnet"}, "task": {"name": "imported"}, "trainer": {"max_steps": 1}}
     with pytest.raises(ZooError, match="has no pretext task that could be trained"):

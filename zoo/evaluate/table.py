@@ -32,6 +32,7 @@ from zoo.evaluate.features import (OWN, PIXELS, RANDOM, Bank, best_device, choos
 from zoo.evaluate.finetune import FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import Probe, fit_probe
+from zoo.registry import IMPORTED
 from zoo.tasks.base import PretextTask, counted, create_task
 
 PROTOCOLS = ("knn", "linear", "finetune")
@@ -60,7 +61,7 @@ def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[s
 
     Args:
         checkpoint: a folder of a checkpoint or run, or a name in the hub.
-        data: a set with labels, by default the one it was trained on.
+        data: a set with labels, by default the one it was trained on, which an imported checkpoint doesn't know.
         protocols: of knn, linear and finetune.
         labels: amounts, each a share of the training labels (float) or so many per class (int).
         save: write the rows into the card, in place of those they repeat.
@@ -78,6 +79,9 @@ def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[s
         require_amount(amount)
     folder = find(checkpoint, hub)
     card = update_card(folder) if save else read_card(folder)       # changes nothing yet, but says what can't be changed
+    if data is None and card["task"]["name"] == IMPORTED:
+        raise ZooError(f"{checkpoint} was imported, and its card doesn't say what data it was trained on; name a set with labels to measure it on, as "
+                       f"in  zoo evaluate {checkpoint} --data NAME  or --data folder:PATH")
     rows = _measure(folder, card, data or card["data"]["name"], [(protocol, amount) for protocol in protocols for amount in labels], baselines)
     if save:
         new = {_key(row) for row in rows}
