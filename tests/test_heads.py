@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from zoo.heads import Centre, Prototypes, Queue, Teacher, mlp
+from zoo.errors import ZooError
+from zoo.heads import Centre, Prototypes, Queue, Teacher, check_temperatures, mlp, prototype_head
 from zoo.optim import cosine
 
 
@@ -51,6 +53,32 @@ def test_a_centre_is_a_running_mean_while_training():
     centre.eval()
     centre.update(torch.ones(2, 2))
     torch.testing.assert_close(centre.value, torch.tensor([[0.2, 0.5]]))
+
+
+def test_a_shift_that_all_rows_share_passes_no_centre():
+    """What is said of every picture alike tells nothing: once it is in the centre, the distributions are as before."""
+    centre, logits, shift = Centre(24), torch.randn(6, 2, 24), 3 * torch.randn(24)
+    before = centre.sharpened(logits, 0.1)
+    torch.testing.assert_close(before, (logits / 0.1).softmax(-1))
+    assert (centre.sharpened(logits + shift, 0.1) - before).abs().max() > 0.1
+    centre.value.add_(shift)
+    torch.testing.assert_close(centre.sharpened(logits + shift, 0.1), before)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert centre.sharpened(logits.bfloat16(), 0.1).dtype == torch.float32
+
+
+def test_a_teacher_is_at_least_as_sharp_as_its_student():
+    check_temperatures(student=0.1, teacher=0.1)
+    for teacher in (0.0, -0.1, 0.2):
+        with pytest.raises(ZooError, match=f"task.teacher_temperature is {teacher};.*task.student_temperature, which is 0.1"):
+            check_temperatures(student=0.1, teacher=teacher)
+
+
+def test_a_head_of_prototypes_gives_cosines_of_its_projection():
+    head = prototype_head(12, 16, 8, 5).eval()
+    x = torch.randn(7, 12)
+    torch.testing.assert_close(head(x), torch.cosine_similarity(head[0](x)[:, None], head[1].weight[None], dim=-1))
+    assert [layer.out_features for layer in head[0] if isinstance(layer, nn.Linear)] == [16, 16, 8]
 
 
 def test_prototypes_give_cosines():

@@ -41,6 +41,13 @@ def test_blocks_are_connected_and_everywhere():
     assert len({tuple(row) for row in mask.tolist()}) > 300
 
 
+@pytest.mark.parametrize("prefix", [0, 1, 4])
+def test_hidden_tokens_are_those_of_hidden_patches_in_order(prefix):
+    mask = torch.tensor([[False, True, True, False], [True, False, False, True]])
+    tokens = torch.cat([torch.full((2, prefix, 1), -1.0), torch.arange(8.0).view(2, 4, 1)], 1)
+    assert masks.hidden_tokens(tokens, mask).flatten().tolist() == [1, 2, 4, 7]
+
+
 def test_what_is_kept_and_what_is_hidden_make_the_whole():
     mask = masks.random_mask(5, 16, 6)
     kept = masks.kept(mask)

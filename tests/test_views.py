@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from zoo import views
+from zoo.errors import ZooError
 
 TURNS = (-0.5, -0.37, -1 / 6, -0.1, 0.0, 0.03, 1 / 3, 0.49, 0.5)
 FACTORS = (0.0, 0.2, 0.6, 1.0, 1.4, 1.8, 3.0)
@@ -302,12 +303,42 @@ def test_a_large_batch_keeps_its_order_and_draws_anew_for_each_part(monkeypatch)
 
 def test_multi_crop_gives_two_views_of_most_and_several_of_parts():
     torch.manual_seed(9)
-    x = pictures(6)
+    x = pictures(11)[5:]
     whole, parts = views.multi_crop(x, 32, 16, 3)
-    assert whole.shape == (12, 3, 32, 32) and parts.shape == (18, 3, 16, 16)
-    flat = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    flat[1] = 255                                       # rows of one view follow one another
-    whole, parts = views.multi_crop(flat, 32, 16, 2, jitter=0.0)
-    assert whole.mean((1, 2, 3)).tolist() == pytest.approx([0, 1, 0, 1], abs=1e-3)
-    assert parts.mean((1, 2, 3)).tolist() == pytest.approx([0, 1, 0, 1], abs=1e-3)
-    assert views.multi_crop(x, 32, 16, 0)[1].shape == (0, 3, 16, 16)
+    assert whole.shape == (6, 2, 3, 32, 32) and parts.shape == (6, 3, 3, 16, 16)
+    assert len({view.numpy().tobytes() for part in (whole, parts) for view in part.flatten(0, 1)}) == 30
+    flat = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    flat[1] = 255                                       # a row holds the views of one image
+    for part in views.multi_crop(flat, 32, 16, 2, jitter=0.0):
+        torch.testing.assert_close(part.mean((2, 3, 4)), torch.tensor([0.0, 1.0, 0.0])[:, None].expand(3, 2), atol=1e-3, rtol=0)
+    assert [part.shape for part in views.multi_crop(x, 32, 16, 0)] == [(6, 2, 3, 32, 32)]
+
+
+def test_multi_crop_shows_shares_on_either_side_of_the_smallest_crop():
+    """Of a ramp from left to right, a view's contrast is the width that it shows."""
+    torch.manual_seed(10)
+    ramp = torch.linspace(0, 1, 64).expand(200, 1, 64, 64)
+    whole, parts = views.multi_crop(ramp, 32, 32, 1, smallest_crop=0.4, jitter=0.0, blur=0.0)
+    width, small_width = (part.amax((2, 3, 4)) - part.amin((2, 3, 4)) for part in (whole, parts))
+    edge = 2 / 64                                                           # bilinear resizing draws the ends together
+    ratio = (4 / 3) ** 0.5
+    assert width.min() > 0.4**0.5 / ratio - edge and small_width.max() < 0.4**0.5 * ratio + edge
+    assert small_width.min() > 0.05**0.5 / ratio - edge and width.max() > 0.85 and small_width.mean() < 0.55
+
+
+def test_a_smallest_crop_that_multi_crop_cant_draw_is_refused():
+    for share in (0.05, 0.3, 1.0):
+        views.check_smallest_crop(share)
+    for share in (0.04, 1.1, float("nan")):
+        with pytest.raises(ZooError, match=f"task.smallest_crop is {share}; it has to be from 0.05"):
+            views.check_smallest_crop(share)
+
+
+def test_each_view_keeps_pictures_apart_and_views_in_turn():
+    large, small = torch.rand(3, 2, 1, 8, 8), torch.rand(3, 4, 1, 4, 4)
+    given = []
+    mean = views.each_view(lambda x: given.append(len(x)) or x.mean((2, 3)), large, small)
+    torch.testing.assert_close(mean, torch.cat([large.mean((3, 4)), small.mean((3, 4))], 1))
+    assert given == [6, 12]                             # all views of a kind at once
+    seen = views.in_turn(large, small)
+    assert len(seen) == 6 and torch.equal(seen[1], large[:, 1]) and torch.equal(seen[2], small[:, 0])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.losses import gather, normalized, total
+from zoo.losses import gather, normalized, total, wide
 
 
 def projector(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Sequential:
@@ -44,6 +44,14 @@ class Prototypes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):      # divided by a temperature, what bfloat16 rounds off would count
             return normalized(x) @ normalized(self.weight).T
+
+
+def prototype_head(inputs: int, hidden: int, bottleneck: int, prototypes: int) -> nn.Sequential:
+    """(B, inputs) -> (B, prototypes): a `projector` of three layers to `bottleneck` numbers, and their cosines with learned directions.
+
+    The head of DINO, https://arxiv.org/abs/2104.14294
+    """
+    return nn.Sequential(projector(inputs, hidden, bottleneck, layers=3), Prototypes(bottleneck, prototypes))
 
 
 class ConvDecoder(nn.Module):
@@ -180,6 +188,12 @@ class Teacher(nn.Module):
             torch._foreach_lerp_(list(mine.parameters()), [p.detach() for p in student.parameters()], 1 - momentum)
 
 
+def check_temperatures(student: float, teacher: float) -> None:
+    """Raises ZooError unless a teacher's choice among prototypes is at least as sharp as its student's."""
+    if not 0 < teacher <= student:
+        raise ZooError(f"task.teacher_temperature is {teacher}; it has to be above 0 and at most task.student_temperature, which is {student}")
+
+
 class Queue(nn.Module):
     """The last `size` rows that were pushed, over all ranks, of length 1; random directions before so many were.
 
@@ -212,6 +226,11 @@ class Centre(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(1, dim))
+
+    def sharpened(self, logits: Tensor, temperature: float) -> Tensor:
+        """(..., K) -> (..., K): distributions, of the logits less the mean, the sharper the lower the temperature."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return ((wide(logits) - self.value) / temperature).softmax(-1)
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:

@@ -70,6 +70,11 @@ def kept(mask: Tensor) -> Tensor:
     return (~mask).nonzero()[:, 1].view(len(mask), -1)
 
 
+def hidden_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """(B, P + N, D) and a mask (B, N) -> (B n, D): the tokens of the n hidden patches of each picture, in order; prefix tokens are left out."""
+    return tokens[:, -mask.shape[1] :][mask]
+
+
 def mask_pixels(mask: Tensor, patch: int) -> Tensor:
     """(B, N) bool -> (B, 1, H, W) bool: the pixels of the hidden patches of square pictures."""
     side = round(mask.shape[1] ** 0.5)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.colour import lab_to_rgb, rgb_to_lab
+from zoo.errors import ZooError
 
 __all__ = ["to_float", "crop_resize", "resize", "adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue", "luminance",
            "gaussian_blur", "solarize", "random_boxes", "random_resized_crop", "color_jitter", "random_grayscale", "random_blur",
-           "random_solarize", "simclr_view", "multi_crop", "rgb_to_lab", "lab_to_rgb"]
+           "random_solarize", "simclr_view", "multi_crop", "check_smallest_crop", "each_view", "in_turn", "rgb_to_lab", "lab_to_rgb"]
 
 LUMINANCE = (0.2989, 0.587, 0.114)                  # torchvision's weights of red, green and blue
 
@@ -246,18 +247,36 @@ def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), j
     return random_blur(x, p=blur) if blur > 0 else x
 
 
-def multi_crop(x: Tensor, size: int, small_size: int, count: int, scale: tuple[float, float] = (0.25, 1.0),
-               small_scale: tuple[float, float] = (0.05, 0.25), jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
-               flip: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Two views of most of each image, (2 B, C, size, size), and `count` views of small parts of it, (count B, C, small, small).
+SMALLEST_PART = 0.05                                # the least share of an image's area that a small view of multi_crop shows
 
-    Views of one kind follow one another: rows 0 .. B - 1 are the first view of all images. The scheme of SwAV and DINO
-    (https://arxiv.org/abs/2006.09882): what is seen in a part has to tell of the whole, and small pictures cost little.
+
+def multi_crop(x: Tensor, size: int, small_size: int, count: int, smallest_crop: float = 0.25, jitter: float = 0.5, grayscale: float = 0.2,
+               blur: float = 0.5, flip: float = 0.5) -> tuple[Tensor, ...]:
+    """Two views of most of each image, (B, 2, C, size, size), and, if `count` is above 0, so many views of small parts of it,
+    (B, count, C, small_size, small_size).
+
+    A large view shows from `smallest_crop` to all of an image's area, a small one from 0.05 to `smallest_crop`. The scheme of SwAV and
+    DINO (https://arxiv.org/abs/2006.09882): what is seen in a part has to tell of the whole, and small pictures cost little.
     """
-    kinds = ((size, scale, 2), (small_size, small_scale, count))
-    whole, parts = ([simclr_view(x, side, share, jitter, grayscale, blur, flip) for _ in range(number)] for side, share, number in kinds)
-    none = x.new_zeros((0, x.shape[1], small_size, small_size), dtype=torch.float32)
-    return torch.cat(whole), torch.cat(parts) if parts else none
+    kinds = ((2, size, (smallest_crop, 1.0)), (count, small_size, (SMALLEST_PART, smallest_crop)))
+    return tuple(torch.stack([simclr_view(x, side, share, jitter, grayscale, blur, flip) for _ in range(number)], 1)
+                 for number, side, share in kinds if number > 0)
+
+
+def check_smallest_crop(share: float) -> None:
+    """Raises ZooError where `multi_crop` can't draw with this share, which is a task's argument `smallest_crop`."""
+    if not SMALLEST_PART <= share <= 1:
+        raise ZooError(f"task.smallest_crop is {share}; it has to be from {SMALLEST_PART}, the least that a small view shows, to 1")
+
+
+def each_view(network: Callable[[Tensor], Tensor], *kinds: Tensor) -> Tensor:
+    """What a network that takes (B, ...) makes of views, (B, V, ...) of each kind -> (B, all V, ...). The views of a kind are one batch to it."""
+    return torch.cat([network(kind.flatten(0, 1)).unflatten(0, kind.shape[:2]) for kind in kinds], 1)
+
+
+def in_turn(*kinds: Tensor) -> list[Tensor]:
+    """Views, (B, V, ...) of each kind -> one after the other, (B, ...) each."""
+    return [view for kind in kinds for view in kind.unbind(1)]
 
 
 def _chance(batch: int, p: float, device: torch.device) -> Tensor:

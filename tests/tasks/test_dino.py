@@ -1,4 +1,4 @@
-"""DINO: the authors' loss over all pairs of different views, a centre that a common shift can't pass, and small views of ViTs."""
+"""DINO: the authors' loss over all pairs of different views, a centre that moves in training alone, and small views of ViTs."""
 
 from __future__ import annotations
 
@@ -72,18 +72,9 @@ def test_the_loss_is_lightlys():
     task.centre.value.copy_(torch.rand(1, 24))
     from_lightly.center.copy_(task.centre.value[None])
     teacher, student = torch.randn(6, 2, 24), torch.randn(6, 5, 24, requires_grad=True)
-    ours, theirs = view_cross_entropy(student, task.targets(teacher), 0.1), from_lightly(list(teacher.unbind(1)), list(student.unbind(1)))
+    ours, theirs = view_cross_entropy(student, task.centre.sharpened(teacher, 0.04), 0.1), from_lightly(list(teacher.unbind(1)), list(student.unbind(1)))
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (ours, theirs)))
-
-
-def test_a_shift_that_all_pictures_share_passes_no_centre():
-    """What the teacher says of every picture alike tells nothing: once it is in the centre, the targets are as before."""
-    task, taught, shift = _task(), torch.randn(6, 2, 24), 3 * torch.randn(24)
-    before = task.targets(taught)
-    assert (task.targets(taught + shift) - before).abs().max() > 0.1
-    task.centre.value.add_(shift)
-    torch.testing.assert_close(task.targets(taught + shift), before)
 
 
 def test_the_centre_stands_still_in_validation_and_takes_part_in_no_checkpoint():
@@ -114,7 +105,9 @@ def test_small_views_of_a_vit_need_positions_that_adapt():
 
 def test_without_small_views_and_nonsense():
     task = _task(small_count=0)
-    assert _views(task)[1].shape == (6, 0, 3, 16, 16) and task(_views(task)).loss.isfinite()
+    assert len(_views(task)) == 1 and task(_views(task)).loss.isfinite()
     assert set(task.eval().picture(_batch(1))) == {"views", "prototypes"}
     with pytest.raises(ZooError, match="task.teacher_temperature is 0.2"):
         _task(teacher_temperature=0.2)
+    with pytest.raises(ZooError, match="task.smallest_crop is 0.01"):
+        _task(smallest_crop=0.01)

@@ -125,5 +125,9 @@ def test_no_small_views_grey_pictures_the_drawing_and_nonsense():
     assert task.picture({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["views"].shape[0] == 3
     with pytest.raises(ZooError, match="task.iterations is 0"):
         _task(iterations=0)
+    with pytest.raises(ZooError, match="task.teacher_temperature is 0.2"):
+        _task(teacher_temperature=0.2)
+    with pytest.raises(ZooError, match="task.smallest_crop is 0.01"):
+        _task(smallest_crop=0.01)
     with pytest.raises(ZooError, match="encode a part of its patches"):
         DINOv2(create_backbone("test_resnet", size=32))

@@ -42,7 +42,8 @@ def test_the_loss_and_its_gradient_are_lightlys(small_views, monkeypatch):
     normal, *kinds = task.views(_batch())
     monkeypatch.setattr(losses.SIGReg, "_generate_unit_vectors", lambda *args, **kwargs: normal / normal.norm(dim=0))
     loss = losses.LeJEPALoss(lambda_param=0.1, sigreg_knots=POINTS, sigreg_t_max=FURTHEST)
-    z = task.projector(torch.cat([task.backbone(kind) for kind in kinds])).unflatten(0, (2 + small_views, 8))
+    assert [kind.shape[:2] for kind in kinds] == [(8, 2), (8, small_views)]
+    z = task.projector(torch.cat([task.backbone(torch.cat(kind.unbind(1))) for kind in kinds])).unflatten(0, (2 + small_views, 8))
     theirs, ours = loss(local_proj=z[2:], global_proj=z[:2]), task((normal, *kinds)).loss
     torch.testing.assert_close(ours, theirs)
     mine, other = (torch.autograd.grad(value, list(task.parameters())) for value in (ours, theirs))

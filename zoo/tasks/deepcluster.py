@@ -6,7 +6,8 @@ with the spherical k-means, the projector and the views of DeepCluster-v2, https
 Differs: what is clustered are the last `memory` pictures that were seen, every `every` steps, rather than all of them at each epoch.
 Differs: a picture's cluster is looked up when it is seen, as the one of its other view, rather than kept from the last clustering.
 Differs: k-means goes on from the clusters of before, so that most classes keep their meaning and the classifier need not start afresh.
-Differs: a BatchNorm at the projector's end takes the place of whitening; without it all features point one way and clusters mean little.
+Differs: a BatchNorm at the projector's end takes the place of whitening. What it is worth hasn't been measured by itself: short runs
+without it, with a memory set otherwise too, came out below the untrained network (recipes/LOG.md).
 Differs: rare clusters weigh more in the loss, instead of being drawn more often, which the paper says is the same.
 """
 

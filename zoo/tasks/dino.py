@@ -11,17 +11,16 @@ Differs: a ViT is read by average pooling, without a class token, as its recipes
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import image_grid, rows_of
-from zoo.heads import Centre, Prototypes, Teacher, projector
-from zoo.losses import view_cross_entropy, wide
+from zoo.heads import Centre, Teacher, check_temperatures, prototype_head
+from zoo.losses import view_cross_entropy
 from zoo.optim import cosine
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import multi_crop, resize
+from zoo.views import check_smallest_crop, each_view, in_turn, multi_crop, resize
 
 
 @register_task("dino")
@@ -39,7 +38,7 @@ class DINO(PretextTask):
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
         hidden: width of the head's hidden layers.
         bottleneck: width in which prototypes are compared.
-        smallest_crop: least share of the picture's area that a large view shows, 0 to 1; at most as much is shown by a small one.
+        smallest_crop: least share of the picture's area that a large view shows, 0.05 to 1; a small view shows 0.05 to this.
         jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
         grayscale: chance of a view without colour.
         blur: chance of a blurred view.
@@ -53,40 +52,29 @@ class DINO(PretextTask):
                  bottleneck: int = 128, smallest_crop: float = 0.3, jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
                  flip: float = 0.5):
         super().__init__(backbone)
-        if not 0 < teacher_temperature <= student_temperature:
-            raise ZooError(f"task.teacher_temperature is {teacher_temperature}; it has to be above 0 and at most task.student_temperature, "
-                           f"which is {student_temperature}")
+        check_temperatures(student_temperature, teacher_temperature)
+        check_smallest_crop(smallest_crop)
         self.small_size = small_size or backbone.size
         backbone.require_size(self.small_size, "task.small_size")
         self.small_count, self.momentum = small_count, momentum
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
-        self.head = nn.Sequential(projector(backbone.num_features, hidden, bottleneck, layers=3), Prototypes(bottleneck, prototypes))
+        self.head = prototype_head(backbone.num_features, hidden, bottleneck, prototypes)
         self.teacher = Teacher(backbone, self.head)
         self.centre = Centre(prototypes, centre_momentum)
 
-    def views(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Two large views (B, 2, C, H, W) and the small ones (B, V, C, h, w)."""
-        large, small = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, (self.smallest_crop, 1.0),
-                                  (0.05, self.smallest_crop), self.jitter, self.grayscale, self.blur, self.flip)
-        count = len(batch["image"])
-        return large.unflatten(0, (2, count)).transpose(0, 1), small.unflatten(0, (self.small_count, count)).transpose(0, 1)
+    def views(self, batch: dict) -> tuple[Tensor, ...]:
+        """Two large views (B, 2, C, H, W), and the small ones (B, V, C, h, w) if there are."""
+        return multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, self.smallest_crop, self.jitter, self.grayscale,
+                          self.blur, self.flip)
 
-    def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
-        large, small = views
-        features = [self.backbone.pool(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in (large, small) if part.shape[1]]
-        features = torch.cat(features, 1)                                                       # (B, 2 + V, D)
-        logits = self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2])             # (B, 2 + V, K)
-        taught = self.teacher(large.flatten(0, 1)).unflatten(0, large.shape[:2])                # (B, 2, K)
-        target = self.targets(taught)
+    def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
+        logits = each_view(self.head, each_view(self.backbone.pool, *views))                    # (B, 2 + V, K)
+        taught = each_view(self.teacher, views[0])                                              # (B, 2, K)
+        target = self.centre.sharpened(taught, self.teacher_temperature)
         loss = view_cross_entropy(logits, target, self.student_temperature)
         self.centre.update(taught.flatten(0, 1))
         return TaskOutput(loss, {"teacher_entropy": entropy(target).mean(), "prototype_entropy": entropy(target.mean((0, 1)))})
-
-    def targets(self, taught: Tensor) -> Tensor:
-        """The teacher's logits (..., K), centred and sharpened to distributions over the prototypes."""
-        with torch.autocast(taught.device.type, enabled=False):
-            return ((wide(taught) - self.centre.value) / self.teacher_temperature).softmax(-1)
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.backbone, self.head, momentum=cosine(self.momentum, 1.0, progress))
@@ -94,9 +82,9 @@ class DINO(PretextTask):
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their views; and the batch in the order of the prototypes that the teacher sorts each picture to."""
-        large, small = (part.transpose(0, 1) for part in self.views({"image": batch["image"][:8]}))
-        sorted_by = self.targets(self.teacher(resize(batch["image"], self.backbone.size))).argmax(1).argsort(stable=True)
-        return {"views": rows_of(batch["image"][:8], *large, *small), "prototypes": image_grid(batch["image"][sorted_by][:64])}
+        few, taught = batch["image"][:8], self.teacher(resize(batch["image"], self.backbone.size))
+        sorted_by = self.centre.sharpened(taught, self.teacher_temperature).argmax(1).argsort(stable=True)
+        return {"views": rows_of(few, *in_turn(*self.views({"image": few}))), "prototypes": image_grid(batch["image"][sorted_by][:64])}
 
 
 def entropy(p: Tensor) -> Tensor:

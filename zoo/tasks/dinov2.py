@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
-from zoo.heads import Prototypes, Teacher, projector
+from zoo.heads import Teacher, check_temperatures, prototype_head
 from zoo.losses import gather, normalized, sinkhorn, soft_cross_entropy, view_cross_entropy, wide
-from zoo.masks import block_mask, hidden_count, mask_pixels
+from zoo.masks import block_mask, hidden_count, hidden_tokens, mask_pixels
 from zoo.optim import cosine
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import multi_crop
+from zoo.views import check_smallest_crop, each_view, in_turn, multi_crop
 
 
 @register_task("dinov2")
@@ -43,7 +43,7 @@ class DINOv2(PretextTask):
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         bottleneck: width in which prototypes are compared.
-        smallest_crop: least share of the picture's area that a large view shows, 0 to 1; at most as much is shown by a small one.
+        smallest_crop: least share of the picture's area that a large view shows, 0.05 to 1; a small view shows 0.05 to this.
         jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
         grayscale: chance of a view without colour.
         blur: chance of a blurred view.
@@ -58,9 +58,8 @@ class DINOv2(PretextTask):
                  jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
         backbone.require_patches("dinov2")
         super().__init__(backbone)
-        if not 0 < teacher_temperature <= student_temperature:
-            raise ZooError(f"task.teacher_temperature is {teacher_temperature}; it has to be above 0 and at most task.student_temperature, "
-                           f"which is {student_temperature}")
+        check_temperatures(student_temperature, teacher_temperature)
+        check_smallest_crop(smallest_crop)
         if iterations < 1:
             raise ZooError(f"task.iterations is {iterations}; it has to be at least 1")
         self.small_size = small_size or backbone.size
@@ -72,45 +71,38 @@ class DINOv2(PretextTask):
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
-        heads = [nn.Sequential(projector(backbone.num_features, hidden, bottleneck, layers=3), Prototypes(bottleneck, prototypes)) for _ in range(2)]
-        self.head, self.patch_head = heads
+        self.head, self.patch_head = (prototype_head(backbone.num_features, hidden, bottleneck, prototypes) for _ in range(2))
         self.teacher = Teacher(backbone, self.head, self.patch_head)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
-        """Two large views (B, 2, C, H, W), the small ones (B, V, C, h, w), and which patches of the large are hidden (B, 2, N)."""
-        large, small = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, (self.smallest_crop, 1.0),
-                                  (0.05, self.smallest_crop), self.jitter, self.grayscale, self.blur, self.flip)
+    def views(self, batch: dict) -> tuple[Tensor, ...]:
+        """Two large views (B, 2, C, H, W), the small ones (B, V, C, h, w) if there are, and which patches of the large are hidden (B, 2, N)."""
+        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, self.smallest_crop, self.jitter, self.grayscale,
+                           self.blur, self.flip)
         count = len(batch["image"])
-        mask = block_mask(2 * count, self.side, self.hidden_patches, large.device).unflatten(0, (count, 2))
-        return large.unflatten(0, (2, count)).transpose(0, 1), small.unflatten(0, (self.small_count, count)).transpose(0, 1), mask
+        return *kinds, block_mask(2 * count, self.side, self.hidden_patches, kinds[0].device).unflatten(0, (count, 2))
 
-    def forward(self, views: tuple[Tensor, Tensor, Tensor]) -> TaskOutput:
-        large, small, mask = views[0].flatten(0, 1), views[1].flatten(0, 1), views[2].flatten(0, 1)
-        count, hidden = len(views[0]), mask.flatten().nonzero()[:, 0]
+    def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
+        large, *small, mask = views
+        pairs, large, mask = mask.shape[:2], large.flatten(0, 1), mask.flatten(0, 1)            # (B, 2), (2 B, C, H, W), (2 B, N)
         tokens = self.backbone.tokens(large, mask=mask, mask_token=self.mask_token)
-        pooled = whole = self.backbone.pooled(tokens).unflatten(0, (count, 2))                  # (B, 2, D)
-        if len(small):
-            pooled = torch.cat([pooled, self.backbone.pool(small).unflatten(0, (count, -1))], 1)
-        logits = self.head(pooled.flatten(0, 1)).unflatten(0, (count, -1))                      # (B, 2 + V, K)
-        patch_logits = self.patch_head(self.patches(tokens)[hidden])                            # (2 B n, K), n hidden patches each
-        target, patch_target = (sinkhorn(taught, self.teacher_temperature, self.iterations) for taught in self.teach(large, hidden))
-        pictures = view_cross_entropy(logits, target.unflatten(0, (count, 2)), self.student_temperature)
+        whole = self.backbone.pooled(tokens).unflatten(0, pairs)                                # (B, 2, D)
+        pooled = torch.cat([whole, *(each_view(self.backbone.pool, kind) for kind in small)], 1)
+        logits = each_view(self.head, pooled)                                                   # (B, 2 + V, K)
+        patch_logits = self.patch_head(hidden_tokens(tokens, mask))                             # (2 B n, K), n hidden patches each
+        target, patch_target = (sinkhorn(taught, self.teacher_temperature, self.iterations) for taught in self.teach(large, mask))
+        pictures = view_cross_entropy(logits, target.unflatten(0, pairs), self.student_temperature)
         patches = soft_cross_entropy(wide(patch_logits) / self.student_temperature, patch_target).mean()
         apart = koleo(whole[:, 0]) + koleo(whole[:, 1])
         logs = {"picture_loss": pictures.detach(), "patch_loss": patches.detach(), "koleo": apart.detach()}
         return TaskOutput(pictures + self.patch_weight * patches + self.koleo_weight * apart, logs)
 
-    def patches(self, tokens: Tensor) -> Tensor:
-        """(B, P + N, D) -> (B N, D), without the prefix tokens."""
-        return tokens[:, self.backbone.num_prefix_tokens :].flatten(0, 1)
-
     @torch.no_grad()
-    def teach(self, large: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def teach(self, large: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's logits of whole pictures, (2 B, K), and of those of their patches that the student doesn't see, (2 B n, K)."""
         body, head, patch_head = self.teacher[0], self.teacher[1], self.teacher[2]
         tokens = body.tokens(large)
-        return head(body.pooled(tokens)), patch_head(self.patches(tokens)[hidden])
+        return head(body.pooled(tokens)), patch_head(hidden_tokens(tokens, mask))
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.backbone, self.head, self.patch_head, momentum=cosine(self.momentum, 1.0, progress))
@@ -118,9 +110,9 @@ class DINOv2(PretextTask):
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their large views as the student sees them, and the small ones."""
-        large, small, mask = (part.transpose(0, 1) for part in self.views({"image": batch["image"][:8]}))
-        seen = [view.masked_fill(mask_pixels(hidden, self.backbone.patch_size), 0.5) for view, hidden in zip(large, mask, strict=True)]
-        return {"views": rows_of(batch["image"][:8], *seen, *small)}
+        large, *small, mask = self.views({"image": batch["image"][:8]})
+        seen = large.flatten(0, 1).masked_fill(mask_pixels(mask.flatten(0, 1), self.backbone.patch_size), 0.5).unflatten(0, mask.shape[:2])
+        return {"views": rows_of(batch["image"][:8], *in_turn(seen, *small))}
 
 
 def koleo(features: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from zoo.heads import mlp
 from zoo.losses import total, wide
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import multi_crop
+from zoo.views import check_smallest_crop, in_turn, multi_crop
 
 POINTS, FURTHEST = 9, 5.0                           # of the integral's positive half: the authors' 17 points from -5 to 5
 
@@ -37,7 +37,7 @@ class LeJEPA(PretextTask):
         small_size: side of small views in pixels.
         hidden: width of the projector's two hidden layers.
         outputs: width of the space in which views are compared.
-        smallest_crop: least share of the picture's area that a large view shows, 0 to 1; a small view shows 0.05 to this.
+        smallest_crop: least share of the picture's area that a large view shows, 0.05 to 1; a small view shows 0.05 to this.
         jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
         grayscale: chance of a view without colour.
         blur: chance of a blurred view.
@@ -48,8 +48,7 @@ class LeJEPA(PretextTask):
                  hidden: int = 512, outputs: int = 64, smallest_crop: float = 0.3, jitter: float = 0.5, grayscale: float = 0.2,
                  blur: float = 0.5, flip: float = 0.5):
         super().__init__(backbone)
-        if not 0.05 <= smallest_crop <= 1:
-            raise ZooError(f"task.smallest_crop is {smallest_crop}; it has to be from 0.05, the least that a small view shows, to 1")
+        check_smallest_crop(smallest_crop)
         if not 0 < normality < 1:
             raise ZooError(f"task.normality is {normality}; it has to be above 0, or everything collapses, and below 1")
         if small_views:
@@ -60,17 +59,16 @@ class LeJEPA(PretextTask):
         self.projector = mlp(backbone.num_features, hidden, outputs, layers=3)
 
     def views(self, batch: dict) -> tuple[Tensor, ...]:
-        """Normal numbers (D, directions); two views of the whole, (2 B, C, H, W); and those of small parts, (small_views B, C,
+        """Normal numbers (D, directions); two views of the whole, (B, 2, C, H, W); and those of small parts, (B, small_views, C,
         small_size, small_size), if there are.
         """
-        image = batch["image"]
-        kinds = multi_crop(image, self.backbone.size, self.small_size, self.small_views, scale=(self.smallest_crop, 1.0),
-                           small_scale=(0.05, self.smallest_crop), jitter=self.jitter, grayscale=self.grayscale, blur=self.blur, flip=self.flip)
-        return torch.randn(self.outputs, self.directions, device=image.device), *(kinds if self.small_views else kinds[:1])
+        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_views, self.smallest_crop, self.jitter, self.grayscale,
+                           self.blur, self.flip)
+        return torch.randn(self.outputs, self.directions, device=kinds[0].device), *kinds
 
     def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
         normal, *kinds = views
-        features = torch.cat([self.backbone.pool(kind) for kind in kinds])
+        features = torch.cat([self.backbone.pool(torch.cat(in_turn(kind))) for kind in kinds])  # (V B, D), view after view
         z = self.projector(features).unflatten(0, (2 + self.small_views, -1))                   # (V, B, D)
         with torch.autocast(z.device.type, enabled=False):
             z = wide(z)
@@ -85,8 +83,8 @@ class LeJEPA(PretextTask):
         """The views of a few pictures; and the first two numbers of all, -4 to 4 each: to be a round cloud, densest in the middle."""
         few = batch["image"][:8]
         _, *kinds = self.views(batch)
-        shown = [view[:8] for kind in kinds for view in kind.split(len(batch["image"]))]
-        z = self.projector(self.backbone.pool(kinds[0])).float().cpu()
+        shown = [view[:8] for view in in_turn(*kinds)]
+        z = self.projector(self.backbone.pool(torch.cat(in_turn(kinds[0])))).float().cpu()
         column, row = ((z[:, :2] + 4) * 8).long().clamp(0, 63).unbind(1)
         counts = torch.zeros(64, 64).index_put_((row, column), torch.ones(len(z)), accumulate=True)
         return {"views": rows_of(few, *shown), "cloud": 1 - (counts / counts.max()).expand(3, -1, -1)}

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import Prototypes, mlp
 from zoo.losses import sinkhorn, soft_cross_entropy
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import multi_crop, to_float
+from zoo.views import check_smallest_crop, in_turn, multi_crop, to_float
 
 
 @register_task("swav")
@@ -35,7 +34,7 @@ class SwAV(PretextTask):
         small_size: side of small views in pixels.
         hidden: width of the projector's hidden layer.
         outputs: width of the space in which prototypes lie.
-        smallest_crop: least share of the picture's area that a large view shows, 0 to 1; a small view shows 0.05 to this.
+        smallest_crop: least share of the picture's area that a large view shows, 0.05 to 1; a small view shows 0.05 to this.
         jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
         grayscale: chance of a view without colour.
         blur: chance of a blurred view.
@@ -46,8 +45,7 @@ class SwAV(PretextTask):
                  small_views: int = 2, small_size: int = 16, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.25,
                  jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
         super().__init__(backbone)
-        if not 0.05 <= smallest_crop <= 1:
-            raise ZooError(f"task.smallest_crop is {smallest_crop}; it has to be from 0.05, the least that a small view shows, to 1")
+        check_smallest_crop(smallest_crop)
         if small_views:
             backbone.require_size(small_size, "task.small_size")
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
@@ -57,13 +55,12 @@ class SwAV(PretextTask):
         self.prototypes = Prototypes(outputs, prototypes)
 
     def views(self, batch: dict) -> tuple[Tensor, ...]:
-        """Two views of the whole, (2 B, C, H, W), and those of small parts, (small_views B, C, small_size, small_size), if there are."""
-        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_views, scale=(self.smallest_crop, 1.0),
-                           small_scale=(0.05, self.smallest_crop), jitter=self.jitter, grayscale=self.grayscale, blur=self.blur, flip=self.flip)
-        return kinds if self.small_views else kinds[:1]
+        """Two views of the whole, (B, 2, C, H, W), and those of small parts, (B, small_views, C, small_size, small_size), if there are."""
+        return multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_views, self.smallest_crop, self.jitter, self.grayscale,
+                          self.blur, self.flip)
 
     def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
-        z = self.projector(torch.cat([self.backbone.pool(kind) for kind in views]))
+        z = self.projector(torch.cat([self.backbone.pool(torch.cat(in_turn(kind))) for kind in views]))     # (V B, D), view after view
         with torch.autocast(z.device.type, enabled=False):
             cosines = self.prototypes(z).unflatten(0, (2 + self.small_views, -1))                           # (V, B, K)
             assigned = [sinkhorn(whole, self.epsilon, self.iterations) for whole in cosines[:2].detach()]   # (B, K) each
@@ -73,13 +70,11 @@ class SwAV(PretextTask):
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
         """The views of a few pictures; and in each row the pictures of the batch that lie nearest to one of the fullest prototypes."""
-        few = batch["image"][:8]
-        shown = [view for kind in self.views({"image": few}) for view in kind.split(len(few))]
-        image = to_float(batch["image"])
+        few, image = batch["image"][:8], to_float(batch["image"])
         cosines = self.prototypes(self.projector(self.backbone.pool(image)))                                # (B, K)
         fullest = cosines.argmax(1).bincount(minlength=cosines.shape[1]).topk(min(8, cosines.shape[1])).indices
         nearest = cosines[:, fullest].topk(min(8, len(image)), dim=0).indices                               # (8, groups)
-        return {"views": rows_of(few, *shown), "groups": rows_of(*[image[which] for which in nearest.T])}
+        return {"views": rows_of(few, *in_turn(*self.views({"image": few}))), "groups": rows_of(*[image[which] for which in nearest.T])}
 
 
 def swapped(cosines: Tensor, assigned: list[Tensor], temperature: float) -> Tensor:
