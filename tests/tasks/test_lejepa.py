@@ -35,15 +35,15 @@ def test_the_statistic_and_its_gradient_are_the_closed_form():
     torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(exact, x), rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("small_views", [1, 2])
-def test_the_loss_and_its_gradient_are_lightlys(small_views, monkeypatch):
+@pytest.mark.parametrize("small_count", [1, 2])
+def test_the_loss_and_its_gradient_are_lightlys(small_count, monkeypatch):
     losses = pytest.importorskip("lightly.loss.lejepa_loss")
-    task = _task(small_views=small_views, normality=0.1)
+    task = _task(small_count=small_count, normality=0.1)
     normal, *kinds = task.views(_batch())
     monkeypatch.setattr(losses.SIGReg, "_generate_unit_vectors", lambda *args, **kwargs: normal / normal.norm(dim=0))
     loss = losses.LeJEPALoss(lambda_param=0.1, sigreg_knots=POINTS, sigreg_t_max=FURTHEST)
-    assert [kind.shape[:2] for kind in kinds] == [(8, 2), (8, small_views)]
-    z = task.projector(torch.cat([task.backbone(torch.cat(kind.unbind(1))) for kind in kinds])).unflatten(0, (2 + small_views, 8))
+    assert [kind.shape[:2] for kind in kinds] == [(8, 2), (8, small_count)]
+    z = task.projector(torch.cat([task.backbone(torch.cat(kind.unbind(1))) for kind in kinds])).unflatten(0, (2 + small_count, 8))
     theirs, ours = loss(local_proj=z[2:], global_proj=z[:2]), task((normal, *kinds)).loss
     torch.testing.assert_close(ours, theirs)
     mine, other = (torch.autograd.grad(value, list(task.parameters())) for value in (ours, theirs))
@@ -95,5 +95,5 @@ def test_directions_are_drawn_in_views_and_nonsense_is_refused():
     for arguments in ({"normality": 0.0}, {"normality": 1.0}, {"smallest_crop": 0.01}):
         with pytest.raises(ZooError, match=f"task.{next(iter(arguments))}"):
             _task(**arguments)
-    assert _task(small_views=0)(_task(small_views=0).views(_batch(2))).loss.isfinite()
+    assert _task(small_count=0)(_task(small_count=0).views(_batch(2))).loss.isfinite()
     assert task.eval().picture(_batch(4)).keys() == {"views", "cloud"}

@@ -24,12 +24,12 @@ def _batch(count: int = 8) -> dict:
     return {"image": torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
 
 
-@pytest.mark.parametrize("small_views", [0, 1, 3])
-def test_the_loss_and_its_gradient_are_lightlys(small_views):
+@pytest.mark.parametrize("small_count", [0, 1, 3])
+def test_the_loss_and_its_gradient_are_lightlys(small_count):
     loss = pytest.importorskip("lightly.loss").SwaVLoss(temperature=0.2, sinkhorn_iterations=4, sinkhorn_epsilon=0.1)
-    task = _task(temperature=0.2, iterations=4, epsilon=0.1, small_views=small_views)
+    task = _task(temperature=0.2, iterations=4, epsilon=0.1, small_count=small_count)
     views = task.views(_batch())
-    assert [kind.shape[:2] for kind in views] == [(8, 2)] + [(8, small_views)] * bool(small_views)
+    assert [kind.shape[:2] for kind in views] == [(8, 2)] + [(8, small_count)] * bool(small_count)
     seen = [torch.cat(kind.unbind(1)) for kind in views]                        # view after view, as BatchNorm sees them
     heads = task.prototypes(task.projector(torch.cat([task.backbone(kind) for kind in seen]))).split(8)
     theirs, ours = loss(list(heads[:2]), list(heads[2:])).squeeze(), task(views).loss
@@ -73,7 +73,7 @@ def test_small_views_have_their_size_and_what_cant_take_them_is_refused():
     vit = create_backbone("vit_tiny_patch16_224", size=28, **VIT)
     with pytest.raises(ZooError, match="task.small_size"):
         SwAV(vit)
-    assert len(SwAV(vit, small_views=0).views(_batch())) == 1
+    assert len(SwAV(vit, small_count=0).views(_batch())) == 1
     with pytest.raises(ZooError, match="smallest_crop"):
         _task(smallest_crop=0.01)
 

@@ -33,7 +33,7 @@ class LeJEPA(PretextTask):
     Args:
         normality: weight of the test, above 0 and below 1; what is left to 1 is the weight of the prediction.
         directions: along which the test is made, drawn anew at every step.
-        small_views: views of small parts, beside the two of the whole; 0 is none.
+        small_count: views of small parts, beside the two of the whole; 0 is none.
         small_size: side of small views in pixels.
         hidden: width of the projector's two hidden layers.
         outputs: width of the space in which views are compared.
@@ -44,32 +44,32 @@ class LeJEPA(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, normality: float = 0.05, directions: int = 128, small_views: int = 2, small_size: int = 16,
+    def __init__(self, backbone: Backbone, normality: float = 0.05, directions: int = 128, small_count: int = 2, small_size: int = 16,
                  hidden: int = 512, outputs: int = 64, smallest_crop: float = 0.3, jitter: float = 0.5, grayscale: float = 0.2,
                  blur: float = 0.5, flip: float = 0.5):
         super().__init__(backbone)
         check_smallest_crop(smallest_crop)
         if not 0 < normality < 1:
             raise ZooError(f"task.normality is {normality}; it has to be above 0, or everything collapses, and below 1")
-        if small_views:
+        if small_count:
             backbone.require_size(small_size, "task.small_size")
         self.normality, self.directions, self.outputs = normality, directions, outputs
-        self.small_views, self.small_size = small_views, small_size
+        self.small_count, self.small_size = small_count, small_size
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
         self.projector = mlp(backbone.num_features, hidden, outputs, layers=3)
 
     def views(self, batch: dict) -> tuple[Tensor, ...]:
-        """Normal numbers (D, directions); two views of the whole, (B, 2, C, H, W); and those of small parts, (B, small_views, C,
+        """Normal numbers (D, directions); two views of the whole, (B, 2, C, H, W); and those of small parts, (B, small_count, C,
         small_size, small_size), if there are.
         """
-        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_views, self.smallest_crop, self.jitter, self.grayscale,
+        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, self.smallest_crop, self.jitter, self.grayscale,
                            self.blur, self.flip)
         return torch.randn(self.outputs, self.directions, device=kinds[0].device), *kinds
 
     def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
         normal, *kinds = views
         features = torch.cat([self.backbone.pool(torch.cat(in_turn(kind))) for kind in kinds])  # (V B, D), view after view
-        z = self.projector(features).unflatten(0, (2 + self.small_views, -1))                   # (V, B, D)
+        z = self.projector(features).unflatten(0, (2 + self.small_count, -1))                   # (V, B, D)
         with torch.autocast(z.device.type, enabled=False):
             z = wide(z)
             directions = F.normalize(total(normal.to(z.dtype)), dim=0)      # the sum of what the ranks drew: one set for all of them

@@ -30,7 +30,7 @@ class SwAV(PretextTask):
         temperature: softness of the prediction, above 0.
         epsilon: softness of the assignments, above 0; lower sorts harder.
         iterations: of Sinkhorn's algorithm, which makes the groups equal in size.
-        small_views: views of small parts, beside the two of the whole; 0 is none.
+        small_count: views of small parts, beside the two of the whole; 0 is none.
         small_size: side of small views in pixels.
         hidden: width of the projector's hidden layer.
         outputs: width of the space in which prototypes lie.
@@ -42,27 +42,27 @@ class SwAV(PretextTask):
     """
 
     def __init__(self, backbone: Backbone, prototypes: int = 64, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3,
-                 small_views: int = 2, small_size: int = 16, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.25,
+                 small_count: int = 2, small_size: int = 16, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.25,
                  jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
         super().__init__(backbone)
         check_smallest_crop(smallest_crop)
-        if small_views:
+        if small_count:
             backbone.require_size(small_size, "task.small_size")
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.small_views, self.small_size = small_views, small_size
+        self.small_count, self.small_size = small_count, small_size
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
         self.projector = mlp(backbone.num_features, hidden, outputs)
         self.prototypes = Prototypes(outputs, prototypes)
 
     def views(self, batch: dict) -> tuple[Tensor, ...]:
-        """Two views of the whole, (B, 2, C, H, W), and those of small parts, (B, small_views, C, small_size, small_size), if there are."""
-        return multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_views, self.smallest_crop, self.jitter, self.grayscale,
+        """Two views of the whole, (B, 2, C, H, W), and those of small parts, (B, small_count, C, small_size, small_size), if there are."""
+        return multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, self.smallest_crop, self.jitter, self.grayscale,
                           self.blur, self.flip)
 
     def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
         z = self.projector(torch.cat([self.backbone.pool(torch.cat(in_turn(kind))) for kind in views]))     # (V B, D), view after view
         with torch.autocast(z.device.type, enabled=False):
-            cosines = self.prototypes(z).unflatten(0, (2 + self.small_views, -1))                           # (V, B, K)
+            cosines = self.prototypes(z).unflatten(0, (2 + self.small_count, -1))                           # (V, B, K)
             assigned = [sinkhorn(whole, self.epsilon, self.iterations) for whole in cosines[:2].detach()]   # (B, K) each
             loss = swapped(cosines, assigned, self.temperature)
         return TaskOutput(loss, {"certainty": torch.stack(assigned).amax(2).mean()})
