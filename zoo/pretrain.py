@@ -189,6 +189,8 @@ class _Run:
     def _data(self, info: DataInfo) -> ZooData:
         if not self.smoke:
             data = create_data(**self.resolved["data"])
+            if spares := getattr(data.dataset.fields.get("image"), "spares", None):
+                spares.file = self.folder / BAD_SAMPLES
         else:
             from zoo.data.generated import generate
 

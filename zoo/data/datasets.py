@@ -43,7 +43,8 @@ class Dataset:
                  of shards, `Pictures` and `Texts`, which read the rows that are indexed
     splits       train, validation, test: int64 indices into the fields
     fingerprint  sha256 hex of the files that were read, the version and the size
-    bad          of a folder: {path, reason, maybe replaced_by} of each image that can't be read
+    bad          of a folder: {path, reason, maybe replaced_by} of each image that can't be read; of shards: of
+                 each that was met, with its byte in the shard
     """
 
     info: DataInfo
@@ -97,8 +98,8 @@ def load_data(name: str, size: int | None = None, download: bool = True, bad_sam
 
     size: side of the images in pixels; default the set's own. Another one is made once, antialiased (short
     side to size, centre crop), and kept.
-    bad_samples, bad_share: what to do about a folder's images that can't be read; see load_folder. Named sets
-    have none.
+    bad_samples, bad_share: what to do about images that can't be read; see load_folder and load_shards. Named
+    sets have none.
     download=False, or ZOO_OFFLINE=1 in the environment, never asks the network.
     Raises ZooError: unknown name or size, files that are damaged or can't be got.
     """
@@ -110,10 +111,7 @@ def load_data(name: str, size: int | None = None, download: bool = True, bad_sam
     if isinstance(name, str) and name.startswith(SHARDS):
         from zoo.data.shards import load_shards
 
-        if bad_samples != "raise":
-            raise ZooError(f"data.bad_samples is {bad_samples!r}, and shards aren't decoded beforehand; leave it at raise, and make shards with "
-                           "`zoo data shard`, which takes only pictures that can be read")
-        return load_shards(name.removeprefix(SHARDS), size)
+        return load_shards(name.removeprefix(SHARDS), size, bad_samples, bad_share)
     entry = _entry(name)
     size = size or entry.info.size
     if entry.source is None:

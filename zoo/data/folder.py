@@ -84,10 +84,7 @@ def load_folder(path: str | Path, size: int | None = None, bad_samples: str = "r
     size = DEFAULT_SIZE if size is None else size
     if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 2048:
         raise ZooError(f"data.size is {size!r}; for a folder it is a whole number of pixels from 4 to 2048")
-    if bad_samples not in WAYS:
-        raise ZooError(f"data.bad_samples is {bad_samples!r}{nearest(bad_samples, WAYS)}")
-    if not 0 <= bad_share <= 1:
-        raise ZooError(f"data.bad_share is {bad_share}; it is a share of the folder's images, from 0 to 1")
+    check_policy(bad_samples, bad_share)
     root, files, layout = look(path)
     policy = Policy(bad_samples, bad_share, lambda bad: _substitutes(bad, layout, files))
     images, fingerprint, bad = cached(root, files, size, policy)
@@ -100,6 +97,14 @@ def load_folder(path: str | Path, size: int | None = None, bad_samples: str = "r
         fields["label"] = torch.tensor(layout.labels, dtype=torch.int64)
     splits = {name: torch.tensor(rows, dtype=torch.int64) for name, rows in layout.splits.items()}
     return Dataset(_info(path, files, layout, size), fields, splits, fingerprint, bad)
+
+
+def check_policy(bad_samples: str, bad_share: float) -> None:
+    """Raises ZooError unless the one is a way to go about images that can't be read, and the other a share, 0 to 1."""
+    if bad_samples not in WAYS:
+        raise ZooError(f"data.bad_samples is {bad_samples!r}{nearest(bad_samples, WAYS)}")
+    if not 0 <= bad_share <= 1:
+        raise ZooError(f"data.bad_share is {bad_share}; it is a share of the images, from 0 to 1")
 
 
 def _info(path: str | Path, files: list[File], layout: Layout, size: int) -> DataInfo:

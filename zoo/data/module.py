@@ -196,8 +196,9 @@ def create_data(name: str, batch_size: int = 256, size: int | None = None, bad_s
         name: see `zoo data list`.
         batch_size: images per process and step.
         size: side of the square images in pixels; by default the set's own, and 64 for a folder or shards.
-        bad_samples: what to do about a folder's images that can't be read: name them and end, leave them out, or put the next of the same class there.
-        bad_share: share of the folder's images that may be left out or replaced.
+        bad_samples: what to do about images of a folder or of shards that can't be read: name them and end, leave them out (not of shards), or put
+            the next of the same class there.
+        bad_share: share of the images that may be left out or replaced.
     """
     _check_batch_size(batch_size)
     return ZooData(load_data(name, size, bad_samples=bad_samples, bad_share=bad_share), batch_size)

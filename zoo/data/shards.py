@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from zoo.data.decode import decode_bytes
-from zoo.data.folder import DEFAULT_SIZE
+from zoo.data.folder import DEFAULT_SIZE, check_policy
 from zoo.data.folder_cache import PATIENCE, shown
 from zoo.data.shard_index import VERSION, Index, indexed
+from zoo.data.shard_spares import Spares
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def shards_info(path: str) -> DataInfo:
     return _info(path, indexed(path))
 
 
-def load_shards(path: str, size: int | None = None) -> Dataset:
+def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
     """The samples of the .tar files below a folder, or of those that a pattern names, in the order of names and members.
 
     `image` decodes rows when they are indexed: uint8 (B, 3, size, size), each made as `folder:` makes them (default size 64). `label` int64
@@ -51,22 +52,32 @@ def load_shards(path: str, size: int | None = None) -> Dataset:
     Splits: shards whose name or folder begins with train, val or test. Without such names, and for a split that is absent, a tenth of the
     rest, at most 10,000 samples, by a hash of shard and key. Class names are the lines of classes.txt beside the shards, else numbers.
 
-    Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, and a bad size; and when
-    rows are indexed, for a picture that can't be read. Pictures aren't decoded beforehand: `zoo data shard` writes only good ones.
+    Pictures aren't decoded beforehand (`zoo data shard` writes only good ones). One that can't be read is, when it is asked for, an error
+    that names it; or, where `bad_samples` is `replace`, gives way to the next good one of the same split and class, text included, for at
+    most `bad_share` of all samples. Those that were met are listed in `bad` of what is returned, and a run adds them to its bad_samples.jsonl.
+
+    Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, a bad size, and `skip`:
+    without having decoded all there is no telling how many batches would be left.
     """
     from zoo.data.datasets import Dataset
 
+    check_policy(bad_samples, bad_share)
+    if bad_samples == "skip":
+        raise ZooError("data.bad_samples is 'skip', and shards aren't decoded beforehand, so nobody knows how many batches that would leave, which all "
+                       "processes have to agree on; set it to replace, or make shards with `zoo data shard`, which takes only pictures that can be read")
     size = DEFAULT_SIZE if size is None else size
     if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 2048:
         raise ZooError(f"data.size is {size!r}; for shards it is a whole number of pixels from 4 to 2048")
     index = indexed(path)
-    fields: dict = {"image": Pictures(index, size)}
+    spares = Spares(index, bad_share) if bad_samples == "replace" else None
+    fields: dict = {"image": Pictures(index, size, spares)}
     if "label" in index.fields:
         fields["label"] = torch.from_numpy(index.column("label"))
     if "text" in index.fields:
-        fields["text"] = Texts(index)
+        fields["text"] = Texts(index, spares)
     splits = {name: torch.from_numpy(index.column(name)) for name in index.splits}
-    return Dataset(replace(_info(path, index), size=size), fields, splits, f"{index.fingerprint[:56]}{size:08x}")
+    return Dataset(replace(_info(path, index), size=size), fields, splits, f"{index.fingerprint[:56]}{size:08x}",
+                   spares.bad if spares else [])
 
 
 def _info(path: str, index: Index) -> DataInfo:
@@ -79,15 +90,16 @@ def _info(path: str, index: Index) -> DataInfo:
 
 
 class Texts:
-    """Text of each row, in a file."""
+    """Text of each row, in a file; where a picture was replaced, that of the picture."""
 
-    def __init__(self, index: Index):
-        self.path, self.end = index.folder / "text.bin", index.column("text_end")
+    def __init__(self, index: Index, spares: Spares | None = None):
+        self.path, self.end, self.spares = index.folder / "text.bin", index.column("text_end"), spares
 
     def __len__(self) -> int:
         return len(self.end)
 
     def __getitem__(self, row: int) -> str:
+        row = self.spares.rows.get(row, row) if self.spares else row
         start = int(self.end[row - 1]) if row else 0
         with open(self.path, "rb") as file:
             return os.pread(file.fileno(), int(self.end[row]) - start, start).decode()
@@ -98,8 +110,8 @@ class Pictures:
 
     dtype, device = torch.uint8, torch.device("cpu")
 
-    def __init__(self, index: Index, size: int):
-        self.shards, self.size = index.shards, size
+    def __init__(self, index: Index, size: int, spares: Spares | None = None):
+        self.shards, self.size, self.spares = index.shards, size, spares
         self._shard, self._offset, self._bytes = (index.column(name) for name in ("shard", "offset", "size"))
 
     @property
@@ -153,10 +165,13 @@ class Pictures:
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), 3, self.size, self.size), np.uint8)
-        for place, row in enumerate(rows):
-            shard, offset, size = self.shards[self._shard[row]], int(self._offset[row]), int(self._bytes[row])
-            out[place] = decode_bytes(self._read(shard, offset, size), self.size, f"at byte {offset:,} of {shown(shard)}")
+        for place, row in enumerate(rows.tolist()):
+            out[place] = self._picture(row) if self.spares is None else self.spares.picture(row, self._picture)
         return out
+
+    def _picture(self, row: int) -> np.ndarray:
+        shard, offset, size = self.shards[self._shard[row]], int(self._offset[row]), int(self._bytes[row])
+        return decode_bytes(self._read(shard, offset, size), self.size, f"at byte {offset:,} of {shown(shard)}")
 
     @staticmethod
     def _read(shard: Path, offset: int, size: int) -> bytes:
