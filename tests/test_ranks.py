@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import datetime
+import math
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,9 @@ import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
+from zoo.errors import ZooError
 from zoo.heads import projector, use_global_batch_norm
 from zoo.losses import gather, total
 from zoo.registry import find_task, list_tasks
@@ -102,6 +106,7 @@ def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     group(rank, Path(folder) / "parts.meet")
     torch.save(parts(rank), Path(folder) / f"parts.{rank}")
+    torch.save(lengths(rank), Path(folder) / f"lengths.{rank}")
     dist.destroy_process_group()
     for name in TASKS:
         group(rank, Path(folder) / f"{name}.meet")  # one for each task, so that a task that fails leaves the others whole
@@ -180,6 +185,32 @@ def test_order_of_the_global_batch_and_fused_batch_norm(pair):
         for what in one:
             torch.testing.assert_close(two[what], one[what], msg=lambda text, where=f"process {rank}, {what}": f"{where}\n{text}")
     assert torch.equal(one["gathered"], torch.arange(12.0).view(6, 2)) and one["gradient"].abs().max() > 0
+
+
+def lengths(rank: int) -> list[str]:
+    """What a rank of the pair is told about loaders of its own, in training and in validation: nothing where it may go on."""
+    task, said = make("autoencoder"), []
+    for batches, unlimited in (((3, 3), 9), ((3, 2), 9), ((3, 2), 2), ((9, 9), (3, 2)), ((None, None), math.inf), ((2, None), math.inf)):
+        most = unlimited[rank] if isinstance(unlimited, tuple) else unlimited
+        loader = None if batches[rank] is None else DataLoader(range(batches[rank]))
+        task.trainer = SimpleNamespace(datamodule=None, train_dataloader=loader, num_training_batches=most, num_val_batches=[most, 1])
+        for hook in (task.on_train_epoch_start, task.on_validation_epoch_start):
+            try:
+                hook()
+                said.append("")
+            except ZooError as error:
+                said.append(str(error).partition(",")[0])
+    return said
+
+
+def test_as_many_batches_in_every_process(pair):
+    training, validation = "the processes have 3 and 2 batches of training", "the processes have 4 and 3 batches of validation"
+    for rank in range(WORLD):
+        assert torch.load(pair / f"lengths.{rank}", weights_only=True) == ["", "", training, "", "", "", training, validation, "", "", "", ""]
+    task = make("autoencoder")                      # and nobody else is asked
+    task.trainer = SimpleNamespace(datamodule=None, train_dataloader=DataLoader(range(3)), num_training_batches=3, num_val_batches=[1])
+    task.on_train_epoch_start()
+    task.on_validation_epoch_start()
 
 
 def _model() -> nn.Sequential:

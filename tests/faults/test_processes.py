@@ -166,7 +166,9 @@ def test_two_hosts(run):
 
 OWN = """
 import json, os, sys
+import datetime
 import lightning as L, torch
+from lightning.pytorch.strategies import DDPStrategy
 import zoo
 
 class Pictures(torch.utils.data.Dataset):
@@ -179,32 +181,36 @@ class Rows(L.Callback):
     def __init__(self): self.seen = []
     def on_train_batch_start(self, trainer, task, batch, number): self.seen.append(batch["row"].tolist())
 
-def fit(count, **more):
+def fit(*counts, **more):
     torch.manual_seed(0)
     task, rows = zoo.create_task("simclr", zoo.create_backbone("test_resnet", size=32)), Rows()
-    loader = torch.utils.data.DataLoader(Pictures(count), batch_size=4)
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    loaders = [torch.utils.data.DataLoader(Pictures(pictures), batch_size=4) for pictures in counts]
+    wait = DDPStrategy(timeout=datetime.timedelta(seconds=60))
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", devices=2, strategy=wait, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         enable_model_summary=False, callbacks=[rows], **more)
     try:
-        trainer.fit(task, loader)
+        trainer.fit(task, *loaders)
         return rows.seen
     except zoo.errors.ZooError as error:
         return str(error)
 
 rank = int(os.environ["RANK"])
-found = [fit(19), fit(8 - rank, use_distributed_sampler=False)]
+found = [fit(19), fit(8 - rank, use_distributed_sampler=False), fit(12 - 4 * rank, use_distributed_sampler=False),
+         fit(8, 8 - 4 * rank, num_sanity_val_steps=0, use_distributed_sampler=False)]
 open(f"own-{rank}.json", "w").write(json.dumps(found))
 """
 
 
 @pytest.mark.faults
 def test_r18_a_loader_of_ones_own(here):
-    """Lightning's sampler gives rank r the rows r, r + 2, ..., the order that losses rely on; batches of different sizes are refused by all."""
+    """Lightning's sampler gives rank r the rows r, r + 2, ..., the order that losses rely on; batches of different sizes, or not as many, are refused by all."""
     Path("own.py").write_text(OWN)
     code, _, err = torchrun("--nproc-per-node", "2", "own.py")
     assert code == 0, err
-    (first, refused), (second, refused_too) = (json.loads(Path(f"own-{rank}.json").read_text()) for rank in range(2))
+    (first, *refused), (second, *refused_too) = (json.loads(Path(f"own-{rank}.json").read_text()) for rank in range(2))
     rows = [[row for pair in zip(a, b, strict=True) for row in pair] for a, b in zip(first, second, strict=True)]
     assert {row for batch in rows for row in batch} == set(range(19)) and len(rows) == 3 and len(rows[-1]) == 4
-    assert refused == refused_too == ("the processes have batches of 4 and 3 pictures, and they have to have as many each; let Lightning put its sampler "
-                                      "into the loader, or give it drop_last=True")
+    mend = "and they have to have as many each; let Lightning put its sampler into the loader, or"
+    assert refused == refused_too == [f"the processes have batches of 4 and 3 pictures, {mend} give it drop_last=True",
+                                      f"the processes have 3 and 2 batches of training, {mend} have yours give every process as many",
+                                      f"the processes have 2 and 1 batches of validation, {mend} have yours give every process as many"]

@@ -14,7 +14,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from zoo import cpu
 from zoo.backbones import Backbone
@@ -127,6 +129,14 @@ class PretextTask(L.LightningModule, ABC):
         cpu.restore(self)
         cpu.give_memory_back()
 
+    def on_train_epoch_start(self) -> None:
+        loader, most = self.trainer.train_dataloader, self.trainer.num_training_batches
+        length = sized_len(loader) if isinstance(loader, DataLoader) else None      # a sampler may give each epoch another
+        self._check_lengths("training", most if length is None else min(most, length))
+
+    def on_validation_epoch_start(self) -> None:
+        self._check_lengths("validation", sum(self.trainer.num_val_batches))
+
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         output = self._run(batch, TRAINING, batches_done(self.trainer))
         logs = averaged({"loss": output.loss, **output.logs})       # over the ranks, so that all of them end when one's isn't finite
@@ -186,14 +196,25 @@ class PretextTask(L.LightningModule, ABC):
     def _pictures_in(self, batch: dict) -> int:
         return len(batch[self.needs[0]])
 
+    def _check_lengths(self, of: str, batches: float) -> None:
+        """A process that was through sooner would leave the others waiting. Of a loader without a length nothing is known beforehand."""
+        counts = self._of_all(int(batches) if math.isfinite(batches) else -1)
+        if len(set(counts)) > 1 and min(counts) >= 0:
+            raise ZooError(f"the processes have {' and '.join(map(str, counts))} batches of {of}, and they have to have as many each; let Lightning put its "
+                           "sampler into the loader, or have yours give every process as many")
+
     def _check_shares(self, batch: dict) -> None:
-        """Losses gather over ranks, which needs as many pictures on each; the zoo's own data see to that."""
-        if not many() or isinstance(self.trainer.datamodule, ZooData):
-            return
-        counts = gather(torch.tensor([self._pictures_in(batch)], device=self.device)).tolist()
+        """Losses gather over ranks, which needs as many pictures on each."""
+        counts = self._of_all(self._pictures_in(batch))
         if len(set(counts)) > 1:
             raise ZooError(f"the processes have batches of {' and '.join(map(str, counts))} pictures, and they have to have as many each; let Lightning "
                            "put its sampler into the loader, or give it drop_last=True")
+
+    def _of_all(self, count: int) -> list[int]:
+        """The count of each process; where all are known to be alike, since the data are the zoo's own, this one's."""
+        if not many() or isinstance(self.trainer.datamodule, ZooData):
+            return [count]
+        return gather(torch.tensor([count], device=self.device)).tolist()
 
     def _check_finite(self, logs: dict, batch_idx: int) -> None:
         loss = logs["loss"].item()
