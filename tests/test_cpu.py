@@ -96,6 +96,28 @@ def test_only_plain_convolutions_are_changed_and_only_for_a_while():
     assert type(both[-1]) is nn.Conv2d
 
 
+@pytest.mark.parametrize("name", ["test_vit", "eva02_tiny_patch14_224"])
+def test_attention_over_few_tokens_is_the_same_one(name):
+    torch.manual_seed(0)
+    keywords = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+    fused = create_backbone(name, size=32, **keywords if name == "test_vit" else {"depth": 2, "patch_size": 8}).double()
+    few, many = copy.deepcopy(fused), copy.deepcopy(fused)
+    cpu.quicken(few, tokens=16)
+    cpu.quicken(many, tokens=cpu.FEW_TOKENS + 1)
+
+    def attentions(backbone):
+        return [layer.fused_attn for layer in backbone.modules() if hasattr(layer, "fused_attn")]
+
+    assert attentions(few) == [False, False] and attentions(many) == [True, True]
+    x = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+    few.pool(x).square().sum().backward()
+    fused.pool(x).square().sum().backward()
+    for a, b in zip(few.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+    cpu.restore(few)
+    assert attentions(few) == [True, True]
+
+
 def test_a_fit_uses_it_and_leaves_a_plain_model():
     task = create_task("simclr", create_backbone("test_resnet", size=16))
     seen = []

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 TRIM, MAPPED = -1, -3                               # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 KEEP = {TRIM: 2**31 - 1, MAPPED: 2**30}
 GLIBC = {TRIM: 2**26, MAPPED: 2**25}                # where glibc's own adaptation ends after large blocks were freed
+FEW_TOKENS = 100                                    # the square of which is still little memory
 
 
 def keep_memory() -> None:
@@ -86,15 +87,25 @@ def is_tiny(layer: nn.Conv2d, height: int, width: int) -> bool:
     return _plain(layer) and _taps(layer, height, width) is not None
 
 
-def quicken(module: nn.Module) -> None:
-    """Let every plain convolution in `module` be a `TinyMapConv2d`. Copies and state dicts stay as they are."""
+def quicken(module: nn.Module, tokens: int = 0) -> None:
+    """Let every plain convolution in `module` be a `TinyMapConv2d`, and timm's attentions over so few `tokens` be made of matrix products.
+
+    torch's fused attention saves memory that a few tokens don't take, and its gradient in bfloat16 takes a CPU nine times as long as in float32: more
+    than all the rest of a small ViT, whose step is then half as long. Copies and state dicts stay as they are.
+    """
     for layer in module.modules():
         if _plain(layer):
             layer.__class__ = TinyMapConv2d
+        if tokens <= FEW_TOKENS and getattr(layer, "fused_attn", False):
+            layer.fused_attn = False
 
 
 def restore(module: nn.Module) -> None:
     """The opposite of `quicken`."""
+    from timm.layers import use_fused_attn
+
     for layer in module.modules():
         if type(layer) is TinyMapConv2d:
             layer.__class__ = nn.Conv2d
+        if hasattr(layer, "fused_attn"):
+            layer.fused_attn = use_fused_attn()

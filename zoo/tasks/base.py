@@ -122,7 +122,7 @@ class PretextTask(L.LightningModule, ABC):
         if self.trainer.world_size > 1:
             use_global_batch_norm(self)
         if self.trainer.strategy.root_device.type == "cpu":
-            cpu.quicken(self)
+            cpu.quicken(self, getattr(self.backbone, "num_patches", 0))
             cpu.keep_memory()
 
     def teardown(self, stage: str) -> None:
