@@ -98,6 +98,33 @@ def test_the_map_of_a_vit_is_its_patch_tokens_after_the_last_norm(name, keywords
     assert {key for key, p in backbone.model.named_parameters() if p.grad is None} <= {"fc_norm.weight", "fc_norm.bias"}
 
 
+@pytest.mark.parametrize("name, keywords", [("test_convnext", {}), ("test_convnext2", {}), ("test_convnext3", {}), ("convnext_atto", {"head_norm_first": True}),
+                                            ("caformer_s18", {})])
+def test_the_map_has_gone_through_the_norm_that_the_head_has(name, keywords):
+    """At each place as the model itself does it with the pooled one, so no parameter of the backbone stays without gradient."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name, size=64, **keywords).eval()
+    for p in backbone.model.head.parameters():
+        p.data = torch.rand_like(p)
+    x = _images(size=64)
+    found = backbone.map(x)
+    assert found.shape == (4, backbone.map_features, 2, 2)
+    plain = backbone.model.forward_intermediates(backbone.normalize(x), norm=True, intermediates_only=True)[-1]
+    places = [backbone.model.forward_head(plain[:, :, k // 2: k // 2 + 1, k % 2: k % 2 + 1]) for k in range(4)]
+    torch.testing.assert_close(found.flatten(2).unbind(2), tuple(places))
+    found.square().mul(torch.rand(4, 1, 2, 2)).sum().backward()
+    assert [key for key, p in backbone.model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name, keywords", [("test_resnet", {"output_stride": 8}), *VITS[:2], ("test_efficientnet", {}), ("inception_next_atto", {})])
+def test_the_map_of_others_is_timms_to_the_last_bit(name, keywords):
+    backbone = create_backbone(name, size=64, **keywords).eval()
+    x = _images(size=64)
+    with torch.no_grad():
+        plain = backbone.model.forward_intermediates(backbone.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
+        assert torch.equal(backbone.map(x), plain)
+
+
 def test_other_sizes_of_picture():
     create_backbone("test_resnet", size=32).require_size(17, "task.small_size")
     fixed, free = (create_backbone("vit_tiny_patch16_224", size=32, dynamic_img_size=dynamic, **VIT) for dynamic in (False, True))

@@ -76,8 +76,15 @@ class Backbone(nn.Module):
         return self.model(self.normalize(x))
 
     def map(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling; of a ViT, after its last norm."""
-        return self.model.forward_intermediates(self.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
+        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling; of a ViT, after its last norm; of a ConvNeXt and others
+        that have their last norm behind the pooling, with that norm at each place, so that what is learned through the map reaches it too.
+        """
+        found = self.model.forward_intermediates(self.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
+        head = getattr(self.model, "head", None)
+        parts = [name for name, _ in head.named_children()] if isinstance(head, nn.Module) else []
+        if parts[:2] == ["global_pool", "norm"] and not isinstance(head.norm, nn.GroupNorm):        # which is of no single place
+            return head.norm(found)
+        return found
 
     def layers(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> the feature maps (B, D', h', w') of every stage or block."""

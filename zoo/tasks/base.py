@@ -16,6 +16,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from zoo import cpu
@@ -162,6 +163,8 @@ class PretextTask(L.LightningModule, ABC):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """No gradient that isn't finite reaches the weights; but in float16, where Lightning's scaler leaves such steps out, it's nothing special."""
+        if not self.trainer.global_step:
+            self._check_reached()
         found = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None or bool(torch.nn.utils.get_total_norm(found.values()).isfinite()):
             return
@@ -215,6 +218,22 @@ class PretextTask(L.LightningModule, ABC):
         if not many() or isinstance(self.trainer.datamodule, ZooData):
             return [count]
         return gather(torch.tensor([count], device=self.device)).tolist()
+
+    def _check_reached(self) -> None:
+        """What gets no gradient stays as it was drawn, though the features may go through it. (Norms begin as nothing but norms, and may stay so.)
+        And processes that wait for every gradient would fail in the next step.
+        """
+        wait = isinstance(self.trainer.model, DistributedDataParallel) and not self.trainer.model.find_unused_parameters
+        lost = [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None and (wait or p.ndim > 1 and name.startswith("backbone."))]
+        if not lost:
+            return
+        more = f" and {len(lost) - 1} more of its parameters" if len(lost) > 1 else ""
+        why = "and processes that train together wait for every gradient" if wait else "so its features would go through random numbers"
+        mend = "take one whose features are its last map, pooled, such as test_resnet, or of a ViT one with global_pool: avg and fc_norm: false"
+        if not lost[0].startswith("backbone."):
+            raise ZooError(f"the task {self.name or type(self).__name__} leaves {lost[0]}{more} without gradient, {why}; its loss has to depend on all of them")
+        raise ZooError(f"the task {self.name or type(self).__name__} leaves {lost[0].removeprefix('backbone.model.')} of the backbone {self.backbone.name}"
+                       f"{more} without gradient, {why}; {mend}")
 
     def _check_finite(self, logs: dict, batch_idx: int) -> None:
         loss = logs["loss"].item()
