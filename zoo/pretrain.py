@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from zoo import checkpoint, cpu, ranks, recipe as recipes
+from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes
 from zoo.backbones import Backbone, create_backbone
 from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
@@ -54,6 +54,9 @@ class Training:
         devices: processes on each machine that train together, each with a GPU of its own or a share of the CPU; a step sees data.batch_size
             pictures of each.
         nodes: machines that do.
+        strategy: what the processes share. With ddp each has the whole network. With fsdp each has its share of every weight, gradient and optimizer
+            state, and a transformer's blocks are put together one by one when they compute: for a ViT or Eva that is too large for one device. In
+            bf16, copies of half the size stay whole between forward and backward.
         timeout: seconds that a process waits for the others before it ends the run.
         validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none.
         save_every: steps between two saves of the resumable state.
@@ -68,6 +71,7 @@ class Training:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     timeout: float = 300.0
     validate_every: int = 5
     save_every: int = 500
@@ -181,7 +185,10 @@ class _Run:
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
-        self.task = build(resolved, resolved["data"]["size"] or info.size)      # before the data, which may have to be got first
+        self.size = resolved["data"]["size"] or info.size
+        self.task = build(resolved, self.size)      # before the data, which may have to be got first
+        if self.training.strategy == "fsdp":
+            fsdp.check(self.task, self.training.processes, self.training.channels_last)
         if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
             _check_strides(self.task.backbone)
         self.data = self._data(info)
@@ -211,6 +218,8 @@ class _Run:
             self._fit(trainer, state)
             self.minutes = clock.seconds / 60
             trainer.save_checkpoint(self.folder / "last.ckpt")
+            if self.training.strategy == "fsdp":
+                self.task = fsdp.whole(trainer, build(self.resolved, self.size))
         if not self.first:
             return self.folder
         pictures = self._pictures()
@@ -249,7 +258,7 @@ class _Run:
         if t.processes > 1:
             callbacks = [*callbacks, ranks.Watch(t.timeout)]
         return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=t.devices,
-                         num_nodes=t.nodes, strategy=ranks.strategy(t.processes, t.timeout),
+                         num_nodes=t.nodes, strategy=ranks.strategy(t.processes, t.timeout, t.strategy),
                          precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
                          gradient_clip_val=t.clip or None, check_val_every_n_epoch=t.validate_every or 1,
                          limit_val_batches=None if t.validate_every else 0, logger=log, callbacks=callbacks,
@@ -337,6 +346,8 @@ def _smaller(resolved: dict) -> dict:
     small["data"]["batch_size"] = 8
     _, _, devices, nodes = ranks.started() or (None, 0, 1, 1)
     small["trainer"].update(max_steps=2, max_epochs=-1, accelerator="cpu", devices=devices, nodes=nodes)
+    if devices * nodes == 1:
+        small["trainer"]["strategy"] = "ddp"        # one process has nothing to share
     return small
 
 

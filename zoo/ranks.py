@@ -62,13 +62,21 @@ def first() -> bool:
     return rank_zero_only.rank == 0
 
 
-def strategy(world: int, timeout: float) -> _Processes | str:
-    """Lightning's strategy for `world` processes: NCCL between GPUs, Gloo between CPUs, and `timeout` seconds for whatever one waits for."""
-    return _Processes(timeout=datetime.timedelta(seconds=timeout)) if world > 1 else "auto"
+def strategy(world: int, timeout: float, kind: str) -> Processes | str:
+    """Lightning's strategy for `world` processes, which share the work by `kind`, ddp or fsdp: NCCL between GPUs, Gloo between CPUs, and `timeout`
+    seconds for whatever one waits for.
+    """
+    if world == 1:
+        return "auto"
+    from zoo.fsdp import Sharded
+
+    return {"ddp": Processes, "fsdp": Sharded}[kind](timeout=datetime.timedelta(seconds=timeout))
 
 
-class _Processes(DDPStrategy):
+class Processes(DDPStrategy):
     """As Lightning's, but for the first meeting there is more time: some processes import torch for longer than others."""
+
+    sharded = False                                 # whether each process has but its share of the weights, so that all are needed to compute
 
     def setup_distributed(self) -> None:
         wanted, self._timeout = self._timeout, max(self._timeout, MEETING)

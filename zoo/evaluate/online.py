@@ -57,7 +57,7 @@ class FeatureHealth(L.Callback):
         wide = spread(x)
         task.log("spread", wide, rank_zero_only=True)
         task.log("effective_rank", effective_rank(x), rank_zero_only=True)
-        if wide < COLLAPSED and not self.warned:
+        if wide < COLLAPSED and not self.warned and trainer.is_global_zero:
             self.warned = True
             warnings.warn(f"the features have collapsed at step {trainer.global_step}: all images get almost the same (spread {wide:.2g}); "
                           "a lower optim.lr or stronger views usually mend it", stacklevel=2)
@@ -65,8 +65,9 @@ class FeatureHealth(L.Callback):
 
 def _to_look_at(trainer: L.Trainer) -> ZooData | None:
     """The data, if they are the zoo's and have a validation split; not in Lightning's check before training. Of several processes, which
-    have the same weights, the first looks at all of them and the others wait.
+    have the same weights, the first looks at all of them and the others wait; where each has but a share of the weights, all look.
     """
     data = trainer.datamodule
-    here = isinstance(data, ZooData) and trainer.is_global_zero and not trainer.sanity_checking
+    together = getattr(trainer.strategy, "sharded", False)
+    here = isinstance(data, ZooData) and (trainer.is_global_zero or together) and not trainer.sanity_checking
     return data if here and len(data.dataset.splits["validation"]) else None
