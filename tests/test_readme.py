@@ -182,7 +182,7 @@ class Reader:
 
     def torchrun(self, words: list[str]) -> None:
         """Of several processes none is this one, so that --smoke has to make the recipe small; likewise below."""
-        code, _, err = launching.torchrun(*words[1:], "--smoke", "--out", "torchrun")
+        code, _, err = launching.torchrun(*words[1:], "--smoke")
         assert code == 0, err
 
     def srun(self, words: list[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from killing import generated  # noqa: F401
-from launching import free_port
+from launching import LIMIT, free_port
 from test_ranks import CLOSE, IMAGES, WORLD, each_tensor, group, share
 from torch import Tensor, nn
 
@@ -169,7 +169,12 @@ def pair(generated, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("sharded")
         for name in CASES:
             torch.save([views_of(make(name).float(), step) for step in range(STEPS)], folder / f"{name}.views")
-        mp.start_processes(_rank, (folder, [free_port() for _ in range(8)]), nprocs=WORLD, start_method="fork")
+        both = mp.start_processes(_rank, (folder, [free_port() for _ in range(8)]), nprocs=WORLD, join=False, daemon=True, start_method="fork")
+        try:
+            assert both.join(LIMIT) or both.join(LIMIT), "the two processes hang"           # the first call waits for one of them
+        finally:
+            for process in both.processes:
+                process.kill()
         _folder.append(folder)
     return _folder[0]
 
