@@ -54,7 +54,10 @@ class TinyMapConv2d(nn.Conv2d):
         pixels = rows * columns
         weight = self.weight.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, index.to(x.device))      # (out, pixels out * pixels in, in)
         weight = weight.unflatten(1, (pixels, -1)).transpose(0, 1).flatten(2).flatten(0, 1)             # (pixels out * out, pixels in * in)
-        out = F.linear(x.permute(0, 2, 3, 1).flatten(1), weight).view(len(x), rows, columns, -1).permute(0, 3, 1, 2)
+        plain = self.weight.is_contiguous()         # torch's convolution has its result in the layout of its filters, and DDP minds
+        flat = x.flatten(1) if plain and x.shape[2] * x.shape[3] == 1 else x.permute(0, 2, 3, 1).flatten(1)
+        out = F.linear(flat, weight).view(len(x), pixels, -1)
+        out = out.mT.reshape(len(x), -1).view(len(x), -1, rows, columns) if plain else out.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(1, -1, 1, 1)
 
 
