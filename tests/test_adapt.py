@@ -155,11 +155,11 @@ def test_nearest_neighbours_write_nothing(tmp_path):
 
 def test_the_amount_and_the_seed_decide_which_labels():
     values = {given: adapt(trained(), "digits", mode="knn", **dict(given)) for given in
-              ((), (("labels", 0.05),), (("labels", 0.05), ("seed", 1)), (("per_class", 1),))}
-    assert [result.images for result in values.values()] == [1258, 60, 60, 10]
-    assert [result.labels for result in values.values()] == [1.0, 0.05, 0.05, 1]
-    every, few, others, one = (result.value for result in values.values())
-    assert every > few > one and few != others
+              ((), *((("labels", 0.05), ("seed", seed)) for seed in range(4)), (("per_class", 1),))}
+    assert [result.images for result in values.values()] == [1258, 60, 60, 60, 60, 10]
+    assert [result.labels for result in values.values()] == [1.0, 0.05, 0.05, 0.05, 0.05, 1]
+    every, *few, one = (result.value for result in values.values())
+    assert every > max(few) and min(few) > one and len(set(few)) > 1           # of 269 pictures two draws may get as many right
 
 
 def test_fine_tuning_gets_the_seed_the_rows_and_the_probe(tmp_path, monkeypatch):
