@@ -48,10 +48,14 @@ def is_vit(backbone: dict) -> bool:
     return "patch_size" in backbone
 
 
+def kind_of(backbone: dict) -> str:
+    return f"ViT, patches of {backbone['patch_size']}" if is_vit(backbone) else backbone["name"]
+
+
 def files_of(task: str, data: str) -> list[Path]:
     """Its recipe for a convolutional backbone and its recipe for a ViT, as far as there are such; the first that the table's budget fits best."""
     files = [path for path in sorted((ROOT / "recipes" / "pretrain").glob(f"{task}-*.yaml")) if read(path)["task"]["name"] == task]
-    files.sort(key=lambda path: ("test-resnet" not in path.name, data not in path.name, "-long" in path.name))
+    files.sort(key=lambda path: ("test-resnet" not in path.name, data not in path.name))
     kinds = {is_vit(read(path)["backbone"]): path for path in reversed(files)}
     return [kinds[vit] for vit in (False, True) if vit in kinds]
 
@@ -151,14 +155,14 @@ def fill(given: argparse.Namespace) -> None:
             for task in tasks:
                 for recipe in recipes_of(task, data):
                     backbone = recipe["backbone"]
+                    if find(known(), data=data, task=RANDOM, backbone=backbone) is None:
+                        record(baseline(backbone, data))
                     if find(known(), data=data, task=task, seed=seed, backbone=backbone) is not None:
                         continue
                     if seed and not given.all_seeds and margin(known(), task, data, backbone) >= SMALL:
                         continue
                     print(f"{task} on {data}, {backbone['name']}, seed {seed}", flush=True)
                     record(run(recipe, seed, given.out))
-                    if find(known(), data=data, task=RANDOM, backbone=backbone) is None:
-                        record(baseline(backbone, data))
 
 
 # ---- showing -----------------------------------------------------------------------------------------------------------------
@@ -195,7 +199,7 @@ def render(rows: list[dict]) -> str:
         for group in order:
             first = group[0]
             name = linked(first) + ("*" if first.get("uses_labels") else "")
-            backbone = "" if first["backbone"] is None else "ViT" if is_vit(first["backbone"]) else first["backbone"]["name"]
+            backbone = "" if first["backbone"] is None else kind_of(first["backbone"])
             costs = [f"{statistics.mean(r['minutes'] for r in group):.1f}", f"{max(r['peak_memory_mb'] for r in group) / 1000:.1f} GB"] if "minutes" in first else ["", ""]
             bold = "**" if first["task"] in (RANDOM, PIXELS) else ""
             lines.append("| " + " | ".join([f"{bold}{name}{bold}", backbone, *(cell(group, kind) for kind in TITLES), str(len(group)) if "minutes" in first else "",
@@ -251,7 +255,7 @@ def draw(rows: list[dict], data: str) -> None:
             vit = row["backbone"] and is_vit(row["backbone"])
             colour = "grey" if row["task"] == PIXELS else "tab:orange" if vit else "tab:blue"
             axis.axhline(row["linear"]["value"], color=colour, linestyle=":", linewidth=1)
-            name = "raw pixels" if row["task"] == PIXELS else "random " + ("ViT" if vit else "test_resnet")
+            name = "raw pixels" if row["task"] == PIXELS else f"random {kind_of(row['backbone'])}"
             axis.annotate(name, (0.995, row["linear"]["value"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=colour)
     axis.set(xlabel="minutes of pretraining", ylabel="linear probe, test accuracy, %", title=f"{data}: {STEPS} steps of {BATCH}")
     axis.spines[["top", "right"]].set_visible(False)

@@ -41,12 +41,12 @@ WAIT = datetime.timedelta(seconds=20)               # for a process whose partne
 
 # ---- what is computed ------------------------------------------------------------------------------------------------------
 
-def make(name: str) -> PretextTask:
+def make(name: str, backbone: dict | None = None) -> PretextTask:
     """The task with its initial weights, in double precision and without dropout of any kind."""
-    name, _, backbone = name.partition(" on ")
+    name, _, other = name.partition(" on ")
     cls = find_task(name)
     with counted(CPU, 0):
-        task = _make(cls, {"name": backbone} if backbone else _backbone_for(cls, {}), SIZES[0], {})
+        task = _make(cls, backbone or ({"name": other} if other else _backbone_for(cls, {})), SIZES[0], {})
     for module in task.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -55,9 +55,9 @@ def make(name: str) -> PretextTask:
     return task.double().train()
 
 
-def views_of(task: PretextTask, step: int) -> tuple:
-    """The views of a global batch, by one process; another batch each step."""
-    batch = _batch(type(task), SIZES[0], IMAGES * STEPS)
+def views_of(task: PretextTask, step: int, steps: int = STEPS) -> tuple:
+    """The views of a global batch, by one process; another batch each of the steps."""
+    batch = _batch(type(task), SIZES[0], IMAGES * steps)
     rows = slice(step * IMAGES, (step + 1) * IMAGES)
     with torch.no_grad(), counted(CPU, TRAINING, step):
         views = task.views({name: field[rows] for name, field in batch.items()})

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from killing import generated  # noqa: F401
 from launching import LIMIT, free_port
-from test_ranks import CLOSE, IMAGES, WORLD, each_tensor, group, share
+from test_ranks import CLOSE, WORLD, each_tensor, group, make, share, views_of
 from torch import Tensor, nn
 
 import zoo
@@ -28,9 +28,8 @@ from zoo.heads import use_global_batch_norm
 from zoo.losses import total
 from zoo.optim import Optim
 from zoo.pretrain import Clock, Training, _smaller, build
-from zoo.registry import find_task
-from zoo.tasks.base import TRAINING, PretextTask, counted
-from zoo.testing import CONV, CPU, SIZES, VIT, _batch, _make
+from zoo.tasks.base import PretextTask
+from zoo.testing import CONV, CPU, SIZES, VIT
 
 CASES = {"mae": "adamw", "simclr": "sgd", "byol": "sgd", "data2vec": "lars"}        # a decoder; BatchNorm; a teacher with it; one of tokens
 STEPS = 3
@@ -38,24 +37,6 @@ QKV = "backbone.model.blocks.0.attn.qkv.weight"
 
 
 # ---- step by step, in float64 ------------------------------------------------------------------------------------------------
-
-def make(name: str) -> PretextTask:
-    with counted(CPU, 0):
-        task = _make(find_task(name), VIT, SIZES[0], {})
-    for module in task.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = 0.0
-    return task.double().train()
-
-
-def views_of(task: PretextTask, step: int) -> tuple:
-    """The views of a global batch, drawn by one process."""
-    with torch.no_grad(), counted(CPU, TRAINING, step):
-        views = task.views(_batch(type(task), SIZES[0], IMAGES))
-    return each_tensor(views, lambda x: x.double() if x.is_floating_point() else x)
-
 
 def whole(x: Tensor) -> Tensor:
     return (x.full_tensor() if hasattr(x, "full_tensor") else x).detach().clone()
@@ -141,7 +122,7 @@ def _rank(rank: int, folder: Path, ports: list[int]) -> None:
     for name in CASES:
         group(rank, folder / f"{name}.meet")
         try:
-            task = use_global_batch_norm(make(name))
+            task = use_global_batch_norm(make(name, VIT))
             fsdp.shard(task, CPU)
             found = steps_of(task, [each_tensor(given, lambda x: share(x, rank)) for given in torch.load(folder / f"{name}.views", weights_only=False)])
         except Exception:
@@ -168,7 +149,7 @@ def pair(generated, tmp_path_factory) -> Path:
     if not _folder:
         folder = tmp_path_factory.mktemp("sharded")
         for name in CASES:
-            torch.save([views_of(make(name).float(), step) for step in range(STEPS)], folder / f"{name}.views")
+            torch.save([views_of(make(name, VIT).float(), step, STEPS) for step in range(STEPS)], folder / f"{name}.views")
         both = mp.start_processes(_rank, (folder, [free_port() for _ in range(8)]), nprocs=WORLD, join=False, daemon=True, start_method="fork")
         try:
             assert both.join(LIMIT) or both.join(LIMIT), "the two processes hang"           # the first call waits for one of them
@@ -188,7 +169,7 @@ def found_by(pair: Path, what: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_that_share_equal_one(name, pair):
-    task = make(name)
+    task = make(name, VIT)
     one, all_of_it = steps_of(task, torch.load(pair / f"{name}.views", weights_only=False))
     for rank, (two, held) in enumerate(found_by(pair, name)):
         for step in range(STEPS):
@@ -271,7 +252,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_happens(change, said, 
 
 
 def test_a_task_with_a_scalar_is_refused():
-    task = make("mae")
+    task = make("mae", VIT)
     task.scale = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(ZooError, match=r"scale of the task mae is a scalar, .* give it the shape \(1,\)"):
         fsdp.check(task, WORLD, channels_last=False)

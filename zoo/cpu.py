@@ -90,8 +90,8 @@ def is_tiny(layer: nn.Conv2d, height: int, width: int) -> bool:
     return _plain(layer) and _taps(layer, height, width) is not None
 
 
-def quicken(module: nn.Module, tokens: int = 0) -> None:
-    """Let every plain convolution in `module` be a `TinyMapConv2d`, and timm's attentions over so few `tokens` be made of matrix products.
+def quicken(module: nn.Module, tokens: int | None = None) -> None:
+    """Let every plain convolution in `module` be a `TinyMapConv2d`, and timm's attentions, over at most 100 `tokens`, be made of matrix products.
 
     torch's fused attention saves memory that a few tokens don't take, and its gradient in bfloat16 takes a CPU nine times as long as in float32: more
     than all the rest of a small ViT, whose step is then half as long. Copies and state dicts stay as they are.
@@ -99,16 +99,14 @@ def quicken(module: nn.Module, tokens: int = 0) -> None:
     for layer in module.modules():
         if _plain(layer):
             layer.__class__ = TinyMapConv2d
-        if tokens <= FEW_TOKENS and getattr(layer, "fused_attn", False):
-            layer.fused_attn = False
+        if tokens is not None and tokens <= FEW_TOKENS and getattr(layer, "fused_attn", False):
+            layer.fused_attn, layer.was_fused = False, True
 
 
 def restore(module: nn.Module) -> None:
     """The opposite of `quicken`."""
-    from timm.layers import use_fused_attn
-
     for layer in module.modules():
         if type(layer) is TinyMapConv2d:
             layer.__class__ = nn.Conv2d
-        if hasattr(layer, "fused_attn"):
-            layer.fused_attn = use_fused_attn()
+        if layer.__dict__.pop("was_fused", False):
+            layer.fused_attn = True

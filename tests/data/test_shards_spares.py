@@ -73,6 +73,14 @@ def test_which_one_does_not_depend_on_what_was_asked_for_before(spoilt):
         assert numbers(torch.cat([data.fields["image"][torch.tensor([row(data, n)])] for n in order])) == [INSTEAD.get(n, n) for n in order]
 
 
+def test_the_first_row_of_all_is_named_like_any_other(folder):
+    spoil(folder, 118)                              # the last of its class in test, whose first, in the shard test-0, is row 0
+    data = load(folder)
+    (first,) = numbers(data.fields["image"][data.splits["test"][6:7]])
+    (entry,) = data.bad
+    assert first == 112 and int(data.splits["test"][0]) == 0 and entry["replaced_by"] == {"path": "test-0.tar", "byte": entry["replaced_by"]["byte"]}
+
+
 def batches(data: Dataset, rank: int, start: int = 0) -> list[dict]:
     """An epoch of process `rank` of two, from batch `start` on."""
     progress = SimpleNamespace(total=SimpleNamespace(completed=start), current=SimpleNamespace(ready=start))

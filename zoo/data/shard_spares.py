@@ -76,7 +76,7 @@ class Spares:
                         yield other
 
     def _entries(self, bad: dict[int, Unreadable], other: int | None) -> list[dict]:
-        return [self._place(row) | {"reason": error.reason, "replaced_by": other and self._place(other)} for row, error in bad.items()]
+        return [self._place(row) | {"reason": error.reason, "replaced_by": None if other is None else self._place(other)} for row, error in bad.items()]
 
     def _place(self, row: int) -> dict:
         return {"path": shown(os.path.relpath(self.index.shards[self._shard[row]], self._root)), "byte": int(self._offset[row])}

@@ -122,13 +122,14 @@ class PretextTask(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
             use_global_batch_norm(self)
-        if self.trainer.strategy.root_device.type == "cpu":
-            cpu.quicken(self, getattr(self.backbone, "num_patches", 0))
+        if stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
+            cpu.quicken(self, getattr(self.backbone, "num_patches", None))
             cpu.keep_memory()
 
     def teardown(self, stage: str) -> None:
-        cpu.restore(self)
-        cpu.give_memory_back()
+        if stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
+            cpu.restore(self)
+            cpu.give_memory_back()
 
     def on_train_epoch_start(self) -> None:
         loader, most = self.trainer.train_dataloader, self.trainer.num_training_batches
