@@ -116,6 +116,23 @@ def test_the_map_has_gone_through_the_norm_that_the_head_has(name, keywords):
     assert [key for key, p in backbone.model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("name, dims", [("hiera_tiny_224", 1), ("sam2_hiera_tiny", 2)])
+def test_the_map_of_a_hiera_has_gone_through_its_norm(name, dims):
+    """timm itself refuses the norm there. Its head wants the channels last, of places in a row or, `dims` 2, a grid."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name, size=64, stages=(1, 1, 1, 1)).eval()
+    for p in backbone.model.head.parameters():
+        p.data = torch.rand_like(p)
+    x = _images(size=64)
+    found = backbone.map(x)
+    assert found.shape == (4, backbone.map_features, 2, 2)
+    plain = backbone.model.forward_intermediates(backbone.normalize(x), intermediates_only=True)[-1]
+    alone = [plain.flatten(2)[:, :, k].view(4, *(1,) * dims, -1) for k in range(4)]
+    torch.testing.assert_close(found.flatten(2).unbind(2), tuple(backbone.model.head(place) for place in alone))
+    found.square().mul(torch.rand(4, 1, 2, 2)).sum().backward()
+    assert [key for key, p in backbone.model.named_parameters() if p.grad is None] == []
+
+
 @pytest.mark.parametrize("name, keywords", [("test_resnet", {"output_stride": 8}), *VITS[:2], ("test_efficientnet", {}), ("inception_next_atto", {})])
 def test_the_map_of_others_is_timms_to_the_last_bit(name, keywords):
     backbone = create_backbone(name, size=64, **keywords).eval()

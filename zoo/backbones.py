@@ -79,8 +79,13 @@ class Backbone(nn.Module):
         """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling; of a ViT, after its last norm; of a ConvNeXt and others
         that have their last norm behind the pooling, with that norm at each place, so that what is learned through the map reaches it too.
         """
-        found = self.model.forward_intermediates(self.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
+        from timm.layers import ClNormMlpClassifierHead
+
         head = getattr(self.model, "head", None)
+        last = isinstance(head, ClNormMlpClassifierHead)             # Hiera's: pooling and norm are in the head, with the channels last
+        found = self.model.forward_intermediates(self.normalize(x), norm=not last, output_fmt="NCHW", intermediates_only=True)[-1]
+        if last:
+            return head.norm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         parts = [name for name, _ in head.named_children()] if isinstance(head, nn.Module) else []
         if parts[:2] == ["global_pool", "norm"] and not isinstance(head.norm, nn.GroupNorm):        # which is of no single place
             return head.norm(found)
