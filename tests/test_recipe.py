@@ -259,6 +259,6 @@ def test_help_lists_exactly_the_keys_of_the_recipe(name, capsys):
     assert cli.main(["pretrain", name, "--help", "--optim.lr", "0.5"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines() if line.startswith("  --")] == [*(f"--{key}" for key in rows), "--backbone.KEYWORD"]
-    for line in ("--optim.lr float [0.001; here 0.5]", "--trainer.precision 32|bf16 [32", "--data.size int or null [null]",
+    for line in ("--optim.lr float [0.001; here 0.5]", "--trainer.precision 32|bf16 [32", "--data.size int or null [null",
                  "--data.name str [required"):
         assert line in printed
