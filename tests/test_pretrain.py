@@ -222,7 +222,7 @@ RUNS = {"within an epoch": (recipe(trainer={"max_steps": 14, "save_every": 4}), 
         "accumulating, with dropout and views": (
             recipe(backbone={"drop_path_rate": 0.3}, data={"batch_size": 64}, trainer={"max_steps": 12, "accumulate": 2, "save_every": 5, "clip": 1.0})
             | {"task": {"name": "simclr", "hidden": 32, "outputs": 16}}, 15, 5),
-        "in bf16, after a validation": (recipe(data={"size": 20}, trainer={"max_steps": 12, "save_every": 5, "validate_every": 1, "precision": "bf16"}), 11, 10)}
+        "in bf16, after a validation": (recipe(data={"size": 20}, trainer={"max_steps": 12, "save_every": 5, "validate_every": 1, "precision": "bf16", "clip": 1.0}), 11, 10)}
 
 
 @pytest.mark.parametrize("what", RUNS)

@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 CONV = {"name": "test_resnet", "output_stride": 8}
 VIT = {"name": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg",
        "fc_norm": False}
-OURS = ("training_step", "validation_step", "predict_step", "configure_optimizers", "optimizer_step", "on_before_optimizer_step",
+OURS = ("training_step", "validation_step", "predict_step", "configure_optimizers", "optimizer_step", "on_before_optimizer_step", "configure_gradient_clipping",
         "train_dataloader", "backward", "on_train_epoch_start", "on_validation_epoch_start")
 
 

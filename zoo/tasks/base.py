@@ -174,6 +174,13 @@ class PretextTask(L.LightningModule, ABC):
         more = f" and of {len(wrong) - 1} more of {len(found)} parameters" if len(wrong) > 1 else ""
         raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", *self._terms)
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Lightning's, but for a fused optimizer in bfloat16: it refuses those, as some undo the scaling of gradients, and here nothing is scaled."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """One true step: Lightning never calls this for the inner batches of an accumulation."""
         done, total = self.trainer.global_step, self.trainer.estimated_stepping_batches
