@@ -91,9 +91,16 @@ class Backbone(nn.Module):
             return head.norm(found)
         return found
 
-    def layers(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> the feature maps (B, D', h', w') of every stage or block."""
-        return self.model.forward_intermediates(self.normalize(x), output_fmt="NCHW", intermediates_only=True)
+    def feedforwards(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> (B, N, D) of every block: what its feed-forward part adds to the patches; prefix tokens are left out."""
+        added: list[Tensor] = []
+        hooks = [block.drop_path2.register_forward_hook(lambda module, given, out: added.append(out)) for block in self.model.blocks]
+        try:
+            self.model.forward_features(self.normalize(x))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [out[:, self.num_prefix_tokens :] for out in added]
 
     def tokens(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, P + N, D), prefix tokens first, after the last norm.
@@ -137,6 +144,13 @@ class Backbone(nn.Module):
         if not self.sees_patches:
             raise ZooError(f"{who} needs a backbone that can encode a part of its patches, and {self.name} ({type(self.model).__name__}) "
                            "can't: use a plain ViT or Eva of timm, such as vit_tiny_patch16_224")
+
+    def require_feedforwards(self, who: str) -> None:
+        """Raises ZooError, naming `who` needs it, unless each block adds first attention and then a feed-forward part."""
+        self.require_patches(who)
+        if not all(hasattr(block, "drop_path2") for block in self.model.blocks):
+            raise ZooError(f"{who} needs a backbone whose blocks have one feed-forward part after their attention, and those of {self.name} "
+                           f"({type(self.model.blocks[0]).__name__}) don't: use another ViT or Eva of timm, such as vit_tiny_patch16_224")
 
     def _channels_last(self) -> bool:
         weight = next((p for p in self.model.parameters() if p.ndim == 4), None)

@@ -3,7 +3,6 @@
 Baevski, Hsu, Xu, Babu, Gu, Auli 2022, "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
 https://arxiv.org/abs/2202.03555
 
-Differs: a block's output is read after its last residual, where the authors read the feed-forward part alone, which timm doesn't give.
 Differs: the teacher's momentum goes from 0.99 to 1 along half a cosine, and the mask is one block, both for small pictures and short runs.
 """
 
@@ -33,7 +32,7 @@ class Data2Vec(PretextTask):
 
     Args:
         mask_ratio: share of patches that are hidden, above 0 and below 1, as one block of random shape.
-        blocks: the last blocks of the teacher whose outputs are averaged, 1 to the backbone's depth; 0 is the upper half of them.
+        blocks: the last blocks of the teacher whose feed-forward parts are averaged, 1 to the backbone's depth; 0 is the upper half of them.
         loss: smooth_l1, which counts large errors less, or l2, the squared error.
         beta: error up to which smooth_l1 is squared, above 0.
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
@@ -45,7 +44,7 @@ class Data2Vec(PretextTask):
 
     def __init__(self, backbone: Backbone, mask_ratio: float = 0.6, blocks: int = 0, loss: Literal["smooth_l1", "l2"] = "smooth_l1",
                  beta: float = 2.0, momentum: float = 0.99, smallest_crop: float = 0.5, flip: float = 0.5):
-        backbone.require_patches("data2vec")
+        backbone.require_feedforwards("data2vec")
         super().__init__(backbone)
         depth = len(backbone.model.blocks)
         if not 0 <= blocks <= depth:
@@ -79,10 +78,10 @@ class Data2Vec(PretextTask):
 
     @torch.no_grad()
     def target(self, image: Tensor) -> Tensor:
-        """(B, N, D): the mean of the teacher's last blocks, of which each token has mean 0 and deviation 1 in every block."""
-        layers = self.teacher[0].layers(image)[-self.blocks :]                                  # (B, D, h, w) each
+        """(B, N, D): the mean of what the teacher's last blocks add by their feed-forward parts, each token with mean 0 and deviation 1 in every block."""
+        parts = self.teacher[0].feedforwards(image)[-self.blocks :]                             # (B, N, D) each
         with torch.autocast(image.device.type, enabled=False):
-            tokens = torch.stack([wide(layer).flatten(2).mT for layer in layers])
+            tokens = wide(torch.stack(parts))
             return F.layer_norm(tokens, tokens.shape[-1:]).mean(0)
 
     def error(self, predicted: Tensor, target: Tensor) -> Tensor:
