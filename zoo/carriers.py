@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from zoo.card import Missing, open_plain
-from zoo.errors import ZooError
+from zoo.errors import ZooError, bare_address
 from zoo.paths import explain
 
 BLOCK = 1 << 20
@@ -124,8 +124,7 @@ def check_url(url: str, before: str | None = None) -> None:
 
 def _shown(url: str) -> str:
     """An address fit for a message: no password, no query, no control characters, not endless."""
-    url = re.sub(r"//[^/@]*@", "//", url.split("?")[0].split("#")[0])
-    return re.sub(r"[^\x21-\x7e]", "?", url)[:200]
+    return re.sub(r"[^\x21-\x7e]", "?", bare_address(url))[:200]
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# in quotes or not; with a single slash too, as pathlib leaves it, but then folder:/srv is a path
+ADDRESS = re.compile(r"""(?<![\w+.-])(?!(?:folder|shards):/(?!/))(?:(?<=(['"]))(?P<quoted>[\w+.-]+:/.*?)(?=\1)|(?P<plain>[\w+.-]+:/\S*))""")
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:@]*)(:\d*)?")       # and a port
+# what torch and timm raise when they are given what they can't take
+UNFIT = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError)
 
 
 class ZooError(ValueError):
-    """What is wrong, where, the nearest valid name, and what to do, in one sentence."""
+    """What is wrong, where, the nearest valid name, and what to do, in one sentence, in which no address has a password or a query."""
+
+    def __init__(self, text: str):
+        super().__init__(ADDRESS.sub(_masked, text))
+
+
+def _masked(found: re.Match) -> str:
+    text = found["quoted"] or found["plain"]
+    address = text.rstrip(",;:.)")                  # the sentence goes on
+    return bare_address(address) + text[len(address):]
+
+
+def bare_address(address: str) -> str:
+    """An address without the user, password, query and fragment in it; of one that can't be told apart, no more than the scheme."""
+    scheme, slashes, rest = re.fullmatch(r"(?s)(.*?:)(/*)(.*)", address).groups() if ":" in address else ("", "", address)
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    after = rest[len(host):]
+    host = host.rpartition("@")[2]
+    if not HOST.fullmatch(host) or (":" in host and "@" in after):      # a password with a / in it
+        return f"{scheme}{slashes}..."
+    return scheme + slashes + host + re.split("[?#]", after, maxsplit=1)[0]
+
+
+def because(error: BaseException) -> str:
+    """The end of a sentence: somebody else's error on one line, at most 200 characters of it."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def nearest(word: str, known: Iterable[str], most: int = 12) -> str:
