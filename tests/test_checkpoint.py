@@ -252,7 +252,8 @@ def test_a_config_that_leads_timm_elsewhere_is_refused(saved, change):
 @pytest.mark.parametrize(("part", "words"), [
     ({"backbone": {"name": "os.system"}}, "not a backbone"), ({"backbone": {"name": "test_resnet", "checkpoint_path": "x"}}, "checkpoint_path"),
     ({"backbone": {"name": "test_resnet", "nonsense": 1}}, "nonsense"), ({"task": {"name": "os:system"}}, "os:system"),
-    ({"task": {"name": "simclr", "tau": 1}}, "tau"), ({"task": {"name": "simclr", "layers": "two"}}, "the task simclr arguments")])
+    ({"task": {"name": "simclr", "tau": 1}}, "tau"),
+    ({"task": {"name": "simclr", "layers": "two"}}, "zoo.json: the task simclr can't be made with {'layers': 'two'}")])
 def test_a_card_builds_by_registered_names_only(saved, part, words):
     _, folder = saved
     card = json.loads((folder / "zoo.json").read_text()) | part

@@ -159,6 +159,12 @@ NAN, INF = float("nan"), float("inf")
     ("backbone.x", object(), "backbone.x holds a object"), ("backbone.x", {"a": 1}, "backbone.x holds a mapping"),
     ("task.layers", {"a": 1}, "task.layers holds a mapping"), ("backbone.x", [{"a": 1}], "backbone.x holds a mapping"),
     ("data.name", Path("x"), "data.name holds a PosixPath; use numbers, words or lists of them"),
+    # what is nobody's business, and what nothing is called
+    *((f"backbone.{key}", "xyzzy", f"^backbone.{key} looks like a secret, and a recipe is kept and published with its checkpoint; leave it out$")
+      for key in ("token", "hub_token", "api_key", "apikey", "password", "PassWd", "client_secret", "credentials")),
+    ("backbone.token", 3, "looks like a secret"), ("backbone.token", ["xyzzy"], "looks like a secret"),
+    ("data.name", "folder:\ud800", r"^data.name holds half a character \('folder:\\ud800'\), which nothing can be called$"),
+    ("backbone.x", ["a", "\udfff"], "backbone.x holds half a character"),
     # the task
     ("task.name", "simclrr", "'simclrr' is not a task; did you mean simclr?"), ("task.name", None, "names no task; .*zoo list tasks"),
     ("task.name", 3, "names no task")], ids=short)
@@ -166,6 +172,12 @@ def test_one_sentence_for(key, value, said):
     with pytest.raises(ZooError, match=said):
         resolve(BASE, {key: value})
     sentence(lambda: resolve(BASE, {key: value}))
+
+
+def test_what_only_sounds_like_a_secret():
+    for key, value in (("class_token", False), ("reg_tokens", 4), ("keys", [1]), ("tokens", "a")):
+        assert resolve(BASE, {f"backbone.{key}": value})["backbone"][key] == value
+    assert resolve(BASE, {"data.name": "folder:\udcff\u00fc"})["data"]["name"] == "folder:\udcff\u00fc", "bytes that aren't UTF-8 may name a file"
 
 
 def test_a_number_too_long_to_be_written():

@@ -129,6 +129,24 @@ def test_a_taken_name():
     assert "taken by __main__:Mine" in refusal(lambda: register_task("mine")(session_task("mine", "Mine", "plugin_x")))
 
 
+@pytest.mark.parametrize(("arguments", "odd"), [("api_key: str = ''", "api_key"), ("token=None", "token"), ("*, my_password: 'int' = 3", "my_password")])
+def test_arguments_that_look_like_secrets(arguments, odd):
+    made = {}
+    exec(f"def init(self, backbone, width: int = 1, {arguments}): ...", made)           # noqa: S102
+    said = refusal(lambda: register_task("mine")(type("Mine", (PretextTask,), {"__init__": made["init"]})))
+    assert said == (f"the task 'mine' has an argument {odd}, and what looks like a secret would be published in recipes and cards; "
+                    "have the task read it from the environment instead, or give it another name")
+    assert "mine" not in listed()
+
+
+def test_arguments_that_only_sound_like_secrets():
+    def init(self, backbone, mask_token: bool = True, class_token: bool = True, tokens: int = 3, keyboard: str = ""):
+        pass
+
+    register_task("mine")(type("Mine", (PretextTask,), {"__init__": init, "__module__": "__main__"}))
+    assert "mine" in listed()
+
+
 def test_a_cell_of_a_notebook_may_be_run_twice():
     first, second = session_task("mine"), session_task("mine")
     assert register_task("mine")(first) is first and first.name == "mine" and find_task("mine") is first
@@ -147,7 +165,7 @@ def test_a_plugin_is_listed_without_being_imported_and_imported_when_named(site)
     assert (entry.origin, entry.target, entry.summary, entry.problem) == ("zoo-plugin 1.2.3", "plugin_a:Task", "What zoo-plugin does", None)
     assert notices() == [] and find_task("simclr") and "theirs" in refusal(lambda: find_task("their")) and site.imported() == []
     task = find_task("theirs")
-    assert task.__module__ == "plugin_a" and task.name == "theirs" and find_task("theirs") is task and site.imported() == ["plugin_a"]
+    assert task.__module__ == "plugin_a" and task.name == "theirs" and find_task("theirs") is task and site.imported() == ["plugin_a"] * 2
     assert task_arguments("theirs") == {"width": "", "depth": "2", "words": "'a b'"}
     assert listed()["theirs"] == entry
     assert zoo.create_task("theirs", zoo.create_backbone("test_resnet", size=32), width=3).arguments == {"width": 3, "depth": 2, "words": "a b"}
@@ -200,6 +218,51 @@ def test_a_broken_plugin_is_named_with_its_error_and_breaks_nothing_else(code, w
     assert sorted(set(listed()) - {"another"}) == sorted(names) and find_task("fine").name == "fine" and find_task("simclr").__name__ == "SimCLR"
 
 
+@pytest.mark.parametrize(("code", "problem"), [
+    ("import os; print('imported', flush=True); os._exit(0)", "importing it ends the process, with exit code 0"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "importing it ends the process, with exit code -9"),
+    ("import time; time.sleep(1000)", "importing it takes more than 2 seconds")])
+def test_a_plugin_that_ends_the_process_or_never_comes_back(code, problem, site, monkeypatch, capfd):
+    monkeypatch.setattr(registry, "LONGEST_IMPORT", 2.0)
+    site.install("zoo-broken", {"theirs": "plugin_a:Task"}, plugin_a=code)
+    with no_hang(60):
+        for use in (lambda: find_task("theirs"), lambda: task_arguments("theirs"), lambda: zoo.create_task("theirs", None)):
+            assert refusal(use) == f"the task theirs can't be used: zoo-broken 1.0: {problem}"
+    assert capfd.readouterr() == ("", "") and find_task("simclr").name == "simclr"
+
+
+def test_the_rehearsal_of_a_plugin_leaves_nothing_and_is_had_once(site):
+    """It may start processes and ask torch to compute: neither is left behind, or waited for."""
+    code = f"""
+import subprocess, torch
+child = subprocess.Popen(["sleep", "1000"])
+open({str(site.folder / 'pids')!r}, "a").write(f"{{child.pid}} ")
+print("loud", float((torch.ones(300, 300) @ torch.ones(300, 300)).sum()), flush=True)
+"""
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=code + TASK.format(name="theirs"))
+    with no_hang(60):
+        assert find_task("theirs").name == "theirs" and find_task("theirs").name == "theirs"
+    rehearsed, ours = map(int, (site.folder / "pids").read_text().split())
+    assert site.imported() == ["plugin_a", "plugin_a"] and _alive(ours)
+    os.kill(ours, 9)
+    for _ in range(100):
+        if not _alive(rehearsed):
+            break
+        time.sleep(0.1)
+    assert not _alive(rehearsed)
+
+
+@pytest.mark.parametrize(("raised", "said"), [
+    ("RuntimeError('no\\nGPU')", "RuntimeError: no GPU"), ("SystemExit(0)", "SystemExit: 0"), ("BaseException('odd')", "BaseException: odd")])
+def test_a_plugin_whose_constructor_raises_is_named(raised, said, site):
+    code = TASK.format(name="theirs").replace("super().__init__(backbone)", f"super().__init__(backbone)\n        raise {raised}")
+    site.install("zoo-broken", {"theirs": "plugin_a:Task"}, version="0.9", plugin_a=code)
+    backbone = zoo.create_backbone("test_resnet", size=32)
+    assert refusal(lambda: zoo.create_task("theirs", backbone, width=3, depth=2)) == (
+        "the task theirs of zoo-broken 0.9 can't be made with {'width': 3} and the backbone test_resnet: " + said)
+    assert "of zoo-broken 0.9 can't be made with its defaults" in refusal(lambda: zoo.create_task("theirs", backbone))
+
+
 def test_an_interruption_is_not_taken_for_a_broken_plugin(site):
     site.install("zoo-slow", {"theirs": "plugin_a:Task"}, plugin_a="raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -241,7 +304,7 @@ def test_of_a_package_that_is_on_the_path_twice_the_first_counts(site, tmp_path,
     nearer.install("zoo-plugin", {"theirs": "plugin_a:Task"}, version="2.0", plugin_a=TASK.format(name="theirs"))
     assert listed()["theirs"].origin == "zoo-plugin 2.0" and listed()["theirs"].problem is None
     find_task("theirs")
-    assert nearer.imported() == ["plugin_a"] and site.imported() == []
+    assert nearer.imported() == ["plugin_a"] * 2 and site.imported() == []
 
 
 @pytest.mark.parametrize(("points", "metadata"), [

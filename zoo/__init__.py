@@ -44,10 +44,11 @@ sys.modules[__name__].__class__ = _Zoo
 
 
 def __getattr__(name: str):
-    if name in _VERBS:
-        return importlib.import_module(f"zoo.{name}")
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _VERBS or name in _PUBLIC:
+        from zoo.registry import naming_damage
+
+        with naming_damage():
+            return importlib.import_module(f"zoo.{name}") if name in _VERBS else getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
 
 

@@ -185,8 +185,8 @@ def load_task(folder: str | Path) -> PretextTask:
     try:
         with torch.random.fork_rng(devices=[]):
             task = create_task(arguments.pop("name"), backbone, **arguments)
-    except (TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise ZooError(f"{folder / cards.FILE} gives the task {card['task']['name']} arguments that it can't be made with: {error}") from error
+    except ZooError as error:
+        raise ZooError(f"{folder / cards.FILE}: {error}") from error
     _fill(task.backbone.model, task.backbone.model.state_dict(), folder, card, MODEL)
     _fill(task, task.heads(), folder, card, HEADS)
     task.seed = card["seed"]

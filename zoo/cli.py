@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoo import verbs
+from zoo import registry, verbs
 from zoo.errors import Terminated, ZooError, nearest
 
 
@@ -234,7 +234,7 @@ def _run(words: list[str]) -> int:
         print("\nzoo pretrain RECIPE --help lists the keys of one recipe.")
         return 0
     # what a library prints under --json is for people, and standard output is for the reader of the JSON
-    with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(), _offline(given.offline):
+    with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(), _offline(given.offline), registry.naming_damage():
         result = given.function(given)
     if given.json:
         print(json.dumps(result, ensure_ascii=False, default=str))

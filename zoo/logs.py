@@ -6,7 +6,6 @@ import csv
 import io
 import netrc
 import os
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from zoo.paths import write_text
 
 NAMES = ("csv", "tensorboard", "wandb", "none")
 STEP = "trainer/global_step"                        # what Lightning calls the step in wandb
-SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
 
 
 def create_logger(name: str, folder: str | Path, recipe: dict) -> "Careful | bool":
@@ -40,7 +38,7 @@ def create_logger(name: str, folder: str | Path, recipe: dict) -> "Careful | boo
     folder.mkdir(parents=True, exist_ok=True)
     make = {"csv": lambda folder, recipe: Curves(folder), "tensorboard": _tensorboard, "wandb": _wandb}[name]
     try:
-        return Careful(make(folder, without_secrets(recipe)), name)
+        return Careful(make(folder, recipe), name)
     except ZooError:
         raise
     except Exception as error:                      # whatever a service or a full disk does, training is worth more
@@ -60,12 +58,6 @@ def log_checkpoint(logger: Any, folder: Path, name: str) -> None:
         if logger.kind == "wandb":
             logger.guard(_wandb_artifact, logger.inner, folder, name)
         logger.guard(_close, logger.inner)
-
-
-def without_secrets(values: dict) -> dict:
-    """The same mapping without keys that look like a token or a password; true and false, as in a ViT's class_token, are no secrets."""
-    return {key: without_secrets(value) if isinstance(value, dict) else value for key, value in values.items()
-            if isinstance(value, bool) or not SECRET.search(str(key))}
 
 
 class Careful(Logger):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import types
 import typing
@@ -18,6 +19,7 @@ import yaml
 
 from zoo.errors import ZooError, nearest
 from zoo.paths import shipped, write_text
+from zoo.registry import SECRET, find_task
 
 ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
 LARGEST, DEEPEST = 64 * 1024, 8                     # bytes of a recipe; levels of nesting
@@ -229,8 +231,6 @@ def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> l
 
 
 def _task(values: dict[str, Any]) -> type:
-    from zoo.registry import find_task
-
     name = values.get("task.name")
     if not isinstance(name, str):
         raise ZooError("the recipe names no task; write task: {name: ...}, with a name from zoo list tasks")
@@ -268,7 +268,7 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
         raise ZooError(_sentence(str(error))) from None
     out = typed.as_dict() | {"backbone": backbone}
     for key, value in flat(out):
-        _check_number(key, value)
+        _check_plain(key, value)
     return {key: _ordered(out[key]) for key in ORDER if key in out}
 
 
@@ -282,6 +282,8 @@ def _ordered(value: Any) -> Any:
 def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
     if key not in defaults and not (key.startswith(OPEN) and key.removeprefix(OPEN).isidentifier()):
         raise ZooError(f"{key} is not a key of this recipe{nearest(key, defaults)}")
+    if SECRET.search(key) and not isinstance(value, (bool, types.NoneType)):        # as a ViT's class_token
+        raise ZooError(f"{key} looks like a secret, and a recipe is kept and published with its checkpoint; leave it out")
     if value is None and defaults.get(key, 0) is not None:
         raise ZooError(f"{key} can't be empty")
     if isinstance(value, (list, tuple)):
@@ -290,12 +292,17 @@ def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
     elif not isinstance(value, (str, int, float, bool, types.NoneType)):
         kind = "mapping" if isinstance(value, dict) else type(value).__name__
         raise ZooError(f"{key} holds a {kind}; use numbers, words or lists of them")
-    _check_number(key, value)
+    _check_plain(key, value)
 
 
-def _check_number(key: str, value: Any) -> None:
+def _check_plain(key: str, value: Any) -> None:
     for part in value if isinstance(value, (list, tuple)) else []:
-        _check_number(key, part)
+        _check_plain(key, part)
+    if isinstance(value, str) and not value.isascii():
+        try:
+            os.fsencode(value)                      # bytes that aren't UTF-8, as a file's name may have them, are none the less
+        except UnicodeEncodeError:
+            raise ZooError(f"{key} holds half a character ({ascii(value)[:80]}), which nothing can be called") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ZooError(f"{key} is {value}; it has to be a finite number")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -15,20 +15,26 @@ import importlib.util
 import inspect
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, because, nearest
 
 GROUP = "zoo.tasks"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 IMPORTED = "imported"                               # stands in a card for the task that zoo import doesn't know; never listed
+SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
+LONGEST_IMPORT = 120.0                              # seconds after which the import of somebody else's task is given up
 _here: dict[str, type] = {}                         # registered in this process, by a script, a notebook or an import
 
 
@@ -51,9 +57,9 @@ class TaskEntry:
 def register_task(name: str) -> Callable[[type], type]:
     """Class decorator that gives a pretext task its name and makes it known in this process.
 
-    Raises ZooError when the name isn't lower-case words joined by hyphens, when what it decorates is no PretextTask, and when the name
-    belongs to another class. A class of the same module and name may be registered again and takes the old one's place, so that a
-    notebook's cell can be run twice and a module reloaded.
+    Raises ZooError when the name isn't lower-case words joined by hyphens, when what it decorates is no PretextTask, when the name
+    belongs to another class, and when an argument is called as secrets are, since arguments are published in cards. A class of the same
+    module and name may be registered again and takes the old one's place, so that a notebook's cell can be run twice and a module reloaded.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ZooError(f'{name!r} can\'t name a task; write @register_task("my-task"), in lower-case letters, digits and hyphens')
@@ -66,6 +72,10 @@ def register_task(name: str) -> Callable[[type], type]:
         for owner in _owners(name):
             if not _same(owner, target):
                 raise ZooError(f"the task name {name!r} is taken by {owner}; choose another for {target}")
+        for argument, parameter in inspect.signature(task.__init__).parameters.items():
+            if SECRET.search(argument) and parameter.annotation not in (bool, "bool"):      # as a ViT's class_token
+                raise ZooError(f"the task {name!r} has an argument {argument}, and what looks like a secret would be published in recipes and cards; "
+                               "have the task read it from the environment instead, or give it another name")
         task.name = name
         _here[name] = task
         return task
@@ -97,17 +107,32 @@ def list_tasks() -> list[TaskEntry]:
 
 
 def find_task(name: str) -> type:
-    """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution."""
+    """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution.
+
+    One of another package is imported in a copy of this process first, and so twice: what ends the process or never comes back couldn't be told
+    of otherwise. That is once in a process, and costs as long as the package itself takes to import, without torch.
+    """
     if name == IMPORTED:
         return importlib.import_module("zoo.importing").Imported
+    entry = task_entry(name)
+    if name in _here and not entry.problem:
+        return _here[name]
+    if problem := entry.problem or (None if entry.origin == "zoo" else _rehearse(entry)):
+        raise ZooError(f"the task {name} can't be used: {problem}")
+    return _load(entry)
+
+
+def task_entry(name: str) -> TaskEntry:
+    """What is known of a task without importing it. Raises ZooError for an unknown one."""
     entries = {entry.name: entry for entry in list_tasks()}
     if name not in entries:
         raise ZooError(f"{name!r} is not a task{nearest(name, entries)}")
-    entry = entries[name]
-    if entry.problem:
-        raise ZooError(f"the task {name} can't be used: {entry.problem}")
-    if name in _here:
-        return _here[name]
+    return entries[name]
+
+
+def _load(entry: TaskEntry) -> type:
+    """Import a task. Raises ZooError, naming the distribution, whatever a plugin raises."""
+    name = entry.name
     module, _, attribute = entry.target.partition(":")
     before = dict(_here)
     try:
@@ -125,10 +150,7 @@ def find_task(name: str) -> type:
 
 def task_arguments(name: str) -> dict[str, str]:
     """A task's arguments and their defaults, as written in Python. A built-in task is read, any other imported. Raises ZooError."""
-    entries = {entry.name: entry for entry in list_tasks()}
-    if name not in entries:
-        raise ZooError(f"{name!r} is not a task{nearest(name, entries)}")
-    entry = entries[name]
+    entry = task_entry(name)
     if entry.origin != "zoo":
         parameters = list(inspect.signature(find_task(name).__init__).parameters.values())[1:]
         return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name != "backbone"}
@@ -152,21 +174,21 @@ def check_tasks(timeout: float = 60) -> list[TaskEntry]:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in list(running):                 # only if we were interrupted: they wouldn't hear of it
-            _kill(child)
+            _kill(child.pid)
 
 
 def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> str | None:
     """What goes wrong when a task is imported, found out in a child process, which is in `running` as long as it runs."""
     if entry.origin == "this session":
         return None
-    code = f"from zoo.registry import find_task; find_task({entry.name!r}); print('imported')"
+    code = f"from zoo.registry import _load, task_entry; _load(task_entry({entry.name!r})); print('imported')"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              errors="replace", start_new_session=True)
     running.add(child)
     try:
         out, err = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        _kill(child)
+        _kill(child.pid)
         child.communicate()
         return f"{entry.origin}: importing it takes more than {timeout:g} seconds"
     finally:
@@ -177,10 +199,56 @@ def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> 
     return last if (last := last.removeprefix("zoo.errors.ZooError: ")).startswith("the task") else f"{entry.origin}: {last}"
 
 
-def _kill(child: subprocess.Popen) -> None:
+def _rehearse(entry: TaskEntry) -> str | None:
+    """What an import does that can't be caught: ending the process, or never coming back. What it raises shows when it is imported here."""
+    module = entry.target.partition(":")[0]
+    if module in sys.modules:
+        return None
+    if sys.platform != "linux":                     # elsewhere a copy of a process with threads may be broken
+        return _trial(entry, LONGEST_IMPORT, set())
+    importlib.import_module("zoo.tasks.base")       # which it inherits from, so that torch isn't imported twice
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")             # of threads, which the copy has none of
+        child = os.fork()
+    if not child:
+        _import_and_tell(module, theirs)
+    os.close(theirs)
+    try:
+        told, _, _ = select.select([ours], [], [], LONGEST_IMPORT)
+        came_back = bool(told) and os.read(ours, 1) != b""
+    finally:
+        os.close(ours)
+        _kill(child)
+        status = os.waitpid(child, 0)[1]
+    if came_back:
+        return None
+    if not told:
+        return f"{entry.origin}: importing it takes more than {LONGEST_IMPORT:g} seconds"
+    return f"{entry.origin}: importing it ends the process, with exit code {os.waitstatus_to_exitcode(status)}"
+
+
+def _import_and_tell(module: str, pipe: int) -> NoReturn:
+    """In the copy: import, in silence, write a byte, and end."""
+    try:
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        sys.stdout = sys.stderr = open(nowhere, "w")
+        sys.modules["torch"].set_num_threads(1)     # its other threads weren't copied, and would be waited for
+        with contextlib.suppress(BaseException):
+            importlib.import_module(module)
+        os.write(pipe, b"!")
+    finally:
+        os._exit(0)
+
+
+def _kill(pid: int) -> None:
     """A child and what it started, which would hold its pipes open."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    for kill in (os.killpg, os.kill):               # it may not have its own group yet
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -244,7 +312,7 @@ def _points() -> Iterator[tuple[str, str, metadata.EntryPoint | None]]:
                 raise ValueError("it lacks its name or version")
         except Exception as error:
             where = getattr(distribution, "_path", "a distribution")
-            yield f"{where}, whose metadata can't be read ({type(error).__name__}: {error})", "", None
+            yield f"{where}, whose metadata can't be read ({because(error)})", "", None
             continue
         known_as = re.sub(r"[-_.]+", "-", name).lower()
         if known_as not in seen:                    # of one that is on the path twice, the first is what an import finds
@@ -273,6 +341,25 @@ def notices() -> list[str]:
     built_in = {entry.name for entry in _built_in()}
     return [f"{origin} is left out" if point is None else f"{origin} also has a task {point.name!r}; the built-in one is used"
             for origin, _, point in _points() if point is None or point.name in built_in]
+
+
+@contextlib.contextmanager
+def naming_damage() -> Iterator[None]:
+    """torch and Lightning read the entry points of every package, and one damaged file makes them raise: here a ZooError that names the package."""
+    try:
+        yield
+    except Exception as error:
+        if not any(frame.f_globals.get("__name__", "").startswith("importlib.metadata") for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
+        damaged = []
+        for distribution in metadata.distributions():
+            try:
+                list(distribution.entry_points)
+            except Exception as fault:
+                damaged.append(f"{getattr(distribution, '_path', 'a package')} ({because(fault)})")
+        if not damaged:
+            raise
+        raise ZooError(f"torch can't be used while the metadata of {' and '.join(damaged)} can't be read; uninstall or reinstall that package") from error
 
 
 def _fault(point: metadata.EntryPoint, origin: str) -> str | None:

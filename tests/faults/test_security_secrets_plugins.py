@@ -6,18 +6,24 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from checkpoint_example import untrained
 from hub_server import Server
 from recipe_example import no_hang
-from run_example import place, recipe_file  # noqa: F401
+from run_example import place, recipe, recipe_file  # noqa: F401
 from site_example import TASK, Site, as_found, site  # noqa: F401
 
+import zoo
 from zoo import cli, hub, registry
+from zoo.errors import ZooError
 
 # ---- S4: secrets ---------------------------------------------------------------------------------------------------------------------
 
@@ -58,7 +64,6 @@ def test_s4_secrets_are_in_nothing_that_is_written_or_said(logger, told, tmp_pat
         pytest.importorskip("wandb")
     server = Server(tmp_path / "hub")
     assert cli.main(["pretrain", recipe_file(), "--out", "run", "--logger", logger, "--no-progress"]) == 0
-    assert cli.main(["pretrain", recipe_file(), "--out", "run2", "--backbone.api_key", "k3yinarecipe", "--no-progress"]) == 2
     assert cli.main(["evaluate", "run", "--protocols", "knn", "--labels", "3", "--save"]) == 0
     assert cli.main(["report", "run"]) == 0
     assert cli.main(["push", "run", "--to", str(tmp_path / "hub"), "--license", "MIT", "--name", "small"]) == 0
@@ -83,6 +88,38 @@ def test_s4_secrets_are_in_nothing_that_is_written_or_said(logger, told, tmp_pat
     assert found == []
     if logger == "wandb":
         assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_s4_no_word_of_a_command_line_is_repeated_with_what_is_secret_in_it(told, tmp_path):
+    password, token = IN_ADDRESSES
+    run, file = str(untrained(tmp_path / "small")), recipe_file()
+    for address in (f"{scheme}://{place}" for scheme in ("https", "S3", "file", "hf")
+                    for place in (f"me:{password}@h.example/x", f"me:{password}/@h.example/x", f"h.example/x?token={token}", f"me:{token}")):
+        for words in (["pull"], ["info"], ["pretrain"], ["adapt", "--data", "digits"], ["evaluate"], ["report"], ["verify"], ["data", "get"], [],
+                      ["pretrain", file, "--data.name"], ["pretrain", file, "--backbone.x"], ["push", run, "--license", "MIT", "--to"], ["list"],
+                      ["import", "--backbone", "test_resnet", "--out", "imported"], ["pull", "small", "--hub"], ["push", run, "--to", "hub", "--name"]):
+            assert cli.main([*words, address]) in (1, 2), (words, address)
+    text = told()
+    assert text.count(b"zoo: ") > 200 and [secret for secret in IN_ADDRESSES if secret.encode() in text] == []
+
+
+def test_s4_no_secret_gets_into_a_card_or_recipe(told, site):
+    """A task that asks for one, which would be an argument like any other."""
+    site.install("zoo-asks", {"asks": "plugin_asks:Task"}, plugin_asks=TASK.format(name="asks").replace("width: int", "api_key: str = ''"))
+    file = _of_task("simclr")
+    for number, key in enumerate(("task.api_key", "backbone.api_key", "backbone.token")):
+        assert cli.main(["pretrain", file, "--task.name", "asks", "--out", f"run{number}", f"--{key}", "k3yinarecipe", "--no-progress"]) == 2
+        assert cli.main(["pretrain", file, "--out", f"other{number}", f"--{key}", "k3yinarecipe", "--no-progress"]) == 2
+    with pytest.raises(ZooError, match="the task asks of zoo-asks 1.0 can't be imported: .* has an argument api_key, .* read it from the environment"):
+        zoo.create_task("asks", zoo.create_backbone("test_resnet", size=16), api_key="k3yinarecipe")
+    text = told()
+    assert b"backbone.token looks like a secret" in text and b"of zoo-asks 1.0 can't be imported" in text
+    assert b"k3yinarecipe" not in text
+
+
+def _of_task(name: str) -> str:
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe() | {"task": {"name": name}}))
+    return "recipe.yaml"
 
 
 def _redirect(handler, target: str) -> None:
@@ -116,7 +153,7 @@ def test_s5_no_verb_is_broken_by_somebody_elses_plugin(plagued, tmp_path, capsys
                       ["adapt", checkpoint, "--data", "digits", "--mode", "knn", "--per-class", "2"], ["push", checkpoint, "--to", "hub"],
                       ["completion", "bash"]):
             assert cli.main(words) == 0, (words, capsys.readouterr())
-    plagued.install("zoo-damaged", b"[zoo.tasks]\nx = \xff\xfe\n")        # only now: Lightning's own trainer stumbles over such
+    plagued.install("zoo-damaged", b"[zoo.tasks]\nx = \xff\xfe\n")        # only now, since what trains can't do with it: see below
     assert cli.main(["list", "tasks"]) == cli.main(["info", "simclr"]) == 0
     assert plagued.imported() == [], "one was imported though nobody named it"
     out = capsys.readouterr()
@@ -126,15 +163,40 @@ def test_s5_no_verb_is_broken_by_somebody_elses_plugin(plagued, tmp_path, capsys
     assert "both claim the name; uninstall one" in out.out
 
 
+@pytest.mark.parametrize("points", [b"[zoo.tasks]\nx = \xff\xfe\n", b"[zoo.tasks]\nword\n", b"\xff"])
+def test_s5_damaged_metadata_is_named_by_what_torch_and_lightning_make_of_it(points, site, capsys):
+    """They read those of every package, torch when it is imported and Lightning when it trains."""
+    site.install("zoo-damaged", points)
+    words = ["pretrain", recipe_file(), "--smoke", "--no-progress"]
+    api = subprocess.run([sys.executable, "-c", "import zoo; zoo.load"], check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "zoo.cli", *words], check=False, capture_output=True, text=True)
+    assert cli.main(words) == 2
+    said = "torch can't be used while the metadata of .*zoo_damaged-1.0.dist-info .* can't be read; uninstall or reinstall that package\n"
+    for text in (done.stderr, capsys.readouterr().err):
+        assert re.fullmatch(f"zoo: {said}", text)
+    assert done.returncode == 2 and re.search(f"zoo.errors.ZooError: {said}$", api.stderr)
+
+
 @pytest.mark.parametrize(("name", "words"), [
+    ("dies", "the task dies can't be used: zoo-dies 1.0: importing it ends the process, with exit code 5"),
+    ("hangs", "the task hangs can't be used: zoo-hangs 1.0: importing it takes more than 2 seconds"),
     ("raises", "the task raises of zoo-raises 1.0 can't be imported: RuntimeError: no such GPU"),
     ("exits", "the task exits of zoo-exits 1.0 can't be imported: SystemExit: 3"), ("shared", "both claim the name; uninstall one")])
-def test_s5_using_it_names_the_culprit(name, words, plagued, capsys):
+def test_s5_using_it_names_the_culprit(name, words, plagued, capsys, monkeypatch):
+    monkeypatch.setattr(registry, "LONGEST_IMPORT", 2.0)
     for use in (["pretrain", recipe_file(), "--smoke", "--task.name", name], ["pretrain", recipe_file(), "--help", "--task.name", name]):
         assert cli.main(use) == 2
         assert words in capsys.readouterr().err
     assert cli.main(["info", name]) == 0 and words in capsys.readouterr().out
     assert cli.main(["list", "tasks"]) == 0
+
+
+def test_s5_a_constructor_that_raises_names_the_culprit(site, capsys):
+    code = TASK.format(name="wrong").replace("super().__init__(backbone)", "raise RuntimeError('no such GPU')")
+    site.install("zoo-wrong", {"wrong": "plugin_wrong:Task"}, plugin_wrong=code)
+    assert cli.main(["pretrain", _of_task("wrong"), "--smoke", "--task.width", "3"]) == 2
+    assert capsys.readouterr().err == ("zoo: the task wrong of zoo-wrong 1.0 can't be made with {'width': 3} and the backbone test_resnet: "
+                                       "RuntimeError: no such GPU\n")
 
 
 def test_s5_check_names_every_culprit(plagued, capsys, monkeypatch):

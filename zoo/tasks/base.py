@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from zoo import cpu
 from zoo.backbones import Backbone
 from zoo.data.module import ZooData, batches_done, mix
-from zoo.errors import ZooError
+from zoo.errors import UNFIT, ZooError, because, nearest
 from zoo.heads import use_global_batch_norm
 from zoo.losses import averaged, gather, many
 from zoo.optim import Optim
@@ -255,13 +255,24 @@ class PretextTask(L.LightningModule, ABC):
 
 
 def create_task(name: str, backbone: Backbone, **arguments) -> PretextTask:
-    """A pretext task by its registered name. Raises ZooError for an unknown name or argument."""
+    """A pretext task by its registered name. Raises ZooError for an unknown name or argument, and for arguments that it can't be made with."""
     from zoo import registry
-    from zoo.errors import nearest
 
     task = registry.find_task(name)
-    known = [key for key in inspect.signature(task.__init__).parameters if key not in ("self", "backbone")]
+    parameters = inspect.signature(task.__init__).parameters
+    known = [key for key in parameters if key not in ("self", "backbone")]
     for key in arguments:
         if key not in known:
             raise ZooError(f"{key} is not an argument of the task {name}{nearest(key, known)}")
-    return task(backbone, **arguments)
+    try:
+        return task(backbone, **arguments)
+    except ZooError:
+        raise
+    except BaseException as error:                  # a plugin may raise anything, SystemExit included
+        origin = "zoo" if name == registry.IMPORTED else registry.task_entry(name).origin
+        ours = origin in ("zoo", "this session")
+        if isinstance(error, KeyboardInterrupt) or (ours and not isinstance(error, UNFIT)):
+            raise
+        given = {key: value for key, value in arguments.items() if value != parameters[key].default}
+        raise ZooError(f"the task {name}{'' if ours else f' of {origin}'} can't be made with {given or 'its defaults'} and the backbone {backbone.name}: "
+                       f"{because(error)}") from error
