@@ -15,6 +15,7 @@ from recipe_example import BASE, TEXTS, probe, sentence, short  # noqa: F401
 
 import zoo
 from zoo import registry
+from zoo.card import read_card
 from zoo.errors import ZooError
 from zoo.recipe import check_signature, keys, parse, read, resolve, save
 from zoo.tasks.base import PretextTask
@@ -90,6 +91,32 @@ def test_no_file_that_a_recipe_names_is_read(tmp_path, probe):      # noqa: F811
         for word in (str(file), f"@{file}", f"file://{file}"):
             assert str(file) in sentence(lambda: resolve({**BASE, "task": {"name": "probe"}}, {key: word}))
     assert resolve({**BASE, "task": {"name": "probe", "word": str(file)}})["task"]["word"] == str(file)
+
+
+VIT = {"name": "vit_tiny_patch16_224", "patch_size": 8, "depth": 2}
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"task": {"name": "simclr", "hidden": -1}}, "the task simclr can't be made with {'hidden': -1} and the backbone test_resnet: RuntimeError: "),
+    ({"task": {"name": "simclr", "hidden": 10**14}}, "the task simclr can't be made with {'hidden': 100000000000000} and the backbone test_resnet: "),
+    ({"backbone": {"name": "test_resnet", "drop_rate": 5.0}}, "test_resnet with {'drop_rate': 5.0} can't take pictures of 16 pixels: ValueError: "),
+    ({"backbone": VIT | {"drop_path_rate": 5.0}}, "'drop_path_rate': 5.0} can't take pictures of 16 pixels: RuntimeError: "),
+    ({"backbone": {"name": "test_resnet", "layers": [0]}}, "test_resnet with {'layers': [0]} can't take pictures of 16 pixels: AttributeError: "),
+    *(({"backbone": {"name": "test_resnet", "in_chans": number}}, f"test_resnet with {{'in_chans': {number}}} can't take pictures") for number in (0, 2)),
+    ({"backbone": {"name": "test_resnet", "in_chans": -1}}, "timm can't build test_resnet with {'in_chans': -1, 'img_size': 16}: RuntimeError: "),
+    ({"backbone": {"name": "test_resnet", "layers": 3}}, "timm can't build test_resnet with {'layers': 3, 'img_size': 16}: TypeError: "),
+    ({"backbone": {"name": "test_resnet", "layers": []}}, "test_resnet")], ids=short)
+def test_values_that_no_network_takes(changes, said, tmp_path):
+    recipe = {**BASE, "data": {"name": "digits", "size": 16}, **changes}
+    assert said in sentence(lambda: zoo.pretrain(recipe, out=tmp_path / "run", smoke=True, progress=False))
+
+
+@pytest.mark.parametrize("changes", [{"seed": -(2**63)}, {"seed": 2**63 - 1}, {"data": {"name": "digits", "size": 1}}, {"data": {"name": "digits", "size": 2}}],
+                         ids=short)
+def test_values_at_the_edge_are_trained_with_and_exported(changes, tmp_path):
+    recipe = {**BASE, "data": {"name": "digits", "size": 16}, **changes}
+    run = zoo.pretrain(recipe, out=tmp_path / "run", smoke=True, progress=False)
+    assert read_card(run / "checkpoint")["recipe"] == read(run / "recipe.yaml")
 
 
 # ---- anything at all -----------------------------------------------------------------------------------------------------

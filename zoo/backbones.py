@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.errors import ZooError, nearest
+from zoo.errors import UNFIT, ZooError, because, nearest
 
 # Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
 REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
@@ -181,13 +181,34 @@ def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone
             if not size_word or "img_size" not in str(error):
                 raise
             model = timm.create_model(name, num_classes=0, **arguments)
-    except TypeError as error:
-        raise ZooError(_explain(name, error)) from error
-    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, KeyError, AttributeError) as error:
-        what = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise ZooError(f"timm can't build {name} with {arguments | size_word}: {what}") from error
-    size = _checked_size(name, model, size)
-    return Backbone(model, name, size, arguments)
+        size = _checked_size(name, model, size)
+        return Backbone(model, name, size, arguments)
+    except ZooError:
+        raise
+    except UNFIT as error:
+        words = str(error).split("'")
+        if isinstance(error, TypeError) and "unexpected keyword" in str(error) and len(words) > 1:
+            raise ZooError(f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for what it takes") from error
+        raise ZooError(f"timm can't build {name} with {arguments | size_word}: {because(error)}") from error
+
+
+def check_forward(backbone: Backbone) -> None:
+    """Lets one black picture through, as in training. Raises ZooError where the keywords make a network that can be built and not used.
+
+    Draws from torch's default generator. Running statistics stay as they are.
+    """
+    training = backbone.training
+    for layer in backbone.modules():
+        layer.training = not hasattr(layer, "running_mean") and not hasattr(layer, "running_var")
+    try:
+        with torch.no_grad():
+            backbone.pool(torch.zeros(1, backbone.channels, backbone.size, backbone.size))
+    except ZooError:
+        raise
+    except UNFIT as error:
+        raise ZooError(f"{backbone.name} with {backbone.arguments} can't take pictures of {backbone.size} pixels: {because(error)}") from error
+    finally:
+        backbone.train(training)
 
 
 def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
@@ -202,13 +223,6 @@ def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
         raise ZooError(f"{name} has patches of {side} pixels, which don't divide images of {size}; "
                        f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}")
     return size
-
-
-def _explain(name: str, error: TypeError) -> str:
-    words = str(error).split("'")
-    if "unexpected keyword" in str(error) and len(words) > 1:
-        return f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for what it takes"
-    return f"timm can't build {name}: {error}"
 
 
 def _is_eva(model: nn.Module) -> bool:

@@ -182,7 +182,7 @@ def _finite(text: str) -> float:
 
 
 def _moderate(text: str) -> int:
-    if len(text) > 19:
+    if len(text.lstrip("-")) > 19:
         raise ZooError(f"{text[:40]} is too large a number")
     return int(text)
 

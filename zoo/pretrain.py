@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes
-from zoo.backbones import Backbone, create_backbone
+from zoo.backbones import Backbone, check_forward, create_backbone
 from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
@@ -156,9 +156,10 @@ def build(resolved: dict, size: int) -> PretextTask:
     return task
 
 
-def _check_strides(backbone: Backbone) -> None:
-    """Refuses a convolution that strides over a map narrower than its stride: what torch (2.14, on CPUs that compute in bfloat16) gives as the
-    gradient of its filters is memory that nothing was written to, so that the run is another each time, or ends in NaN. Raises ZooError.
+def _check_backbone(backbone: Backbone, strides: bool) -> None:
+    """Refuses a backbone that no picture gets through and, with `strides`, a convolution that strides over a map narrower than its stride: what
+    torch (2.14, on CPUs that compute in bfloat16) gives as the gradient of its filters is memory that nothing was written to, so that the run is
+    another each time, or ends in NaN. Raises ZooError.
     """
     found: list[nn.Conv2d] = []
 
@@ -166,11 +167,9 @@ def _check_strides(backbone: Backbone) -> None:
         if min(given[0].shape[-2:]) < max(layer.stride) and max(layer.kernel_size) > 1 and not cpu.is_tiny(layer, *given[0].shape[-2:]):
             found.append(layer)
 
-    hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
-    training = backbone.training
-    with torch.no_grad():
-        backbone.eval().pool(torch.zeros(1, backbone.channels, backbone.size, backbone.size))
-    backbone.train(training)
+    hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if strides and isinstance(layer, nn.Conv2d)]
+    with counted(torch.device("cpu"), WEIGHTS):     # only so that nobody else's generator moves
+        check_forward(backbone)
     for hook in hooks:
         hook.remove()
     if found:
@@ -189,8 +188,7 @@ class _Run:
         self.task = build(resolved, self.size)      # before the data, which may have to be got first
         if self.training.strategy == "fsdp":
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
-        if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
-            _check_strides(self.task.backbone)
+        _check_backbone(self.task.backbone, self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()))
         self.data = self._data(info)
 
     def _data(self, info: DataInfo) -> ZooData:

@@ -128,8 +128,9 @@ def _band(weight: Tensor, size: int) -> Tensor:
     """(B, kernel) -> (B, size, size): the convolution along an axis as a matrix, reflecting at both ends."""
     kernel = weight.shape[1]
     here = torch.arange(size, device=weight.device)
-    source = (here[:, None] + torch.arange(kernel, device=weight.device) - kernel // 2).abs()          # (size, kernel)
-    source = torch.where(source > size - 1, 2 * (size - 1) - source, source)
+    there_and_back = max(1, 2 * (size - 1))
+    source = (here[:, None] + torch.arange(kernel, device=weight.device) - kernel // 2) % there_and_back      # (size, kernel)
+    source = torch.minimum(source, there_and_back - source)
     chosen = F.one_hot(source, size).to(weight.dtype)                                       # (size, kernel, size)
     with torch.autocast(weight.device.type, enabled=False):
         return torch.einsum("bk,nkm->bnm", weight, chosen)
