@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipe_example import no_hang, sentence
 
 import zoo
 from zoo.data.catalogue import DataInfo
@@ -87,6 +88,19 @@ def forked(run: Callable[[], Any]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def within(room: int, call: Callable[[], Any], told: Path) -> str:
+    """The sentence in which `call` is refused, in a fork that may have so many bytes more than this process, and that writes it into `told`."""
+
+    def run() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
+        told.write_text(sentence(call))
+
+    with no_hang(120):
+        assert forked(run) == 0, "it was not refused"
+    return told.read_text()
 
 
 def kill() -> None:

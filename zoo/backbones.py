@@ -14,6 +14,7 @@ from zoo.errors import UNFIT, ZooError, because, nearest
 # Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
 REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
            "num_classes", "features_only", "out_indices", "scriptable", "exportable", "no_jit")
+MOST = 1 << 16                                      # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
 
 
 class KeepPatches(nn.Module):
@@ -172,6 +173,9 @@ def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone
     for word in REFUSED:
         if word in arguments:
             raise ZooError(f"backbone.{word} can't be set: a pretext task starts from fresh weights and reads features")
+    for word, value in arguments.items():
+        if _total(value) > MOST:
+            raise ZooError(f"backbone.{word} is {str(value)[:80]}; depths, widths and the like of a backbone are at most {MOST:,}")
     arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
     size_word = {"img_size": size} if size is not None else {}
     try:
@@ -209,6 +213,12 @@ def check_forward(backbone: Backbone) -> None:
         raise ZooError(f"{backbone.name} with {backbone.arguments} can't take pictures of {backbone.size} pixels: {because(error)}") from error
     finally:
         backbone.train(training)
+
+
+def _total(value: object) -> int:
+    if isinstance(value, (list, tuple)):
+        return sum(map(_total, value))
+    return abs(value) if isinstance(value, int) else 0
 
 
 def _checked_size(name: str, model: nn.Module, size: int | None) -> int:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from zoo import card as cards
 from zoo.backbones import Backbone, create_backbone
+from zoo.building import BESIDE, Bounded
 from zoo.card import README, read_card
 from zoo.errors import ZooError
 from zoo.paths import explain, home, sync_folder, write_bytes, write_text
@@ -183,7 +184,7 @@ def load_task(folder: str | Path) -> PretextTask:
     card = read_card(folder)
     arguments, backbone = dict(card["task"]), _build(folder, card)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _bounded(folder, card):
             task = create_task(arguments.pop("name"), backbone, **arguments)
     except ZooError as error:
         raise ZooError(f"{folder / cards.FILE}: {error}") from error
@@ -210,7 +211,7 @@ def load(name: str | Path, hub: str | Path | None = None) -> tuple[nn.Module, Tr
 def _build(folder: Path, card: dict) -> Backbone:
     """The card's backbone with fresh weights. What timm would build from config.json has to be the same network."""
     keywords = dict(card["backbone"])
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _bounded(folder, card):
         backbone = create_backbone(keywords.pop("name"), size=card["data"]["size"], **keywords)
     where = folder / CONFIG
     config = cards.read_json(cards.read_file(folder, card, CONFIG), str(where))
@@ -223,6 +224,13 @@ def _build(folder: Path, card: dict) -> Backbone:
         if config.get(key) != json.loads(json.dumps(wanted[key])):
             raise ZooError(f"{where} and {cards.FILE} describe different networks: {key} is {str(config.get(key))[:80]} and {str(wanted[key])[:80]}")
     return backbone
+
+
+def _bounded(folder: Path, card: dict) -> Bounded:
+    """No network is built that is far larger than the weights that came with its card."""
+    size = sum(entry["size"] for entry in card["files"])
+    return Bounded(f"the network that {folder / cards.FILE} describes", BESIDE + 4 * size,
+                   f"its files hold {size / 1e6:,.1f} MB, so they belong to another, and nothing was loaded")
 
 
 def _fill(module: nn.Module, wanted: dict[str, Tensor], folder: Path, card: dict, path: str) -> None:

@@ -9,6 +9,7 @@ import pickle
 import re
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
+        _check_unpacked(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")         # torch's guesses about a pickle's protocol
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -115,10 +117,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ZooError(f"{file} is not a whole safetensors file: {error}") from error
     except pickle.UnpicklingError as error:
         raise ZooError(f"{file} {_what_else(str(error))}") from error
+    except ZooError:
+        raise
     except Exception as error:                      # torch's reader raises whatever the bytes lead it to
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise ZooError(f"{file} can't be read as a file of weights: {reason}") from error
     return dict(_tensors(content, "", DEEPEST))
+
+
+def _check_unpacked(file: Path) -> None:
+    """torch.save only stores in its zip files; what is compressed, or lies in one place under many names, may unpack to a thousand times the file."""
+    with open(file, "rb") as stream:
+        if stream.read(4) != b"PK\3\4":             # torch's own test; older files are plain pickles
+            return
+    with zipfile.ZipFile(file) as content:
+        unpacked = sum(member.file_size for member in content.infolist())
+    if unpacked > (size := file.stat().st_size):
+        raise ZooError(f"{file} has {size:,} bytes and would unpack to {unpacked:,}, and torch.save compresses nothing; "
+                       "load it where you trust it, write its state dict anew with torch.save, and import that")
 
 
 def _what_else(error: str) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes
 from zoo.backbones import Backbone, check_forward, create_backbone
+from zoo.building import Bounded
 from zoo.card import short_name
 from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
@@ -149,7 +150,7 @@ def build(resolved: dict, size: int) -> PretextTask:
     """The task of a resolved recipe with its initial weights, a function of the seed alone."""
     keywords = dict(resolved["backbone"])
     arguments = dict(resolved["task"])
-    with counted(torch.device("cpu"), resolved["seed"], WEIGHTS):
+    with counted(torch.device("cpu"), resolved["seed"], WEIGHTS), Bounded("the network of this recipe"):
         backbone = create_backbone(keywords.pop("name"), size=size, **keywords)
         task = create_task(arguments.pop("name"), backbone, **arguments)
     task.seed, task.optim = resolved["seed"], Optim(**resolved["optim"])
