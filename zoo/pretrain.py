@@ -59,7 +59,8 @@ class Training:
             state, and a transformer's blocks are put together one by one when they compute: for a ViT or Eva that is too large for one device. In
             bf16, copies of half the size stay whole between forward and backward.
         timeout: seconds that a process waits for the others before it ends the run.
-        validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none.
+        validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none but for a look
+            for collapse at the end.
         save_every: steps between two saves of the resumable state.
     """
 
@@ -252,8 +253,8 @@ class _Run:
 
     def _trainer(self, log, callbacks: list[L.Callback]) -> L.Trainer:
         t = self.training
-        if t.validate_every and not self.smoke:
-            callbacks = [*callbacks, OnlineKNN(), FeatureHealth()]
+        if not self.smoke:
+            callbacks = [*callbacks, *([OnlineKNN()] if t.validate_every else []), FeatureHealth()]
         if t.processes > 1:
             callbacks = [*callbacks, ranks.Watch(t.timeout)]
         return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=t.devices,

@@ -117,6 +117,58 @@ def test_a_collapse_is_told_once(digits):
     assert float(trainer.callback_metrics["spread"]) < 1e-6 and float(trainer.callback_metrics["effective_rank"]) == pytest.approx(1, abs=1e-3)
 
 
+def flat(task: L.LightningModule) -> L.LightningModule:
+    """The features of half of the images are the opposite of the others': a wide spread, along a line."""
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    pool = task.backbone.pool
+    task.backbone.pool = lambda x: (direction + 0.01 * pool(x)) * (2.0 * (torch.arange(len(x)) % 2) - 1)[:, None]
+    return task
+
+
+def told_of(*callbacks: L.Callback, task: L.LightningModule, data: ZooData, **more) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(task, data, *callbacks, **more)
+    return [str(warning.message) for warning in caught if "collapsed" in str(warning.message)]
+
+
+def test_a_collapse_to_one_direction_is_told_though_the_spread_is_wide(digits):
+    (told,) = told_of(FeatureHealth(), watch := Watch(), task=flat(a_task()), data=digits)
+    assert told.startswith("the features have collapsed at step 4: those of all images lie along one direction (effective rank 1.")
+    assert watch.seen[0]["spread"] > 0.7 and 1 < watch.seen[0]["effective_rank"] < 1.2
+
+
+def test_the_rank_of_a_few_images_is_no_sign(digits):
+    assert not told_of(FeatureHealth(10), task=flat(a_task()), data=digits, epochs=1)
+
+
+@pytest.mark.parametrize("split", ["validation", "train"])
+@pytest.mark.parametrize("spoil", [collapse, flat])
+def test_a_collapse_is_told_at_the_end_of_a_run_that_is_never_validated(spoil, split, digits):
+    data = digits.dataset
+    splits = data.splits | ({"validation": data.splits["validation"][:0]} if split == "train" else {})
+    (told,) = told_of(FeatureHealth(), task=spoil(a_task()), data=ZooData(replace(data, splits=splits), 256), limit_val_batches=0)
+    assert "collapsed at step 8" in told
+    assert not told_of(FeatureHealth(), task=a_task(), data=digits, limit_val_batches=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers")
+def test_a_recipe_without_validation_is_looked_at_in_the_end(tmp_path, monkeypatch):
+    """By pretrain, and the run is the same to the last bit."""
+    recipe = {"data": {"name": "digits", "batch_size": 256}, "backbone": {"name": "vit_tiny_patch16_224", **VIT}, "trainer": {"max_steps": 2},
+              "task": {"name": "simclr", "hidden": 16, "outputs": 8}}
+    recipe["trainer"]["validate_every"] = 0
+    plain, forward = zoo.pretrain(recipe, out=tmp_path / "plain", progress=False), zoo.backbones.Backbone.pool
+    monkeypatch.setattr(zoo.backbones.Backbone, "pool", lambda self, x: forward(self, x) * 0 + 1)
+    with pytest.warns(UserWarning, match="the features have collapsed at step 2"):
+        zoo.pretrain(recipe, out=tmp_path / "collapsed", progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(FeatureHealth, "on_train_end", lambda *_: None)
+    unseen = zoo.pretrain(recipe, out=tmp_path / "unseen", progress=False)
+    weights = "checkpoint/model.safetensors"
+    assert (plain / weights).read_bytes() == (unseen / weights).read_bytes() != (tmp_path / "collapsed" / weights).read_bytes()
+
+
 def test_healthy_features_are_no_collapse(digits):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -13,6 +13,8 @@ from zoo.evaluate.rank import effective_rank, spread
 
 NEIGHBOURS = 20
 COLLAPSED = 0.01                                    # spread below which all images get almost the same features
+FLAT = 1.2                                          # effective rank below which one direction has 96 % of them; random networks are above 2.5
+ENOUGH = 20                                         # images: the effective rank of a few is low anyway
 
 
 class OnlineKNN(L.Callback):
@@ -29,7 +31,7 @@ class OnlineKNN(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         data = _to_look_at(trainer)
-        if data is None or "label" not in data.dataset.fields:
+        if data is None or "label" not in data.dataset.fields or not len(data.dataset.splits["validation"]):
             return
         bank = extract(task, data, ("train", "validation"), self.images)[OWN]
         k = min(NEIGHBOURS, len(bank.x["train"]))
@@ -40,34 +42,54 @@ class OnlineKNN(L.Callback):
 class FeatureHealth(L.Callback):
     """At each validation: `spread` and `effective_rank` of the features of validation images; warns, once, when they have collapsed.
 
+    A run that ends without a validation, or after its last one, is looked at when it ends, for the warning alone; without a validation
+    split, by its training images.
+
     Args:
         images: at most so many.
     """
 
     def __init__(self, images: int = 1000):
-        self.images, self.warned = images, False
+        self.images, self.warned, self.step = images, False, -1
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         data = _to_look_at(trainer)
-        if data is None:
-            return
-        x = extract(task, data, ("validation",), self.images)[OWN].x["validation"]
+        if data is not None and len(data.dataset.splits["validation"]):
+            for name, value in self._look(trainer, task, data, "validation").items():
+                task.log(name, value, rank_zero_only=True)
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        data = _to_look_at(trainer)
+        if data is not None and self.step != trainer.global_step:
+            self._look(trainer, task, data, "validation" if len(data.dataset.splits["validation"]) else "train")
+
+    def _look(self, trainer: L.Trainer, task: L.LightningModule, data: ZooData, split: str) -> dict[str, float]:
+        self.step = trainer.global_step
+        x = extract(task, data, (split,), self.images)[OWN].x[split]
         if len(x) < 2:                              # one picture has no spread, and that is no collapse
-            return
-        wide = spread(x)
-        task.log("spread", wide, rank_zero_only=True)
-        task.log("effective_rank", effective_rank(x), rank_zero_only=True)
-        if wide < COLLAPSED and not self.warned and trainer.is_global_zero:
+            return {}
+        found = {"spread": spread(x), "effective_rank": effective_rank(x)}
+        what = _collapse(found, len(x))
+        if what and not self.warned and trainer.is_global_zero:
             self.warned = True
-            warnings.warn(f"the features have collapsed at step {trainer.global_step}: all images get almost the same (spread {wide:.2g}); "
+            warnings.warn(f"the features have collapsed at step {trainer.global_step}: {what}; "
                           "a lower optim.lr or stronger views usually mend it", stacklevel=2)
+        return found
+
+
+def _collapse(found: dict[str, float], images: int) -> str:
+    if found["spread"] < COLLAPSED:
+        return f"all images get almost the same (spread {found['spread']:.2g})"
+    if found["effective_rank"] < FLAT and images >= ENOUGH:
+        return f"those of all images lie along one direction (effective rank {found['effective_rank']:.3g})"
+    return ""
 
 
 def _to_look_at(trainer: L.Trainer) -> ZooData | None:
-    """The data, if they are the zoo's and have a validation split; not in Lightning's check before training. Of several processes, which
-    have the same weights, the first looks at all of them and the others wait; where each has but a share of the weights, all look.
+    """The data, if they are the zoo's; not in Lightning's check before training. Of several processes, which have the same weights, the first
+    looks at all of them and the others wait; where each has but a share of the weights, all look.
     """
     data = trainer.datamodule
     together = getattr(trainer.strategy, "sharded", False)
     here = isinstance(data, ZooData) and (trainer.is_global_zero or together) and not trainer.sanity_checking
-    return data if here and len(data.dataset.splits["validation"]) else None
+    return data if here else None
