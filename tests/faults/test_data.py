@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from killing import within
 from PIL import Image
 
 import zoo
@@ -322,46 +322,45 @@ folder.load_folder(sys.argv[1], 8)
     assert not list((home / "cache").glob(".*.part")), "what the killed process left is cleared away"
 
 
-def test_r15_a_thread_that_fails_ends_the_run_with_its_cause(tmp_path, monkeypatch):
+def test_r15_memory_that_runs_out_names_the_picture(tmp_path, home):
+    """88 million pixels are taken, but not within 250 MB."""
     fill(tmp_path, 20)
-
-    def out_of_memory(path, size):
-        raise MemoryError(f"no memory for {path.name}")
-
-    monkeypatch.setattr(decoding, "decode", out_of_memory)
-    with pytest.raises(MemoryError, match=r"no memory for 000\.png"):
-        load_folder(tmp_path, 8)
+    Image.new("L", (9400, 9400)).save(tmp_path / "cat/006.png", compress_level=1)
+    said = within(250_000_000, lambda: load_folder(tmp_path, 8), home / "told")
+    assert said == f"the image {tmp_path}/cat/006.png can't be read (MemoryError); remove it or mend it"
+    assert not [path for path in (home / "cache").iterdir() if path.suffix != ".lock"]
+    picture(6).save(tmp_path / "cat/006.png")
+    assert len(load_folder(tmp_path, 8).fields["image"]) == 20
 
 
 # ---- R16: decoding that never ends -----------------------------------------------------------------------------------------------
 
-def test_r16_a_picture_that_never_comes_is_named(tmp_path, monkeypatch, home):
+@pytest.mark.parametrize("way", ["raise", "skip"])          # a disk that is gone is no bad picture
+def test_r16_a_picture_that_never_comes_is_named(way, tmp_path, home, monkeypatch):
+    """Once the pictures are listed, one becomes a pipe that nobody writes to: whoever opens it waits for ever."""
     fill(tmp_path, 20)
-    plain, stuck = decoding.decode, threading.Event()
-
-    def hanging(path, size):
-        if path.name == "006.png":
-            stuck.wait(60)
-        return plain(path, size)
-
-    monkeypatch.setattr(decoding, "decode", hanging)
-    monkeypatch.setattr(caching, "PATIENCE", 0.3)
-    for way in ("raise", "skip"):                       # a disk that is gone is no bad picture
+    path, build = tmp_path / "cat/006.png", caching._build
+    with monkeypatch.context() as patched:
+        patched.setattr(caching, "_build", lambda *given: (path.unlink(), os.mkfifo(path), build(*given)))
+        patched.setattr(caching, "PATIENCE", 0.3)
         with pytest.raises(ZooError, match=r"cat/006\.png could not be read within 0\.3 s; see to the disk or server that it lies on"):
             load_folder(tmp_path, 8, way, 1.0)
-    stuck.set()
+    with open(path, "wb"):                                  # lets the thread go
+        path.unlink()
     assert not [path for path in (home / "cache").iterdir() if path.suffix != ".lock"]
+    picture(6).save(path)
     assert len(load_folder(tmp_path, 8).fields["image"]) == 20
 
 
 def test_r16_a_thread_that_hangs_does_not_hold_up_the_end(tmp_path):
-    fill(tmp_path, 8)
+    """In a process of its own, which ends though a thread of it waits for the pipe."""
+    fill(tmp_path, 20)
     code = """
-import sys, time
-from zoo.data import decode, folder, folder_cache
+import os, sys
+from zoo.data import folder, folder_cache
 from zoo.errors import ZooError
-decode.decode = lambda path, size: time.sleep(1000)
-folder_cache.PATIENCE = 0.2
+path, build = sys.argv[1] + "/cat/006.png", folder_cache._build
+folder_cache._build, folder_cache.PATIENCE = lambda *given: (os.unlink(path), os.mkfifo(path), build(*given)), 0.2
 try: folder.load_folder(sys.argv[1], 8)
 except ZooError as error: print(error)
 """

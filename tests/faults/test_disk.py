@@ -157,6 +157,7 @@ def test_r10_a_folder_that_vanishes_is_made_again(tmp_path):
 
 @pytest.mark.parametrize("moment", [0, pytest.param(1, marks=long), pytest.param(2, marks=long), pytest.param(3, marks=long), 4])
 def test_r10_a_run_on_a_disk_with_errors(moment, tmp_path, monkeypatch, undisturbed):
+    """A function stands in for the disk: a device that answers EIO takes the kernel's device mapper, which few test machines have."""
     values = recipe(max_steps=4, validate_every=0)
     whole, fsync, calls = undisturbed(values), os.fsync, iter(range(10**6))
     save, armed = SafeCheckpointIO.save_checkpoint, []

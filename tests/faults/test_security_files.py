@@ -12,7 +12,8 @@ import json
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,16 @@ S2 = {"class_path": ("task: {name: simclr, class_path: os.system}", "class_path 
       "deeper than the limit of size": ("[" * 1_000_000, "larger than 64 KiB")}
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Within a second of computing, however busy the machine is."""
+    start = time.process_time()
+    with no_hang(20):
+        yield
+    took = time.process_time() - start
+    assert took < 1, f"it took {took:.1f} s"
+
+
 @pytest.mark.parametrize("kind", S2)
 def test_s2_recipes_are_refused_at_once_by_every_entry(kind, tmp_path, capsys):
     text, words = S2[kind]
@@ -266,11 +277,12 @@ def test_s2_recipes_are_refused_at_once_by_every_entry(kind, tmp_path, capsys):
     else:
         rest = "" if kind.startswith(("deep", "laughs")) else "\n" + "\n".join(yaml.safe_dump({k: v}) for k, v in BASE.items() if k != "task")
         file.write_text(text + rest)
-    with no_hang(10):
+    with at_once():
         assert words in sentence(lambda: zoo.pretrain(file, out=tmp_path / "run", smoke=True, progress=False))
-        for more in ([], ["--help"]):
+    for more in ([], ["--help"]):
+        with at_once():
             code = cli.main(["pretrain", str(file), "--out", str(tmp_path / "run"), *more])
-            assert code == 2 or (more and kind in ("class_path", "_target_") and code == 0)      # help lists the keys there are
+        assert code == 2 or (more and kind in ("class_path", "_target_") and code == 0)          # help lists the keys there are
     assert not (tmp_path / "run").exists()
 
 
