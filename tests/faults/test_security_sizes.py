@@ -37,9 +37,11 @@ def described(folder: Path, part: str, **numbers: int) -> Path:
     return folder
 
 
-BEYOND, MOST = "takes more than 1.1 GB, or 60,000 operations of torch, to build; its files hold 0.1 MB, so they belong to another", "are at most 65,536"
-CARDS = {"depth": ("backbone", 10**6, MOST), "depth ": ("backbone", 60_000, BEYOND), "embed_dim": ("backbone", 10**7, MOST), "num_heads": ("backbone", 10**18, MOST),
-         "decoder_depth": ("task", 10**7, BEYOND), "decoder_dim": ("task", 10**12, BEYOND), "decoder_dim ": ("task", 2**62, "can't be built")}
+BEYOND = "takes more than 1.1 GB, or 60,000 operations of torch, to build; its files hold 0.1 MB, so they belong to another"
+MOST = "are at most 65,536"
+CARDS = {"depth": ("backbone", 10**6, MOST), "depth ": ("backbone", 60_000, BEYOND), "embed_dim": ("backbone", 10**7, MOST),
+         "num_heads": ("backbone", 10**18, MOST), "decoder_depth": ("task", 10**7, BEYOND), "decoder_dim": ("task", 10**12, BEYOND),
+         "decoder_dim ": ("task", 2**62, "can't be built")}
 
 
 @pytest.mark.parametrize("key", [pytest.param(key, marks=long) if key == "decoder_depth" else key for key in CARDS])
