@@ -172,13 +172,19 @@ def _coming_row(trainer: L.Trainer) -> dict[str, float]:
 
 
 def _rotate(path: Path, fresh: Path) -> None:
-    """path -> previous.ckpt, fresh -> path, each with its checksum. Renames alone, which need no room. After each of them a whole
-    state lies there with its checksum in one of the two files of checksums, which is why newest_good reads both."""
+    """The newest whole state -> previous.ckpt, fresh -> path, each with its checksum. Renames alone, which need no room.
+
+    Before each of them a whole state lies there whose checksum is in one of the two files of checksums, whatever earlier kills have left; that is
+    why newest_good reads both, and why the one with the checksum of what is kept goes first. A damaged state takes no whole one's place.
+    """
     previous = path.with_name(PREVIOUS)
-    if path.exists():
-        os.replace(path, previous)
-        if _digest_file(path).exists():
-            os.replace(_digest_file(path), _digest_file(previous))
+    for state in (path, previous):
+        if (known := _checksum(state)) is not None:
+            if state != previous:
+                os.replace(state, previous)
+            if known != _digest_file(previous):
+                os.replace(known, _digest_file(previous))
+            break
     os.replace(_digest_file(fresh), _digest_file(path))
     os.replace(fresh, path)
     sync_folder(path.parent)
@@ -191,14 +197,23 @@ def newest_good(folder: Path | str) -> Path | None:
     """
     folder = Path(folder)
     states = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
-    known = {_digest_file(folder / name).read_text(errors="replace").strip() for name in (LAST, PREVIOUS) if _digest_file(folder / name).is_file()}
     for state in states:
-        if sha256(state) in known:
+        if _checksum(state) is not None:
             return state
         warnings.warn(f"{state} is damaged or was not finished and is left aside", stacklevel=2)
     if states:
         raise ZooError(f"no saved state of {folder} is whole; start the run again with --out ANOTHER-FOLDER")
     return None
+
+
+def _checksum(state: Path) -> Path | None:
+    """The file, of the two of a run, that holds the checksum of `state`. None: it isn't whole, can't be read or isn't there."""
+    files = [_digest_file(state.with_name(name)) for name in (PREVIOUS, LAST)]
+    try:
+        digest = sha256(state)
+        return next((file for file in files if file.is_file() and file.read_text(errors="replace").strip() == digest), None)
+    except OSError:
+        return None
 
 
 def _digest_file(path: Path) -> Path:

@@ -1,9 +1,12 @@
-"""R8 to R11: disks that are full, refuse, or give back something else."""
+"""R8 to R11, R21: disks that are full, refuse, or give back something else; saves that are killed."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import shutil
+import signal
 import subprocess
 import types
 import warnings
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killing import PretextTask, assert_same, flat, forked, generated, go_on, killed, pretrain, recipe, state, undisturbed  # noqa: F401
+from killing import PretextTask, assert_same, at, flat, forked, generated, go_on, killed, pretrain, recipe, state, undisturbed  # noqa: F401
 
 from zoo import paths
 from zoo.errors import ZooError
@@ -218,3 +221,58 @@ def test_r11_no_state_is_whole(tmp_path):
         (tmp_path / "run" / name).write_bytes(b"\0" * 100)
     with pytest.raises(ZooError, match="no saved state of .*run is whole; start the run again with --out"), pytest.warns(UserWarning, match="is damaged"):
         pretrain(values, tmp_path / "run", resume=True)
+
+
+# ---- R21: killed while saving, again and again -----------------------------------------------------------------------------------
+
+RENAMES = 6                                         # of a save: two files are written, two are put aside, two take their places
+
+
+def _killed_saves(before: Path, run: Path, renames: tuple[int, ...], least: int) -> None:
+    """Saves killed before these of their renames, which may be fewer after a kill: a state of step `least` or later is left, and the next save is
+    whole and keeps it."""
+    shutil.copytree(before, run)
+    for rename in renames:
+        code = forked(lambda: (at(os, "replace", rename), SafeCheckpointIO().save_checkpoint(made(3), run / "last.ckpt")))
+        assert code in (0, -signal.SIGKILL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")         # that a damaged one is left aside
+            assert step_of(newest_good(run)) >= least
+    SafeCheckpointIO().save_checkpoint(made(4), run / "last.ckpt")
+    assert step_of(newest_good(run)) == 4
+    (run / "last.ckpt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="last.ckpt is damaged"):
+        assert step_of(newest_good(run)) >= least
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "damaged"])
+def saved(request, tmp_path) -> tuple[Path, int]:
+    """A run's folder with the states of steps 1 and 2, the newest damaged or not, and the step of the newest whole one."""
+    for step in (1, 2):
+        SafeCheckpointIO().save_checkpoint(made(step), tmp_path / "saved" / "last.ckpt")
+    last = tmp_path / "saved" / "last.ckpt"
+    if request.param:
+        last.write_bytes(DAMAGES["one bit"](last.read_bytes()))
+    return last.parent, 1 if request.param else 2
+
+
+@pytest.mark.parametrize("rename", range(2, RENAMES))
+def test_r21_a_save_killed_twice_at_the_same_rename(rename, saved, tmp_path):
+    _killed_saves(saved[0], tmp_path / "run", (rename, rename), saved[1])
+
+
+@long
+def test_r21_a_save_killed_at_any_renames(saved, tmp_path):
+    for renames in itertools.product(range(RENAMES), repeat=3):
+        _killed_saves(saved[0], tmp_path / "run", renames, saved[1])
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_r21_a_state_that_cannot_be_read_keeps_nobody_from_saving(tmp_path):
+    """A bad sector under last.ckpt: the one before is taken, and stays when the next is saved."""
+    for step in (1, 2):
+        SafeCheckpointIO().save_checkpoint(made(step), tmp_path / "last.ckpt")
+    (tmp_path / "last.ckpt").unlink()
+    (tmp_path / "last.ckpt").symlink_to("last.ckpt")        # ELOOP, which root too is given
+    SafeCheckpointIO().save_checkpoint(made(3), tmp_path / "last.ckpt")
+    assert step_of(newest_good(tmp_path)) == 3 and step_of(tmp_path / "previous.ckpt") == 1
