@@ -14,7 +14,7 @@ import pytest
 
 from zoo import paths
 from zoo.errors import ZooError
-from zoo.paths import home, shipped, write_bytes, write_text
+from zoo.paths import beside, clear_leftovers, home, shipped, swap, write_bytes, write_text
 
 OLD, NEW = b"old" * 5000, b"new" * 9000
 
@@ -162,6 +162,61 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path):
     full, read_only = done.stdout.splitlines()
     assert full == f"{tmp_path}/file can't be written: the disk is full and 60,000 bytes are needed; what was there before is untouched"
     assert read_only == f"{tmp_path}/file can't be written: Read-only file system"
+
+
+# ---- folders that are replaced -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_the_place_of_another(exchanges, tmp_path, monkeypatch):
+    if not exchanges:
+        monkeypatch.setattr(paths, "_exchange", lambda one, other: False)
+    folder = tmp_path / "folder"
+    for content in ("a", "b", "c"):
+        with beside(folder) as fresh:
+            write_text(fresh / content, content)
+            swap(fresh, folder)
+        assert [path.name for path in folder.iterdir()] == [content] and list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(ZooError), beside(folder) as fresh:
+        write_text(fresh / "d", "d")
+        raise ZooError("no")
+    assert [path.name for path in folder.iterdir()] == ["c"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_swap_in_two_steps_took_away_is_put_back(tmp_path):
+    old, folder = tmp_path / ".folder.replaced.part", tmp_path / "folder"
+    (old / "a").mkdir(parents=True)
+    with beside(folder):
+        assert (folder / "a").is_dir() and not old.exists()
+    (old / "b").mkdir(parents=True)                 # killed a step later: the new one is there
+    with beside(folder):
+        assert (folder / "a").is_dir() and not old.exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+# ---- leftovers -----------------------------------------------------------------------------------------------------------
+
+def test_leftovers_are_cleared_and_nothing_else(tmp_path):
+    left = [".file.abcd_123.part", "..last.ckpt.new.abcd1234.part", ".folder.abcd1234.part"]
+    for name in [*left, ".notes.abcdefgh", "file.abcd1234.part", ".file.abc.part", ".file.abcd1234.part.txt"]:
+        (tmp_path / name).mkdir() if "folder" in name else (tmp_path / name).touch()
+    (tmp_path / left[2] / "inside").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".link.abcd1234.part").symlink_to(tmp_path / "elsewhere")
+    names = {path.name for path in tmp_path.iterdir()}
+    clear_leftovers(tmp_path, "file")
+    assert {path.name for path in tmp_path.iterdir()} == names - {left[0]}
+    clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names - set(left)
+
+
+def test_what_is_being_written_is_no_leftover(file, tmp_path, monkeypatch):
+    fsync = os.fsync
+    monkeypatch.setattr(paths.os, "fsync", lambda handle: (clear_leftovers(tmp_path), fsync(handle)))
+    write_bytes(file, NEW)
+    assert file.read_bytes() == NEW
+    with beside(tmp_path / "folder") as fresh:
+        clear_leftovers(tmp_path)
+        assert fresh.is_dir()
 
 
 # ---- finding -------------------------------------------------------------------------------------------------------------

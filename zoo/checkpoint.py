@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from zoo.backbones import Backbone, create_backbone
 from zoo.building import BESIDE, Bounded
 from zoo.card import README, read_card
 from zoo.errors import ZooError
-from zoo.paths import explain, home, sync_folder, write_bytes, write_text
+from zoo.paths import beside, explain, home, restore, swap, write_bytes, write_text
 from zoo.tasks.base import PretextTask, create_task
 
 MODEL, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
@@ -43,7 +42,7 @@ PRETRAINED_KEYS = {"num_classes", "input_size", "fixed_input_size", "interpolati
 # ---- writing -------------------------------------------------------------------------------------------------------------
 
 def export(task: PretextTask, folder: str | Path, card: dict, pictures: dict[str, Tensor] | None = None) -> Path:
-    """Write a checkpoint folder: everything into a temporary one beside it, synced, then renamed over what was there.
+    """Write a checkpoint folder: everything into a temporary one beside it, synced, then put in the place of what was there in one step.
 
     `card` is complete but for `files`; its task, backbone and parameters are taken from `task` itself. `pictures` are
     (3, H, W) floats in [0, 1] by name. Raises ZooError when weights aren't finite, the card isn't one, or the disk is full, with
@@ -60,29 +59,15 @@ def export(task: PretextTask, folder: str | Path, card: dict, pictures: dict[str
     for name, picture in (pictures or {}).items():
         files[f"{re.sub(r'[^a-z0-9._-]+', '-', name.lower()).strip('-._') or 'picture'}.png"] = png(picture)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
+        with beside(folder) as fresh:
             for name, data in files.items():
                 write_bytes(fresh / name, data)
             write_card(fresh, card | {"files": cards.files(fresh, list(files))})
-            _swap(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.chmod(0o755)
+            swap(fresh, folder)
     except OSError as error:
         raise explain(error, folder, sum(map(len, files.values()))) from error
     return folder
-
-
-def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`."""
-    os.chmod(fresh, 0o755)
-    old = fresh.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_card(folder: Path, card: dict) -> None:
@@ -100,6 +85,7 @@ def update_card(folder: str | Path, **changes: Any) -> dict:
     folder = Path(folder)
     if (home() / "hub").resolve() in folder.resolve().parents:
         raise ZooError(f"{folder} is the cache's copy of a hub's checkpoint and can't be changed; change the hub's, or a copy elsewhere")
+    restore(folder)
     card = read_card(folder)
     if "files" in changes:
         raise ZooError(f"the files of {folder} can't be changed by hand: their sizes and hashes are what the card is for")
@@ -111,10 +97,32 @@ def update_card(folder: str | Path, **changes: Any) -> dict:
         entry = cards.entry_for(CONFIG, data := _json(config))
         card["files"] = [entry if known["path"] == CONFIG else known for known in card["files"]]
     cards.dump(card)                                # a ZooError now, before anything is written
-    if config is not None:
-        write_bytes(folder / CONFIG, data)
-    write_card(folder, card)
+    if config is None:
+        write_card(folder, card)
+    else:
+        _replace_config(folder.resolve(), data, card)
     return read_card(folder)
+
+
+def _replace_config(folder: Path, config: bytes, card: dict) -> None:
+    """config.json and the card that has its sha256, both or neither: in a copy of the folder, of links where there can be such."""
+    try:
+        with beside(folder) as fresh:
+            shutil.copytree(folder, fresh, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+            write_bytes(fresh / CONFIG, config)
+            write_card(fresh, card)
+            swap(fresh, folder)
+    except OSError as error:
+        raise explain(error, folder, sum(entry["size"] for entry in card["files"])) from error
+
+
+def _link(old: str, new: str) -> None:
+    try:
+        os.link(old, new)
+    except OSError:                                 # not on every file system
+        shutil.copy2(old, new)
+        with open(new, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def weights(state: dict[str, Tensor], what: str = "the network") -> bytes:

@@ -23,7 +23,7 @@ from zoo.card import Missing, check_file, check_name, read_card
 from zoo.carriers import HF, Carrier, Folder, open_carrier
 from zoo.errors import ZooError, nearest
 from zoo.hub_index import INDEX, LARGEST, entry_of, index_text, parse_index
-from zoo.paths import explain, home, offline, shipped, sync_folder, write_bytes, write_text
+from zoo.paths import beside, clear_leftovers, explain, home, offline, remove, shipped, swap, sync_folder, write_bytes, write_text
 
 LONGEST_LOCK = 600.0                                # seconds that another process may take to pull the same checkpoint
 
@@ -196,13 +196,13 @@ def _bring(carrier: Carrier, name: str, stamp: dict, folder: Path) -> None:
     for entry in card["files"]:
         _bring_file(carrier, f"{prefix}{entry['path']}", staging, entry)
     for extra in set(os.listdir(staging)) - {entry["path"] for entry in card["files"]}:
-        _remove(staging / extra)                    # a carrier's own notes
+        remove(staging / extra)                     # a carrier's own notes
     write_text(staging / cards.README, cards.render(card))
     write_bytes(staging / cards.FILE, text)
     for path in staging.iterdir():
         path.chmod(0o444)                           # it lies under a checksum: a copy to work on is made with cp
     if folder.exists():                             # and damaged, or we wouldn't be here
-        _remove(folder)
+        remove(folder)
     os.replace(staging, folder)
     sync_folder(folder.parent)
 
@@ -230,13 +230,6 @@ def _check_space(folder: Path, size: int, name: str) -> None:
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if free < size:
         raise ZooError(f"{name} needs {size:,} bytes in {folder.parent} and {free:,} are free; make room or set ZOO_HOME")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 # ---- pushing -------------------------------------------------------------------------------------------------------------
@@ -288,35 +281,28 @@ def _push_folder(source: Path, card: dict, carrier: Folder, replace: bool) -> st
     hub, name = carrier.folder, card["name"]
     try:
         hub.mkdir(parents=True, exist_ok=True)
-        if not (hub / INDEX).exists() and (others := sorted(path.name for path in hub.iterdir() if not path.name.startswith("."))):
-            raise ZooError(f"{hub} is not a hub: it holds {others[0]} and no {INDEX}; give a new or empty folder")
         with _writing(hub):
+            clear_leftovers(hub, INDEX)
+            if not (hub / INDEX).exists():
+                if others := sorted(path.name for path in hub.iterdir() if not path.name.startswith(".")):
+                    raise ZooError(f"{hub} is not a hub: it holds {others[0]} and no {INDEX}; give a new or empty folder")
+                write_text(hub / INDEX, index_text({}))         # a hub before it holds anything, for the next push if this one is killed
             return _publish(source, card, carrier, hub / name, replace)
     except OSError as error:
         raise explain(error, hub / name, sum(entry["size"] for entry in card["files"])) from error
 
 
 def _publish(source: Path, card: dict, carrier: Folder, target: Path, replace: bool) -> str:
-    entries = _index(carrier) if (carrier.folder / INDEX).exists() else {}
-    staging = Path(tempfile.mkdtemp(dir=carrier.folder, prefix=f".{target.name}."))
-    try:
-        text = _stage(source, card, staging)
-        entry = entry_of(card, text)
-        if entries.get(target.name) == entry and target.is_dir() and not _damage(target, entry["card"]["sha256"]):
-            return str(target)                      # the very same checkpoint is there
-        if (target.exists() or target.name in entries) and not replace:
-            raise ZooError(f"{carrier.address} has another checkpoint called {target.name}; push under another --name, or with --replace")
-        staging.chmod(0o755)
-        if target.exists():
-            os.replace(target, old := staging.with_name(f"{staging.name}.old"))
-            os.replace(staging, target)
-            _remove(old)
-        else:
-            os.replace(staging, target)
-        sync_folder(carrier.folder)
-        write_text(carrier.folder / INDEX, index_text(entries | {target.name: entry}))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    entries = _index(carrier)
+    with beside(target) as staging:
+        entry = entry_of(card, _stage(source, card, staging))
+        if _damage(target, entry["card"]["sha256"]):            # else the very same checkpoint is there, perhaps of a push that was cut short
+            if (target.exists() or target.name in entries) and not replace:
+                raise ZooError(f"{carrier.address} has another checkpoint called {target.name}; push under another --name, or with --replace")
+            staging.chmod(0o755)
+            swap(staging, target)
+        if entries.get(target.name) != entry:
+            write_text(carrier.folder / INDEX, index_text(entries | {target.name: entry}))
     return str(target)
 
 
@@ -388,5 +374,6 @@ def _verify_hub(carrier: Folder) -> list[str]:
             found = [f"{name}: {key} in {INDEX} isn't what its card says; push it again" for key, value in entry_of(card, text).items()
                      if entry[key] != value] + ([] if card["name"] == name else [f"{name} is called {card['name']} in its card"])
         problems += found
-    strays = (path.name for path in carrier.folder.iterdir() if (path / cards.FILE).exists() and path.name not in entries)
+    strays = (path.name for path in carrier.folder.iterdir()
+              if (path / cards.FILE).exists() and path.name not in entries and not path.name.startswith("."))
     return problems + [f"{carrier.folder / name} is a checkpoint that {INDEX} doesn't list; push it" for name in sorted(strays)]

@@ -1,15 +1,21 @@
-"""Where things lie, and the one way in which small files are written."""
+"""Where things lie, and the one way in which files are written and folders replaced."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import re
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from zoo.errors import ZooError
 
 PACKAGE = Path(__file__).resolve().parent
+PART = ".part"                                      # how the names of what is being written end, behind eight characters that tempfile draws
 
 
 def home() -> Path:
@@ -42,13 +48,14 @@ def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         with os.fdopen(handle, "wb") as file:
+            _lock(handle)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)                      # mkstemp makes private files; these are meant to be shared
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)                  # mkstemp makes private files; these are meant to be shared
+            os.replace(temporary, path)
         temporary = None
         sync_folder(path.parent)
     except OSError as error:
@@ -61,6 +68,88 @@ def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path
 
 def write_text(path: Path | str, text: str) -> Path:
     return write_bytes(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill beside `folder`, for `swap`; it is gone in the end, whatever it then holds. First it
+    mends what killed ones left there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    restore(folder)
+    clear_leftovers(folder.parent, folder.name)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=PART))
+    handle = os.open(fresh, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield fresh
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            remove(fresh)
+
+
+def swap(fresh: Path, folder: Path) -> None:
+    """Put the folder `fresh` in the place of `folder` and sync that; `fresh` then is what was there, if anything was.
+
+    One step, so that a reader, or a kill at any moment, finds the old or the new. Where a system can't do it in one (NFS), it is two, and what was
+    there has another name in between; `restore` puts it back.
+    """
+    if not os.path.lexists(folder):
+        os.replace(fresh, folder)
+    elif not _exchange(fresh, folder):
+        os.replace(folder, _replaced(folder))
+        os.replace(fresh, folder)
+        os.replace(_replaced(folder), fresh)
+    sync_folder(folder.parent)
+
+
+def restore(folder: Path) -> None:
+    """Put back what a `swap` that was killed between two steps had taken away. For those who write `folder`."""
+    if not os.path.lexists(folder) and os.path.lexists(_replaced(folder)):
+        os.replace(_replaced(folder), folder)
+
+
+def _replaced(folder: Path) -> Path:
+    """Where it is put back from. Once the new folder is there, it is as good as any other leftover."""
+    return folder.with_name(f".{folder.name}.replaced{PART}")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Both names change places in one step. False where the system (only Linux has it) or the file system can't."""
+    import ctypes
+
+    call, here, exchange = getattr(ctypes.CDLL(None), "renameat2", None), -100, 2
+    return call is not None and call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def clear_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left in `folder` of `write_bytes` and `beside`: all of it, or that for `name`.
+
+    What is being written is locked, and stays; so does what can't be locked (a folder on NFS), or deleted.
+    """
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[a-z0-9_]{{8}}{re.escape(PART)}")
+    for path in [path for path in folder.iterdir() if pattern.fullmatch(path.name)]:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(path)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """A sign that somebody is at it, which is gone when its process is."""
+    with contextlib.suppress(OSError):              # some network file systems can't
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ from zoo.evaluate.online import FeatureHealth, OnlineKNN
 from zoo.evaluate.table import check_metric
 from zoo.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
-from zoo.paths import write_text
+from zoo.paths import clear_leftovers, write_text
 from zoo.preemption import Preemption
 from zoo.progress import Progress
 from zoo.provenance import commit, machine, packages, peak_memory_mb
@@ -364,6 +364,7 @@ def _claim(folder: Path, resolved: dict, resume: bool) -> None:
         if was.get(key) != now.get(key):
             raise ZooError(f"{folder} was begun with {key} {was.get(key)!r}, and the recipe now says {now.get(key)!r}; "
                            "resume it unchanged, or start a new run with --out")
+    clear_leftovers(folder)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""H3 to H6: processes that meet in the cache of hubs, files that it lost, no network, places that can't be used.
+"""H3 to H7: processes that meet in the cache of hubs, files that it lost, no network, places that can't be used; pushes that are killed.
 
 The servers are real, on this machine; see hub_server.
 """
@@ -20,10 +20,12 @@ import time
 from pathlib import Path
 
 import pytest
+from card_example import METRIC, write_folder
 from hub_server import MODEL, NAME, Server, answer, in_cache, place, there, web  # noqa: F401
+from killing import at, forked
 
 from zoo import card as cards
-from zoo import cli, hub
+from zoo import cli, hub, paths
 from zoo.errors import ZooError
 
 # ---- H3: two processes -------------------------------------------------------------------------------------------------------
@@ -275,3 +277,34 @@ def test_h6_a_cache_on_another_file_system(web, tmp_path, monkeypatch):
         monkeypatch.setenv("ZOO_HOME", str(tmp_path / "near"))
         folder = hub.pull(NAME, web.address)
         assert os.stat(folder).st_dev != os.stat(tmp_path).st_dev and hub.verify() == [] and hub.pull(NAME, web.root) == folder
+
+
+# ---- H7: pushes that are killed ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("exchanges", "owner", "name", "moment"), [
+    (True, paths, "_exchange", 0), (True, os, "replace", 1), (True, os, "replace", 2), *((False, os, "replace", moment) for moment in range(2, 6))])
+def test_h7_a_push_over_another_killed_at_any_moment(exchanges, owner, name, moment, there, tmp_path, monkeypatch):
+    """The name is never without a checkpoint, or (where two folders can't change places in one step) is until the next push."""
+    if not exchanges:
+        monkeypatch.setattr(paths, "_exchange", lambda one, other: False)
+    other = write_folder(tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}])
+    assert forked(lambda: (at(owner, name, moment), hub.push(other, there, replace=True))) == -signal.SIGKILL
+    assert (there / NAME).is_dir() == (exchanges or moment != 3)
+    assert [entry["name"] for entry in hub.list_checkpoints(there)] == [NAME]
+    swapped = (there / NAME).is_dir() and cards.read_card(there / NAME)["metrics"][0]["value"] == 50.0
+    if swapped or not (there / NAME).is_dir():
+        with pytest.raises(ZooError, match="if somebody is just pushing it, try again|is missing"):
+            hub.pull(NAME, there)
+    else:
+        hub.pull(NAME, there)
+    hub.push(other, there, replace=not swapped)     # the very same is there and only the index lacks it: nothing is replaced
+    assert hub.verify(there) == [] and hub.list_checkpoints(there)[0]["knn"] == 50.0
+    assert hub.pull(NAME, there) and sorted(path.name for path in there.iterdir()) == ["index.json", NAME]
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_h7_the_first_push_into_a_hub_killed_at_any_moment(moment, there, tmp_path):
+    assert forked(lambda: (at(os, "replace", moment), hub.push(tmp_path / "made", tmp_path / "new"))) == -signal.SIGKILL
+    hub.push(tmp_path / "made", tmp_path / "new")
+    assert hub.verify(tmp_path / "new") == [] and hub.pull(NAME, tmp_path / "new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["index.json", NAME]
