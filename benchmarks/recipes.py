@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from filelock import FileLock
-from table import known, render as table_of_tasks
+from table import costs_of, known, render as table_of_tasks, write_header
 
 from zoo.evaluate.features import OWN, PIXELS, RANDOM
 from zoo.evaluate.table import evaluate
@@ -122,12 +121,8 @@ def write_headers(results: list[dict]) -> None:
             continue
         machine = runs[0]["machine"]
         values = ", ".join(f"{_title(*column)} {_cell(runs, OWN, *column)}" for column in COLUMNS)
-        costs = (f"# Costs: {statistics.mean(r['minutes'] for r in runs):.1f} minutes and {max(r['peak_memory_mb'] for r in runs) / 1000:.1f} GB "
-                 f"on {machine['threads']} thread(s) of {machine['cpu']}.")
-        measured = f"# Measured: {values}; {len(runs)} seeds ({', '.join(sorted({str(r['commit']) for r in runs}))}, {runs[0]['created']})."
-        text = re.sub(r"^# (Costs|Measured):.*\n", "", path.read_text(), flags=re.MULTILINE)
-        first, _, rest = text.partition("\n")
-        path.write_text(f"{first}\n{costs}\n{measured}\n{rest}")
+        measured = f"{values}; {len(runs)} seeds ({', '.join(sorted({str(r['commit']) for r in runs}))}, {runs[0]['created']})"
+        write_header(path, costs_of(runs, f"{machine['threads']} thread(s) of {machine['cpu']}"), measured)
 
 
 def record(result: dict) -> None:

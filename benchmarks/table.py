@@ -4,7 +4,7 @@
     python benchmarks/table.py --only mae simclr --data emoji --seeds 0 1 2
     python benchmarks/table.py --render                 only write the table in recipes/README.md and its pictures again
 
-The budget is 600 steps of 256 pictures, about two minutes of SimCLR with timm's test_resnet on two CPU cores. Each task keeps its
+The budget is 600 steps of 256 pictures, two to three minutes of SimCLR with timm's test_resnet on one thread of a CPU. Each task keeps its
 recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with output_stride 8. A task that has recipes for both kinds of
 backbone has a row of each. Pictures are 28 pixels, emoji too.
 Features are measured on fixed lists of at most 10,000 training, 5,000 validation and 10,000 test pictures; everything is chosen on
@@ -219,7 +219,7 @@ def render(rows: list[dict]) -> str:
 
 
 def write_headers(rows: list[dict]) -> None:
-    """The line `# Measured:` of recipes that benchmarks/recipes.py hasn't run at their own length."""
+    """The headers of recipes that benchmarks/recipes.py hasn't run at their own length."""
     results = ROOT / "recipes" / "results.json"
     whole = {row["recipe"] for row in json.loads(results.read_text())} if results.is_file() else set()
     for path in sorted((ROOT / "recipes" / "pretrain").glob("*.yaml")):
@@ -228,14 +228,25 @@ def write_headers(rows: list[dict]) -> None:
         recipe = read(path)
         same = (recipe["task"]["name"], recipe["data"]["name"], recipe["backbone"])            # a task may have a recipe for another backbone
         found = [row for row in rows if "minutes" in row and (row["task"], row["data"], row["backbone"]) == same]
-        line = "# Measured: not yet."
+        costs = measured = "not yet"
         if found:
+            cpu, _, threads = found[0]["cpu"].rpartition(", ")
+            own = (recipe["trainer"].get("max_steps"), recipe["data"]["batch_size"]) == (STEPS, BATCH)
+            costs = costs_of(found, f"{threads} of {cpu}") + ("" if own else f", for {STEPS} steps of {BATCH}")
             numbers = ", ".join(f"{TITLES[kind]} {cell(found, kind)}" for kind in TITLES)
-            line = (f"# Measured: {numbers}, with 10,000 labelled pictures, {STEPS} steps of {BATCH}, {len(found)} seed(s) "
-                    f"({found[0]['commit']}, {found[0]['created']}).")
-        text = re.sub(r"^# Measured:.*\n", "", path.read_text(), flags=re.MULTILINE)
-        first, _, rest = text.partition("\n")
-        path.write_text(f"{first}\n{line}\n{rest}")
+            measured = (f"{numbers}, with 10,000 labelled pictures, {STEPS} steps of {BATCH}, {len(found)} seed(s) "
+                        f"({found[0]['commit']}, {found[0]['created']})")
+        write_header(path, costs, measured)
+
+
+def costs_of(runs: list[dict], where: str) -> str:
+    return f"{statistics.mean(run['minutes'] for run in runs):.1f} minutes and {max(run['peak_memory_mb'] for run in runs) / 1000:.1f} GB on {where}"
+
+
+def write_header(path: Path, costs: str, measured: str) -> None:
+    """The lines `# Costs:` and `# Measured:` of a recipe, below its first, in place of those that are there."""
+    first, _, rest = re.sub(r"^# (Costs|Measured):.*\n", "", path.read_text(), flags=re.MULTILINE).partition("\n")
+    path.write_text(f"{first}\n# Costs: {costs}.\n# Measured: {measured}.\n{rest}")
 
 
 def draw(rows: list[dict], data: str) -> None:
