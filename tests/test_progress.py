@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import os
 import pty
@@ -54,6 +55,15 @@ def test_a_line_at_each_tenth(capsys):
     assert [int(match[1]) for match in found] == list(range(4, 41, 4)) and {match[2] for match in found} == {"40"}
     assert float(found[-1][5]) == 0 and LAST.fullmatch(last)[1] == "40"
     assert "\x1b" not in err and "\r" not in err
+
+
+def test_the_last_line_says_what_was_seen_last(capsys, tmp_path):
+    run_example.train(tmp_path / "quiet", trainer={"max_steps": 2, "validate_every": None})
+    assert capsys.readouterr().err == ""
+    run = zoo.pretrain(run_example.recipe(trainer={"max_steps": 2, "validate_every": None}), out=tmp_path / "run")
+    last = capsys.readouterr().err.splitlines()[-1]
+    seen = [row for row in csv.DictReader((run / "metrics.csv").read_text().splitlines()) if row["knn"]][-1]
+    assert last.endswith(", " + ", ".join(f"{key} {float(seen[key]):.3g}" for key in ("knn", "spread", "effective_rank")))
 
 
 def test_lines_of_a_resumed_run_and_of_accumulated_steps(capsys, tmp_path):

@@ -25,7 +25,7 @@ from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import Terminated, ZooError
-from zoo.evaluate.online import FeatureHealth, OnlineKNN
+from zoo.evaluate.online import FeatureHealth, Looks, OnlineKNN
 from zoo.evaluate.table import check_metric
 from zoo.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
@@ -38,6 +38,7 @@ from zoo.resumable import SafeCheckpointIO, SaveState, newest_good
 from zoo.tasks.base import PretextTask, counted, create_task
 
 WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation
+LOOKED_AT = 2000                                    # validation pictures of a look, where a recipe doesn't say how often to look
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Training:
             bf16, copies of half the size stay whole between forward and backward.
         timeout: seconds that a process waits for the others before it ends the run.
         validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none but for a look
-            for collapse at the end.
+            for collapse at the end. By default five looks at 2,000 of its pictures, evenly over the run and at its end.
         save_every: steps between two saves of the resumable state.
     """
 
@@ -75,14 +76,14 @@ class Training:
     nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     timeout: float = 300.0
-    validate_every: int = 5
+    validate_every: int | None = None
     save_every: int = 500
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 and self.max_epochs < 1:
             raise ZooError("the recipe doesn't say how long to train; set trainer.max_steps or trainer.max_epochs")
         for key, least in (("accumulate", 1), ("clip", 0), ("validate_every", 0), ("save_every", 1), ("devices", 1), ("nodes", 1), ("timeout", 1)):
-            if getattr(self, key) < least:
+            if getattr(self, key) is not None and getattr(self, key) < least:
                 raise ZooError(f"trainer.{key} is {getattr(self, key)}; the least is {least}")
 
     @property
@@ -116,6 +117,8 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     info = check_fit(resolved)
     _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
+    if resume and (folder / "recipe.yaml").is_file():
+        resolved = recipes.as_begun(resolved, dict(recipes.flat(values)).keys() | dict(recipes.flat(overrides)).keys(), folder / "recipe.yaml")
     if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:       # the first process writes; the others come after it
         _claim(folder, resolved, resume)
     with _quiet():
@@ -203,6 +206,7 @@ class _Run:
 
             data = ZooData(generate(info, size=self.resolved["data"]["size"]), self.resolved["data"]["batch_size"])
         data.seed = self.resolved["seed"]
+        data.looked_at = LOOKED_AT if self.training.validate_every is None else None
         return data
 
     def train(self, resume: bool, logger: str, progress: bool) -> Path:
@@ -253,15 +257,18 @@ class _Run:
 
     def _trainer(self, log, callbacks: list[L.Callback]) -> L.Trainer:
         t = self.training
+        evenly = t.validate_every is None
         if not self.smoke:
-            callbacks = [*callbacks, *([OnlineKNN()] if t.validate_every else []), FeatureHealth()]
+            callbacks = [*callbacks, *([] if t.validate_every == 0 else [OnlineKNN()]), FeatureHealth()]
+        if evenly:
+            callbacks = [*callbacks, Looks()]
         if t.processes > 1:
             callbacks = [*callbacks, ranks.Watch(t.timeout)]
         return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=t.devices,
                          num_nodes=t.nodes, strategy=ranks.strategy(t.processes, t.timeout, t.strategy),
                          precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
-                         gradient_clip_val=t.clip or None, check_val_every_n_epoch=t.validate_every or 1,
-                         limit_val_batches=None if t.validate_every else 0, logger=log, callbacks=callbacks,
+                         gradient_clip_val=t.clip or None, check_val_every_n_epoch=None if evenly else t.validate_every or 1,
+                         val_check_interval=1 if evenly else None, limit_val_batches=0 if t.validate_every == 0 else None, logger=log, callbacks=callbacks,
                          plugins=[SafeCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
                          enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=self._log_every(), default_root_dir=self.folder)
 

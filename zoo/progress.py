@@ -66,9 +66,10 @@ class Progress(L.Callback):
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self._close_bar()
         if self.visible:
-            facts = self.facts
+            facts, seen = self.facts, [f"{key} {float(trainer.callback_metrics[key]):.3g}" for key in SHOWN[1:] if key in trainer.callback_metrics]
             print(f"{self.description}: {trainer.global_step - self.first_step:,} steps in {facts['minutes']:.1f} minutes, "
-                  f"{facts['images_per_second']:,.0f} images/s, {facts['data_wait']:.0%} of it waiting for data", file=sys.stderr, flush=True)
+                  f"{facts['images_per_second']:,.0f} images/s, {facts['data_wait']:.0%} of it waiting for data"
+                  + "".join(f", {fact}" for fact in seen), file=sys.stderr, flush=True)
 
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         self._close_bar()

@@ -61,8 +61,7 @@ def _data() -> tuple[str, dict]:
     except ZooError as error:
         _say(f"{error}\nGoing on with scikit-learn's digits instead: 1,797 pictures of 8 x 8, so expect less.")
         # 8-pixel pictures enlarged, an epoch of 9 steps, and digits have a handedness
-        return "digits", {"data.name": "digits", "data.size": 28, "data.batch_size": 128, "task.flip": 0.0, "trainer.validate_every": 20,
-                          "trainer.max_steps": 300}
+        return "digits", {"data.name": "digits", "data.size": 28, "data.batch_size": 128, "task.flip": 0.0, "trainer.max_steps": 300}
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +273,12 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
 
 
 def _ordered(value: Any) -> Any:
+def as_begun(resolved: dict, given: Set[str], saved: Path) -> dict:
+    """The recipe, with all but the `given` keys as in `saved`, which the run was begun with: an older version may have had other defaults."""
+    now, begun = dict(flat(resolved)), dict(flat(resolve(read(saved))))
+    return resolve(resolved, {key: begun[key] for key in now.keys() & begun.keys() - given})
+
+
     """Groups with their name first, and lists where a signature has tuples: what YAML gives back."""
     if isinstance(value, dict):
         return {key: _ordered(part) for key, part in sorted(value.items(), key=lambda item: item[0] != "name")}

@@ -145,8 +145,7 @@ def _check_finite(task: L.LightningModule, step: int) -> None:
 
 def _validates(trainer: L.Trainer) -> bool:
     """Whether Lightning (2.6) validates after the present batch."""
-    loop = trainer.fit_loop.epoch_loop
-    return loop.batch_progress.is_last_batch and loop._should_check_val_epoch()
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
 def _before_validation(trainer: L.Trainer) -> dict[str, Any]:

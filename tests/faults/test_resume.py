@@ -61,6 +61,19 @@ def test_r2_killed_around_an_epochs_end(name, moment, sweep):
     assert sweep(recipe(max_steps=6), PretextTask, name, [moment]) == 1
 
 
+def test_r2_killed_in_a_look_within_an_epoch(sweep):
+    """By default a run is looked at five times, wherever its epochs end: here after steps 2, 3, 5, 6 and 7 of three an epoch."""
+    assert sweep(recipe(validate_every=None), PretextTask, "validation_step", [1]) == 1
+
+
+@long
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"save_every": 3}, {"max_steps": -1, "max_epochs": 3}], ids=str)
+def test_r2_killed_at_any_moment_of_the_looks(changes, sweep):
+    values = recipe(**{"validate_every": None} | changes)
+    assert sweep(values, PretextTask, "validation_step", range(100)) >= 10
+    assert sweep(values, PretextTask, "training_step", range(100)) >= 7
+
+
 @long
 @pytest.mark.parametrize("limit", [{"max_steps": 9}, {"max_steps": 8}, {"max_steps": -1, "max_epochs": 3}], ids=str)
 @pytest.mark.parametrize("every", [1, 2])
@@ -251,6 +264,14 @@ def test_r6_a_signal_in_validation_while_saving_or_waiting_for_data(owner, name,
     values = recipe(save_every=1 if name == "save_checkpoint" else 1000)
     assert _signalled(values, tmp_path / "run", signal.SIGTERM, owner, name, moment) == 143
     assert state(tmp_path / "run")["global_step"] == step
+    assert_same(go_on(values, tmp_path / "run"), undisturbed(values))
+
+
+@pytest.mark.parametrize("moment", [1, pytest.param(0, marks=long), pytest.param(9, marks=long)])
+def test_r6_a_signal_in_a_look_within_an_epoch(moment, tmp_path, undisturbed):
+    values = recipe(save_every=1000, validate_every=None)
+    assert _signalled(values, tmp_path / "run", signal.SIGTERM, PretextTask, "validation_step", moment) == 143
+    assert state(tmp_path / "run")["global_step"] == (7 if moment == 9 else 2)
     assert_same(go_on(values, tmp_path / "run"), undisturbed(values))
 
 

@@ -49,6 +49,13 @@ def taken(fields: Fields, parts: Iterable[Tensor]) -> Iterator[dict]:
         yield {"image": pictures} | take(others, rows)
 
 
+def some_of(rows: Tensor, most: int | None) -> Tensor:
+    """The rows, or `most` of them, always the same: not the first ones, which in a folder are all of one class."""
+    if most is None or len(rows) <= most:
+        return rows
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values]
+
+
 def batches_done(trainer: L.Trainer) -> int:
     """Training batches done since the run began: the count that Lightning (2.6) always restores exactly."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.completed
@@ -131,6 +138,7 @@ class ZooData(L.LightningDataModule):
         super().__init__()
         _check_batch_size(batch_size)
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.looked_at: int | None = None           # validation images while fitting; None for all
         self._resident: tuple[torch.device, Tensor] | None = None
 
     def train_dataloader(self) -> Batches:
@@ -143,7 +151,7 @@ class ZooData(L.LightningDataModule):
         return Batches(self._fields(), rows, self.batch_size, self.trainer, self.seed, training=True)
 
     def val_dataloader(self) -> Batches:
-        return Batches(self._fields(), self.dataset.splits["validation"], self.batch_size, self.trainer)
+        return Batches(self._fields(), some_of(self.dataset.splits["validation"], self.looked_at), self.batch_size, self.trainer)
 
     def teardown(self, stage: str) -> None:
         self._resident = None                       # gives the device memory back

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.datasets import DataInfo
-from zoo.data.module import ZooData, mix
+from zoo.data.module import ZooData, mix, some_of
 from zoo.errors import ZooError
 from zoo.tasks.base import PretextTask, counted
 from zoo.views import resize, to_float
@@ -65,19 +65,11 @@ def raw_pixels(data: ZooData, splits: tuple[str, ...] = SPLITS) -> Bank:
 def labels_of(data: ZooData, splits: tuple[str, ...] = SPLITS, most: int | None = None) -> dict[str, Tensor]:
     """Labels int64 (n,) of each split, or of `most` of its images; none where the set has none."""
     label = data.dataset.fields.get("label")
-    return {} if label is None else {split: label[_rows(data, split, most)] for split in splits}
-
-
-def _rows(data: ZooData, split: str, most: int | None = None) -> Tensor:
-    """The rows of a split, or `most` of them, always the same: not the first ones, which in a folder are all of one class."""
-    rows = data.dataset.splits[split]
-    if most is None or len(rows) <= most:
-        return rows
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values]
+    return {} if label is None else {split: label[some_of(data.dataset.splits[split], most)] for split in splits}
 
 
 def _images(data: ZooData, split: str, most: int | None = None) -> Iterator[Tensor]:
-    return (data.dataset.fields["image"][rows] for rows in _rows(data, split, most).split(BATCH) if len(rows))
+    return (data.dataset.fields["image"][rows] for rows in some_of(data.dataset.splits[split], most).split(BATCH) if len(rows))
 
 
 def require_labels(info: DataInfo) -> None:

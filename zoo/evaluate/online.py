@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import lightning as L
@@ -11,10 +12,38 @@ from zoo.evaluate.features import OWN, extract
 from zoo.evaluate.knn import accuracy, knn
 from zoo.evaluate.rank import effective_rank, spread
 
+LOOKS = 5                                           # in a run
 NEIGHBOURS = 20
 COLLAPSED = 0.01                                    # spread below which all images get almost the same features
 FLAT = 1.2                                          # effective rank below which one direction has 96 % of them; random networks are above 2.5
 ENOUGH = 20                                         # images: the effective rank of a few is low anyway
+
+
+class Looks(L.Callback):
+    """Has the trainer validate five times in a run, evenly, the last time after its last step. Shorter runs: after each step.
+
+    For a trainer with `check_val_every_n_epoch=None` and any whole `val_check_interval`: Lightning (2.6) then validates after batches, counted
+    from the run's start, that `val_check_batch` divides, and here that is always the one of the next look.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, *ignored: object) -> None:
+        self._wait(trainer, trainer.fit_loop.epoch_loop.batch_progress.total.ready)         # of a resumed run, whose look may be due
+
+    def on_validation_end(self, trainer: L.Trainer, *ignored: object) -> None:
+        self._wait(trainer, trainer.fit_loop.epoch_loop.batch_progress.total.ready + 1)
+
+    def _wait(self, trainer: L.Trainer, first: int) -> None:
+        """For the look at batch `first` or the next after it."""
+        steps = int(trainer.estimated_stepping_batches)
+        looks = (_batches(trainer, -(-steps * look // LOOKS)) for look in range(1, LOOKS + 1))
+        trainer.val_check_batch = next((batch for batch in looks if batch >= first), sys.maxsize)
+
+
+def _batches(trainer: L.Trainer, step: int) -> int:
+    """Batches up to the end of a step, counted from 1: an epoch's last step is of what is left, if that is less than is accumulated."""
+    batches, many = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    epochs, rest = divmod(step - 1, -(-batches // many))
+    return epochs * batches + min((rest + 1) * many, batches)
 
 
 class OnlineKNN(L.Callback):
