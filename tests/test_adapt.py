@@ -18,7 +18,8 @@ from zoo import card as cards
 from zoo.adapt import MODES, Adapted, adapt, with_classifier
 from zoo.checkpoint import load_task, update_card
 from zoo.errors import ZooError
-from zoo.evaluate.features import choose_labelled, extract, labels_of
+from zoo.evaluate import table
+from zoo.evaluate.features import choose_labelled, extract, labels_of, raw_pixels
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import fit_probe
@@ -40,9 +41,10 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Fine-tuning of a few steps that change every weight; the last state is kept."""
-    from zoo.evaluate import finetune
+    from zoo.evaluate import finetune, table
 
-    monkeypatch.setattr(module, "tuning_for", lambda task, seed: FineTuning(steps=6, batch_size=32, seed=seed))
+    for where in (module, table):
+        monkeypatch.setattr(where, "tuning_for", lambda task, seed: FineTuning(steps=6, batch_size=32, seed=seed))
     monkeypatch.setattr(finetune, "_right", lambda model, data, rising=iter(range(10**6)): next(rising))
 
 
@@ -170,9 +172,33 @@ def test_fine_tuning_gets_the_seed_the_rows_and_the_probe(tmp_path, monkeypatch)
         return module.Classifier(backbone, probe.weight, probe.bias)
 
     monkeypatch.setattr(module, "finetune", note)
-    adapt(trained(), "digits", mode="finetune", per_class=3, seed=5, out=tmp_path / "out")
+    adapt(trained(), "digits", mode="finetune", per_class=3, seed=5, out=tmp_path / "out", baselines=False)
     (rows, how, probe), = given
     assert torch.equal(rows, choose_labelled(labels_of(zoo.create_data("digits"))["train"], 3, 5)) and how == FineTuning(seed=5) and probe.tried
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_random_weights_and_raw_pixels_stand_beside_it(mode, tmp_path, quick):
+    """In the protocol and with the labels of the checkpoint itself. Pixels have no network to fine-tune, and get a probe."""
+    given = {"mode": mode, "per_class": 10, "seed": 2}
+    result, data = adapt(trained(), "digits", **given), zoo.create_data("digits")
+    rows, card = choose_labelled(labels_of(data)["train"], 10, 2), cards.read_card(trained())
+    protocol = "knn" if mode == "knn" else "linear"
+    assert result.baselines["pixels"] == round(table.frozen(protocol, raw_pixels(data), rows, 10), 2)
+    if mode == "finetune":
+        task = table.random_task(card, 0)
+        expected = table.finetuned(task, extract(task, data)["backbone"], data, rows, 2)
+    else:
+        expected = sum(table.frozen(protocol, extract(table.random_task(card, draw), data)["backbone"], rows, 10) for draw in range(3)) / 3
+    assert result.baselines == {"random weights": round(expected, 2), "pixels": result.baselines["pixels"]}
+    if mode != "knn":
+        assert json.loads((result.folder / "adapted.json").read_text())["baselines"] == result.baselines
+        said = f"From the same ones: {result.baselines['random weights']:.1f} % by random weights, {result.baselines['pixels']:.1f} % by pixels."
+        assert said in (result.folder / "README.md").read_text()
+        given |= {"out": tmp_path / "without"}
+    without = adapt(trained(), "digits", baselines=False, **given)
+    assert (without.value, without.baselines) == (result.value, {})
+    assert mode == "knn" or "From the same ones" not in (without.folder / "README.md").read_text()
 
 
 # ---- families of networks ------------------------------------------------------------------------------------------------

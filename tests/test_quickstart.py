@@ -64,6 +64,9 @@ def test_on_digits(place, monkeypatch, capsys):
     for features in ("backbone", "random weights", "pixels"):
         (line,) = [line for line in err.splitlines() if re.search(rf"^\W*{features}\s", line)]
         assert f"{rows['knn', 1.0, features]:.1f}" in line and f"{rows['linear', 0.01, features]:.1f}" in line
+        assert (" - " in line) == (features == "pixels")
+    assert "-: these features have no network to fine-tune" in err
+    assert re.search(r"knn \d[0-9.]*, spread [0-9.]+, effective_rank [0-9.]+", err), "what was seen on the way"
     command = re.search(r"go on with:  zoo (.*)", err)[1].split()
     assert cli.main([*command, "--mode", "knn"]) == 0
 

@@ -239,8 +239,9 @@ def test_the_owner_of_pictures_gets_a_classifier(read):
     reader = read(ROOT / "README.md")
     (text,) = [text for language, text in blocks(ROOT / "README.md") if "zoo.adapt(" in text]
     reader.block("python", text)
-    value, folder = reader.said.split()
-    assert 0 <= float(value) <= 100 and json.loads((Path(folder) / "adapted.json").read_text())["classes"] == ["cats", "dogs"]
+    value, baselines, folder = re.fullmatch(r"(\S+) ({.*}) (\S+)\n", reader.said).groups()
+    facts = json.loads((Path(folder) / "adapted.json").read_text())
+    assert 0 <= float(value) <= 100 and facts["classes"] == ["cats", "dogs"] and str(facts["baselines"]) == baselines
 
 
 def test_the_readme_of_a_checkpoint(read, small_hub):

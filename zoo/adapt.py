@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -21,10 +22,11 @@ from zoo.checkpoint import CONFIG, MODEL, load_task, timm_config, weights
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.features import OWN, best_device, choose_labelled, extract, labels_of, require_amount, require_labels
+from zoo.evaluate.features import (OWN, PIXELS, RANDOM, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount,
+                                   require_labels)
 from zoo.evaluate.finetune import Classifier, finetune, predict
-from zoo.evaluate.knn import accuracy, choose_k, knn
-from zoo.evaluate.table import probe_of, tuning_for
+from zoo.evaluate.knn import accuracy
+from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
 from zoo.paths import explain, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask
 
@@ -34,7 +36,11 @@ FACTS = "adapted.json"
 
 @dataclass(frozen=True)
 class Adapted:
-    """What came of it: accuracy in percent on the test split, and the folder of the classifier (None for knn, which has no weights)."""
+    """What came of it: accuracy in percent on the test split, and the folder of the classifier (None for knn, which has no weights).
+
+    `baselines` says what the same labels give without pretraining: by "random weights" of the same network, adapted likewise (the mean of three,
+    but of one that is fine-tuned), and by raw "pixels", which have no network to fine-tune and get the linear probe then.
+    """
 
     checkpoint: str
     data: str
@@ -43,12 +49,13 @@ class Adapted:
     images: int                                     # labelled images that were used
     classes: tuple[str, ...]
     value: float
+    baselines: dict[str, float]
     folder: Path | None
 
 
 def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float = 1.0, per_class: int | None = None,
-          out: str | Path | None = None, hub: str | Path | None = None, seed: int = 0) -> Adapted:
-    """Adapt a checkpoint to a labelled set and measure it on the test split, once.
+          out: str | Path | None = None, hub: str | Path | None = None, seed: int = 0, baselines: bool = True) -> Adapted:
+    """Adapt a checkpoint to a labelled set and measure it on the test split, once, beside random weights and raw pixels.
 
     Args:
         checkpoint: a folder of a checkpoint or run, or a name in the hub.
@@ -58,6 +65,7 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
         per_class: so many labels of each class instead.
         out: folder of the classifier; by default adapted/<checkpoint>-<data>-<mode>. One that holds anything is refused.
         seed: decides which labels, and fine-tuning's order.
+        baselines: measure random weights and raw pixels too.
 
     The folder holds a plain timm model, `timm.create_model("local-dir:FOLDER", pretrained=True)`, whose logits are in the order of
     `classes`; it is this model that was measured. Raises ZooError for unknown names, amounts that aren't any, data without labels, and
@@ -81,22 +89,26 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
     task, y, classes = load_task(source).to(best_device()), labels_of(module), module.dataset.info.classes
     rows = choose_labelled(y["train"], amount, seed, classes)
     if mode == "knn":
-        found = _neighbours(task, module, rows)
+        value = frozen("knn", extract(task, module)[OWN], rows, len(classes))
     else:
         model = _classifier(mode, task, module, rows, seed)
-        found = predict(model, module, "test")
-    result = Adapted(card["name"], data, mode, amount, len(rows), classes, round(accuracy(found, y["test"]), 2), folder)
+        value = accuracy(predict(model, module, "test"), y["test"])
+    beside = _baselines(mode, card, module, rows, seed) if baselines else {}
+    result = Adapted(card["name"], data, mode, amount, len(rows), classes, round(value, 2), beside, folder)
     if folder is not None:
         _write(folder, model, card, source, result)
     return result
 
 
-def _neighbours(task: PretextTask, data: ZooData, rows: Tensor) -> Tensor:
-    """Labels (n,) that the nearest of the training images `rows` give the test split."""
-    bank, classes = extract(task, data)[OWN], len(data.dataset.info.classes)
-    x, y = bank.x["train"][rows], bank.y["train"][rows]
-    k, _ = choose_k(x, y, bank.x["validation"], bank.y["validation"], classes)
-    return knn(x, y, bank.x["test"], k, classes)
+def _baselines(mode: str, card: dict, data: ZooData, rows: Tensor, seed: int) -> dict[str, float]:
+    """Percent right on the test split of random weights and of raw pixels, with the labels of the training images `rows`."""
+    protocol, classes = "knn" if mode == "knn" else "linear", len(data.dataset.info.classes)
+    values = []
+    for draw in range(1 if mode == "finetune" else NETWORKS):
+        task = random_task(card, draw).to(best_device())
+        bank = extract(task, data)[OWN]
+        values.append(finetuned(task, bank, data, rows, seed) if mode == "finetune" else frozen(protocol, bank, rows, classes))
+    return {RANDOM: round(statistics.mean(values), 2), PIXELS: round(frozen(protocol, raw_pixels(data), rows, classes), 2)}
 
 
 def _classifier(mode: str, task: PretextTask, data: ZooData, rows: Tensor, seed: int) -> Classifier:
@@ -168,9 +180,10 @@ def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Ad
 
 def _readme(result: Adapted, channels: int) -> str:
     amount = cards.label_amount(result.labels)
+    beside = ", ".join(f"{value:.1f} % by {name}" for name, value in result.baselines.items())
     return f"""# {result.checkpoint}, {result.mode} on {result.data}
 
-A classifier of {len(result.classes)} classes, {result.value:.1f} % right on the test split, from {result.images:,} labelled pictures ({amount}).
+A classifier of {len(result.classes)} classes, {result.value:.1f} % right on the test split, from {result.images:,} labelled pictures ({amount}).{f" From the same ones: {beside}." if beside else ""}
 
 ```python
 import timm, torch

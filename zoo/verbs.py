@@ -207,8 +207,11 @@ def adapt(given: argparse.Namespace) -> Any:
     from zoo.adapt import adapt as run
 
     result = run(given.checkpoint, given.data, mode=given.mode, labels=given.labels, per_class=given.per_class, out=given.out, hub=given.hub,
-                 seed=given.seed)
+                 seed=given.seed, baselines=not given.no_baselines)
     _say(given, f"{given.mode} on {given.data}: {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
+    for name, value in result.baselines.items():
+        probe = " (linear probe)" if name == "pixels" and given.mode == "finetune" else ""
+        _say(given, f"  {name + probe:<24}{value:5.1f} %")
     return asdict(result)
 
 
@@ -217,7 +220,7 @@ def evaluate(given: argparse.Namespace) -> Any:
     from zoo.evaluate.table import print_table
 
     rows = run(given.checkpoint, given.data, protocols=tuple(given.protocols), labels=tuple(_amount(word) for word in given.labels),
-               hub=given.hub, save=given.save)
+               hub=given.hub, save=given.save, baselines=not given.no_baselines)
     if not given.json:
         print_table(rows)
     return rows

@@ -235,7 +235,7 @@ def test_every_number_is_printed(measured, capsys, monkeypatch, columns):
 
 def test_the_best_of_a_column_is_bold():
     row = {"value": 10.0, "sd": 0.5}
-    assert table._cell(row, 10.0) == "[bold]10.0 ± 0.5[/bold]" and table._cell(row, 11.0) == "10.0 ± 0.5" and table._cell(None, 1.0) == ""
+    assert table._cell(row, 10.0) == "[bold]10.0 ± 0.5[/bold]" and table._cell(row, 11.0) == "10.0 ± 0.5" and table._cell(None, 1.0) == "-"
     assert table._cell({"value": 9.96, "sd": None}, 99.0) == "10.0"
 
 

@@ -139,7 +139,9 @@ def print_table(rows: list[dict]) -> None:
     console = Console()
     for name in dict.fromkeys(row["data"] for row in rows):
         here = [row | {"column": f"{row['protocol']}\n{label_amount(row['labels'])}"} for row in rows if row["data"] == name]
-        table = Table(title=escape(f"accuracy on the test split of {name}, %, and the labels used"), title_justify="left")
+        lacks = len({(row["features"], row["column"]) for row in here}) < len({row["features"] for row in here}) * len({row["column"] for row in here})
+        table = Table(title=escape(f"accuracy on the test split of {name}, %, and the labels used"), title_justify="left", caption_justify="left",
+                      caption="-: these features have no network to fine-tune" if lacks and any(row["protocol"] == "finetune" for row in here) else None)
         table.add_column("features")
         best = {row["column"]: max(other["value"] for other in here if other["column"] == row["column"]) for row in here}
         for column in best:
@@ -153,7 +155,7 @@ def print_table(rows: list[dict]) -> None:
 
 def _cell(row: dict | None, best: float) -> str:
     if row is None:
-        return ""
+        return "-"
     text = f"{row['value']:.1f}" + ("" if row["sd"] is None else f" ± {row['sd']:.1f}")
     return f"[bold]{text}[/bold]" if row["value"] == best else text
 
@@ -210,15 +212,16 @@ def _row(candidate: Candidate, protocol: str, amount: float | int, data: ZooData
     if protocol == "finetune":                      # dear: as many runs as there are draws or networks, whichever are more
         runs = range(max(1 if full else FINETUNE_DRAWS, len(candidate.tasks)))
         networks = list(zip(candidate.tasks, candidate.banks, strict=True))
-        values = [_finetuned(*networks[run % len(networks)], data, choose_labelled(y["train"], amount, run, classes), run) for run in runs]
+        values = [finetuned(*networks[run % len(networks)], data, choose_labelled(y["train"], amount, run, classes), run) for run in runs]
     else:
         chosen = [choose_labelled(y["train"], amount, draw, classes) for draw in range(1 if full else DRAWS)]
-        values = [_frozen(protocol, bank, rows, len(classes)) for bank in candidate.banks for rows in chosen]
+        values = [frozen(protocol, bank, rows, len(classes)) for bank in candidate.banks for rows in chosen]
     return {"protocol": protocol, "features": candidate.name, "data": data.dataset.info.name, "split": "test", "labels": amount,
             "value": round(statistics.mean(values), 2), "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None, "seeds": len(values)}
 
 
-def _frozen(protocol: str, bank: Bank, rows: Tensor, classes: int) -> float:
+def frozen(protocol: str, bank: Bank, rows: Tensor, classes: int) -> float:
+    """Percent right on the test split of knn or linear, with the labels of the training images `rows` (n,)."""
     x, y = bank.x["train"][rows], bank.y["train"][rows]
     if protocol == "knn":
         k, _ = choose_k(x, y, bank.x["validation"], bank.y["validation"], classes)
@@ -231,7 +234,8 @@ def probe_of(bank: Bank, rows: Tensor, classes: int) -> Probe:
     return fit_probe(bank.x["train"][rows], bank.y["train"][rows], bank.x["validation"], bank.y["validation"], classes)
 
 
-def _finetuned(task: PretextTask, bank: Bank, data: ZooData, rows: Tensor, draw: int) -> float:
+def finetuned(task: PretextTask, bank: Bank, data: ZooData, rows: Tensor, draw: int) -> float:
+    """Percent right on the test split of the task's backbone, fine-tuned from its probe on the training images `rows` (n,)."""
     probe = probe_of(bank, rows, len(data.dataset.info.classes))
     model = finetune(task.backbone, probe, data, rows, tuning_for(task, draw))
     return accuracy(predict(model, data, "test"), bank.y["test"])
