@@ -145,28 +145,44 @@ IMPORTS = """
 import contextlib, io, json, sys
 from zoo.cli import main
 
-commands, recipe = json.loads(sys.argv[1]), sys.argv[2]
+commands = json.loads(sys.argv[1])
 heavy = lambda: [name for name in ("torch", "timm", "lightning", "numpy", "sklearn") if name in sys.modules]
 found = {}
 with contextlib.redirect_stdout(io.StringIO()):
     for words in commands:
         code = main(words)
         found[" ".join(words)] = [code, heavy()]
-    main(["pretrain", recipe, "--help"])
-print(json.dumps([found, sorted(name for name in sys.modules if name.startswith("zoo.tasks."))]))
+print(json.dumps(found))
 """
 
 
 def test_listing_and_helping_import_nothing_heavy(place):
-    """And the help of a recipe imports the one task that it names."""
+    """The help of a recipe and the refusal of a wrong one neither, whichever task of the zoo it names."""
     commands = [["list"], ["list", "tasks", "sim*"], ["list", "backbones"], ["info", "simclr"], ["info", SHIPPED], ["info", "digits"], ["info", "resnet18"],
                 ["--help"], *([verb, "--help"] for verb in VERBS), ["completion", "bash"], ["completion", "zsh"], ["data", "list"], ["pretrain", "--help"],
-                ["pretrain", "nothing-like-it"], ["new-task", "my-task"], ["--version"]]
-    done = subprocess.run([sys.executable, "-c", IMPORTS, json.dumps(commands), SHIPPED], check=True, capture_output=True, text=True,
+                ["pretrain", SHIPPED, "--help"], ["pretrain", SHIPPED, "--help", "--task.name", "mae"],
+                ["pretrain", "nothing-like-it"], ["pretrain", SHIPPED, "--task.blurr", "1"], ["pretrain", SHIPPED, "--trainer.max_steps", "x"],
+                ["new-task", "my-task"], ["--version"]]
+    done = subprocess.run([sys.executable, "-c", IMPORTS, json.dumps(commands)], check=True, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])})
-    found, tasks = json.loads(done.stdout)
-    assert found == {" ".join(words): [2 if words[-1] == "nothing-like-it" else 0, []] for words in commands}
-    assert tasks == ["zoo.tasks.base", "zoo.tasks.simclr"]
+    assert json.loads(done.stdout) == {" ".join(words): [2 if words[-1] in ("nothing-like-it", "1", "x") else 0, []] for words in commands}
+
+
+@pytest.mark.parametrize("mode", ["probe", "finetune"])
+def test_what_an_adapted_checkpoint_is_compared_with(mode, zoo_says, monkeypatch):
+    """In the text as in the JSON; and left out where nobody wants to wait for it."""
+    tuning = sys.modules["zoo.evaluate.finetune"].FineTuning
+    for name in ("zoo.adapt", "zoo.evaluate.table"):
+        monkeypatch.setattr(sys.modules[name], "tuning_for", lambda task, seed: tuning(steps=3))
+    words = ["adapt", "{run}", "--data", "digits", "--per-class", "3", "--mode", mode, "--out"]
+    first, *lines = zoo_says(*words, "a")[1].splitlines()
+    found = json.loads(zoo_says(*words, "b", "--json")[1])
+    assert first == f"{mode} on digits: {found['value']:.1f} % on test; the classifier is a" and list(found["baselines"]) == ["random weights", "pixels"]
+    names = ["random weights", "pixels" if mode == "probe" else "pixels (linear probe)"]
+    assert [line.split(maxsplit=0)[0].rsplit(maxsplit=2) for line in lines] == [
+        [name, f"{value:.1f}", "%"] for name, value in zip(names, found["baselines"].values(), strict=True)]
+    assert json.loads(zoo_says(*words, "c", "--json", "--no-baselines")[1])["baselines"] == {}
+    assert len(json.loads(zoo_says("evaluate", "{run}", "--protocols", "knn", "--labels", "3", "--no-baselines", "--json")[1])) == 1
 
 
 # ---- recipes on the command line -------------------------------------------------------------------------------------------

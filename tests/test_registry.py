@@ -20,8 +20,12 @@ from recipe_example import no_hang
 
 import zoo
 from zoo import registry
+from zoo.data.module import create_data
 from zoo.errors import ZooError
-from zoo.registry import check_tasks, find_task, list_backbones, list_tasks, notices, register_task, task_arguments
+from zoo.optim import Optim
+from zoo.pretrain import Training
+from zoo.recipe import groups, keys, parser
+from zoo.registry import check_tasks, find_task, list_backbones, list_tasks, notices, register_task, task_arguments, task_outline
 from zoo.tasks.base import PretextTask, TaskOutput
 
 BUILT_IN = sorted(path.stem.replace("_", "-") for path in (Path(zoo.__file__).parent / "tasks").glob("*.py") if path.stem not in ("__init__", "base"))
@@ -68,6 +72,15 @@ def test_what_is_read_of_a_built_in_task_is_what_importing_it_shows(name):
     signature = {key: parameter.default for key, parameter in list(inspect.signature(task.__init__).parameters.items())[1:] if key != "backbone"}
     written = {key: ast.literal_eval(text) for key, text in task_arguments(name).items()}
     assert written == signature and list(written) == list(signature)
+    values = {"task.name": name, "backbone.name": "resnet18"}
+    real = parser(task, {"data": create_data, "optim": Optim, "trainer": Training})
+    assert _told(parser(task_outline(name), groups())) == _told(real)
+    assert all(row["about"] for row in keys(values))
+
+
+def _told(parser) -> list[tuple]:
+    """What a parser of recipes knows of each key: with the outlines of signatures as with what is imported."""
+    return [(action.dest, str(getattr(action, "_typehint", None) or action.type), action.default, action.help, action.required) for action in parser._actions]
 
 
 @pytest.mark.parametrize("needs", ['needs = ("image", "label")', 'needs: tuple[str, ...] = ("image", "label")', ""])

@@ -19,7 +19,7 @@ import yaml
 
 from zoo.errors import ZooError, nearest
 from zoo.paths import shipped, write_text
-from zoo.registry import SECRET, find_task
+from zoo.registry import SECRET, task_outline
 
 ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
 LARGEST, DEEPEST = 64 * 1024, 8                     # bytes of a recipe; levels of nesting
@@ -162,12 +162,13 @@ def flat(recipe: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # ---- checking ------------------------------------------------------------------------------------------------------------
 
 def groups() -> dict[str, Callable]:
-    """The functions and classes whose signatures are the schema of the groups beside task and backbone."""
-    from zoo.data.module import create_data
-    from zoo.optim import Optim
-    from zoo.pretrain import Training
+    """The functions and classes whose signatures are the schema of the groups beside task and backbone; outlines of them, since a recipe's help
+    needs no torch."""
+    from zoo.outline import outline
 
-    return {"data": create_data, "optim": Optim, "trainer": Training}
+    here = Path(__file__).parent
+    return {"data": outline(here / "data" / "module.py", "create_data"), "optim": outline(here / "optim.py", "Optim"),
+            "trainer": outline(here / "pretrain.py", "Training")}
 
 
 def parser(task: type, schema: dict[str, Callable]):
@@ -234,7 +235,7 @@ def _task(values: dict[str, Any]) -> type:
     name = values.get("task.name")
     if not isinstance(name, str):
         raise ZooError("the recipe names no task; write task: {name: ...}, with a name from zoo list tasks")
-    return find_task(name)
+    return task_outline(name)
 
 
 def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[str, Callable] | None = None) -> dict:
@@ -272,13 +273,13 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
     return {key: _ordered(out[key]) for key in ORDER if key in out}
 
 
-def _ordered(value: Any) -> Any:
 def as_begun(resolved: dict, given: Set[str], saved: Path) -> dict:
     """The recipe, with all but the `given` keys as in `saved`, which the run was begun with: an older version may have had other defaults."""
     now, begun = dict(flat(resolved)), dict(flat(resolve(read(saved))))
     return resolve(resolved, {key: begun[key] for key in now.keys() & begun.keys() - given})
 
 
+def _ordered(value: Any) -> Any:
     """Groups with their name first, and lists where a signature has tuples: what YAML gives back."""
     if isinstance(value, dict):
         return {key: _ordered(part) for key, part in sorted(value.items(), key=lambda item: item[0] != "name")}

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from zoo.errors import ZooError, because, nearest
+from zoo.outline import outline
 
 GROUP = "zoo.tasks"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -150,19 +151,16 @@ def _load(entry: TaskEntry) -> type:
 
 def task_arguments(name: str) -> dict[str, str]:
     """A task's arguments and their defaults, as written in Python. A built-in task is read, any other imported. Raises ZooError."""
-    entry = task_entry(name)
-    if entry.origin != "zoo":
-        parameters = list(inspect.signature(find_task(name).__init__).parameters.values())[1:]
-        return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name != "backbone"}
+    parameters = list(inspect.signature(task_outline(name).__init__).parameters.values())[1:]
+    return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name != "backbone"}
+
+
+def task_outline(name: str) -> type:
+    """What tells a task's arguments: of a built-in one the outline, which needs no torch, of any other the class itself. Raises ZooError."""
+    if name == IMPORTED or (entry := task_entry(name)).origin != "zoo":
+        return find_task(name)
     module, _, attribute = entry.target.partition(":")
-    tree = ast.parse((Path(__file__).parent / "tasks" / f"{module.rsplit('.', 1)[1]}.py").read_text(encoding="utf-8"))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute).body
-    init = next((node.args for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
-    if init is None:
-        return {}
-    defaults = [*[None] * (len(init.args) - len(init.defaults)), *init.defaults, *init.kw_defaults]
-    pairs = zip([*init.args, *init.kwonlyargs], defaults, strict=True)
-    return {argument.arg: "" if value is None else ast.unparse(value) for argument, value in pairs if argument.arg not in ("self", "backbone")}
+    return outline(Path(__file__).parent / "tasks" / f"{module.rsplit('.', 1)[1]}.py", attribute)
 
 
 def check_tasks(timeout: float = 60) -> list[TaskEntry]:

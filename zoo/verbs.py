@@ -172,7 +172,7 @@ def pretrain(given: argparse.Namespace) -> Any:
     changes = recipes.overrides(given.rest)
     if given.help:
         return _recipe_help(given, changes)
-    recipes.find(given.recipe)                      # whoever mistypes it needn't wait for torch
+    recipes.resolve(recipes.read(given.recipe), changes)    # whoever mistypes something needn't wait for torch
     from zoo.pretrain import pretrain as run
 
     folder = run(given.recipe, out=given.out, resume=given.resume, smoke=given.smoke, logger=given.logger, progress=not given.no_progress, **changes)
