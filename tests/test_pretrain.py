@@ -10,7 +10,6 @@ import os
 import platform
 import random
 import signal
-import sys
 import types
 import warnings
 from importlib import metadata
@@ -143,40 +142,6 @@ def test_neither_logger_nor_looking_nor_saving_changes_the_weights(tmp_path):
     plain = zoo.pretrain(recipe(), out=tmp_path / "plain", progress=False, logger="none")
     for name, trainer in {"watched": {"validate_every": 1, "save_every": 1}, "by default": {"validate_every": None}}.items():
         assert weights(zoo.pretrain(recipe(trainer=trainer), out=tmp_path / name, progress=True)) == weights(plain)
-
-
-@pytest.mark.parametrize(("trainer", "steps"), [
-    ({"max_steps": 3}, [0, 1, 2]), ({"max_steps": 13, "accumulate": 2}, [2, 5, 7, 10, 12]),         # less than one and two epochs of nine batches
-    ({"max_steps": -1, "max_epochs": 2}, [3, 7, 10, 14, 17]), ({"max_steps": 20, "validate_every": 2}, [17])], ids=str)
-def test_a_run_is_looked_at_five_times_or_every_so_many_epochs(trainer, steps, tmp_path):
-    """Evenly, the last time at its end. The metrics are those of the weights at the time."""
-    run = train(tmp_path / "run", trainer={"validate_every": None} | trainer)
-    rows = [row for row in csv.DictReader((run / "metrics.csv").read_text().splitlines()) if row["val_loss"]]
-    assert [int(row["step"]) for row in rows] == steps and all(row["knn"] and row["spread"] and row["effective_rank"] for row in rows)
-    if "validate_every" not in trainer:
-        assert float(rows[-1]["knn"]) == pytest.approx(read_card(run / "checkpoint")["check"]["value"], abs=0.005)
-
-
-def test_a_look_is_at_a_part_of_the_validation_split(tmp_path, monkeypatch):
-    """By default, since it comes five times; and always the same part. With a number of epochs it is at the whole split."""
-    seen = []
-    step = PretextTask.validation_step
-    monkeypatch.setattr(PretextTask, "validation_step", lambda self, batch, number: seen.append(batch["index"].tolist()) or step(self, batch, number))
-    monkeypatch.setattr(sys.modules["zoo.pretrain"], "LOOKED_AT", 150)
-    train(tmp_path / "run", trainer={"max_steps": 2, "validate_every": None})
-    whole = zoo.create_data("digits", size=16).dataset.splits["validation"].tolist()
-    assert [len(batch) for batch in seen] == [128, 22, 128, 22] and seen[:2] == seen[2:] and set(seen[0]) < set(whole)
-    del seen[:]
-    train(tmp_path / "every", trainer={"max_steps": 9, "validate_every": 1})
-    assert sum(seen, []) == whole
-
-
-def test_without_a_validation_split_there_are_no_looks(tmp_path, killed_at):
-    values = recipe(data={"name": f"folder:{pictures(tmp_path / 'pictures', 2)}", "batch_size": 1, "size": 64},
-                    trainer={"max_steps": 5, "validate_every": None, "save_every": 1})
-    killed_at(3, values, out=tmp_path / "run", progress=False)
-    assert weights(zoo.pretrain(values, out=tmp_path / "run", resume=True, progress=False)) == weights(
-        zoo.pretrain(values, out=tmp_path / "undisturbed", progress=False))
 
 
 def test_overrides_nested_and_dotted(tmp_path):

@@ -181,9 +181,10 @@ def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Ad
 def _readme(result: Adapted, channels: int) -> str:
     amount = cards.label_amount(result.labels)
     beside = ", ".join(f"{value:.1f} % by {name}" for name, value in result.baselines.items())
+    beside = beside and f" From the same ones: {beside}."
     return f"""# {result.checkpoint}, {result.mode} on {result.data}
 
-A classifier of {len(result.classes)} classes, {result.value:.1f} % right on the test split, from {result.images:,} labelled pictures ({amount}).{f" From the same ones: {beside}." if beside else ""}
+A classifier of {len(result.classes)} classes, {result.value:.1f} % right on the test split, from {result.images:,} labelled pictures ({amount}).{beside}
 
 ```python
 import timm, torch
