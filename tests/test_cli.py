@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from zoo import cli, registry
 from zoo.card import read_card
 from zoo.checkpoint import update_card
 from zoo.errors import ZooError
+from zoo.evaluate.finetune import FineTuning
 
 VERBS = list(cli.build_parser()[1])
 SHIPPED = "simclr-test-resnet-fashion-mnist"
@@ -171,9 +173,8 @@ def test_listing_and_helping_import_nothing_heavy(place):
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
 def test_what_an_adapted_checkpoint_is_compared_with(mode, zoo_says, monkeypatch):
     """In the text as in the JSON; and left out where nobody wants to wait for it."""
-    tuning = sys.modules["zoo.evaluate.finetune"].FineTuning
     for name in ("zoo.adapt", "zoo.evaluate.table"):
-        monkeypatch.setattr(sys.modules[name], "tuning_for", lambda task, seed: tuning(steps=3))
+        monkeypatch.setattr(importlib.import_module(name), "tuning_for", lambda task, seed: FineTuning(steps=3))
     words = ["adapt", "{run}", "--data", "digits", "--per-class", "3", "--mode", mode, "--out"]
     first, *lines = zoo_says(*words, "a")[1].splitlines()
     found = json.loads(zoo_says(*words, "b", "--json")[1])
@@ -182,7 +183,8 @@ def test_what_an_adapted_checkpoint_is_compared_with(mode, zoo_says, monkeypatch
     assert [line.split(maxsplit=0)[0].rsplit(maxsplit=2) for line in lines] == [
         [name, f"{value:.1f}", "%"] for name, value in zip(names, found["baselines"].values(), strict=True)]
     assert json.loads(zoo_says(*words, "c", "--json", "--no-baselines")[1])["baselines"] == {}
-    assert len(json.loads(zoo_says("evaluate", "{run}", "--protocols", "knn", "--labels", "3", "--no-baselines", "--json")[1])) == 1
+    rows = json.loads(zoo_says("evaluate", "{run}", "--protocols", "knn", "--labels", "3", "--no-baselines", "--json")[1])
+    assert [row["features"] for row in rows] == ["backbone", "code"]
 
 
 # ---- recipes on the command line -------------------------------------------------------------------------------------------
