@@ -1,4 +1,4 @@
-"""R8 to R11, R21: disks that are full, refuse, or give back something else; saves that are killed."""
+"""R8 to R11, R21 to R23: disks that are full, refuse, or give back something else; writing that is killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 from killing import PretextTask, assert_same, at, flat, forked, generated, go_on, killed, pretrain, recipe, state, undisturbed  # noqa: F401
 
-from zoo import paths
+from zoo import checkpoint, paths
 from zoo.errors import ZooError
 from zoo.paths import sync_folder
 from zoo.resumable import SafeCheckpointIO, newest_good
@@ -276,3 +276,35 @@ def test_r21_a_state_that_cannot_be_read_keeps_nobody_from_saving(tmp_path):
     (tmp_path / "last.ckpt").symlink_to("last.ckpt")        # ELOOP, which root too is given
     SafeCheckpointIO().save_checkpoint(made(3), tmp_path / "last.ckpt")
     assert step_of(newest_good(tmp_path)) == 3 and step_of(tmp_path / "previous.ckpt") == 1
+
+
+# ---- R22: killed while a checkpoint is changed -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("exchanges", [True, pytest.param(False, marks=long)])
+def test_r22_killed_while_a_licence_is_written(exchanges, tmp_path, monkeypatch):
+    """config.json and the card that has its sha256 are changed together."""
+    if not exchanges:
+        monkeypatch.setattr(paths, "_exchange", lambda one, other: False)
+    made = pretrain(recipe(max_steps=1, validate_every=0), tmp_path / "run") / "checkpoint"
+    (made / "notes.txt").write_text("mine")
+    moments = [(os, "replace", moment) for moment in range(3 if exchanges else 6)] + [(paths, "_exchange", 0), (paths, "sync_folder", 3)]
+    for owner, name, moment in moments:
+        code = forked(lambda: (at(owner, name, moment), checkpoint.update_card(made, license=f"MIT-{moment}")))
+        assert code == -signal.SIGKILL
+        paths.restore(made)                         # nothing to do where it is one step
+        checkpoint.load_backbone(made)
+    checkpoint.update_card(made, license="CC0-1.0")
+    assert checkpoint.read_card(made)["license"] == "CC0-1.0" and (made / "notes.txt").read_text() == "mine"
+    assert not [path.name for path in made.parent.iterdir() if path.name.startswith(".")]
+
+
+# ---- R23: what killed ones leave -------------------------------------------------------------------------------------------------
+
+def test_r23_what_killed_runs_left_is_gone_when_one_goes_on(tmp_path, undisturbed):
+    """Killed while a state is written, and while the checkpoint is."""
+    values, run = recipe(max_steps=4, validate_every=0), tmp_path / "run"
+    assert forked(lambda: (at(SafeCheckpointIO, "save_checkpoint", 2, lambda: at(os, "replace", 0)), pretrain(values, run))) == -signal.SIGKILL
+    assert killed(values, run, checkpoint, "swap", 0, resume=True)
+    assert [path.name.rpartition(".")[0][:-9] for path in run.iterdir() if path.name.startswith(".")] == [".checkpoint"], "the state's are gone"
+    assert_same(go_on(values, run), undisturbed(values))
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
