@@ -51,6 +51,7 @@ ERRORS = [
     (["pretrain", SHIPPED, "--task.temprature", "0.1"], "task.temprature is not a key of this recipe; did you mean task.temperature"),
     (["pretrain", SHIPPED, "--optimm.lr", "0.1"], "optimm.lr is not a key of this recipe; did you mean optim.lr"),
     (["pretrain", SHIPPED, "--task.temperature", "warm"], "task.temperature is warm, but has to be float"),
+    (["pretrain", SHIPPED, "--task.temperature", "0"], "task.temperature is 0.0; it has to be above 0"),
     (["pretrain", SHIPPED, "--trainer.precision", "16"], "trainer.precision is 16, but has to be one of the words"),
     (["pretrain", SHIPPED, "--seed", "1", "--seed", "2"], "--seed is given twice"),
     (["pretrain", SHIPPED, "--optim.lr", "nan"], "optim.lr is nan"),

@@ -69,9 +69,8 @@ def test_a_shift_that_all_rows_share_passes_no_centre():
 
 def test_a_teacher_is_at_least_as_sharp_as_its_student():
     check_temperatures(student=0.1, teacher=0.1)
-    for teacher in (0.0, -0.1, 0.2):
-        with pytest.raises(ZooError, match=f"task.teacher_temperature is {teacher};.*task.student_temperature, which is 0.1"):
-            check_temperatures(student=0.1, teacher=teacher)
+    with pytest.raises(ZooError, match="task.teacher_temperature is 0.2;.*task.student_temperature, which is 0.1"):
+        check_temperatures(student=0.1, teacher=0.2)
 
 
 def test_a_head_of_prototypes_gives_cosines_of_its_projection():

@@ -59,7 +59,7 @@ heavy = {name.split('.')[0] for name in sys.modules} & {'torch', 'timm', 'lightn
 print(json.dumps([names, sorted(heavy), [name for name in sys.modules if name.startswith('zoo.')]]))"""
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ | {"ZOO_NO_PLUGINS": "1"})
     names, heavy, ours = json.loads(done.stdout)
-    assert names == BUILT_IN and heavy == [] and sorted(ours) == ["zoo.errors", "zoo.outline", "zoo.registry"]
+    assert names == BUILT_IN and heavy == [] and sorted(ours) == ["zoo.errors", "zoo.outline", "zoo.ranges", "zoo.registry"]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -14,7 +14,6 @@ from torchvision.transforms.v2 import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from zoo import views
-from zoo.errors import ZooError
 
 TURNS = (-0.5, -0.37, -1 / 6, -0.1, 0.0, 0.03, 1 / 3, 0.49, 0.5)
 FACTORS = (0.0, 0.2, 0.6, 1.0, 1.4, 1.8, 3.0)
@@ -324,14 +323,6 @@ def test_multi_crop_shows_shares_on_either_side_of_the_smallest_crop():
     ratio = (4 / 3) ** 0.5
     assert width.min() > 0.4**0.5 / ratio - edge and small_width.max() < 0.4**0.5 * ratio + edge
     assert small_width.min() > 0.05**0.5 / ratio - edge and width.max() > 0.85 and small_width.mean() < 0.55
-
-
-def test_a_smallest_crop_that_multi_crop_cant_draw_is_refused():
-    for share in (0.05, 0.3, 1.0):
-        views.check_smallest_crop(share)
-    for share in (0.04, 1.1, float("nan")):
-        with pytest.raises(ZooError, match=f"task.smallest_crop is {share}; it has to be from 0.05"):
-            views.check_smallest_crop(share)
 
 
 def test_each_view_keeps_pictures_apart_and_views_in_turn():

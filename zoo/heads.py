@@ -190,8 +190,8 @@ class Teacher(nn.Module):
 
 def check_temperatures(student: float, teacher: float) -> None:
     """Raises ZooError unless a teacher's choice among prototypes is at least as sharp as its student's."""
-    if not 0 < teacher <= student:
-        raise ZooError(f"task.teacher_temperature is {teacher}; it has to be above 0 and at most task.student_temperature, which is {student}")
+    if teacher > student:
+        raise ZooError(f"task.teacher_temperature is {teacher}; it has to be at most task.student_temperature, which is {student}")
 
 
 class Queue(nn.Module):

@@ -93,6 +93,7 @@ from torch import Tensor, nn
 from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
+from zoo.ranges import Part, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -108,8 +109,9 @@ class @CLASS@(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    # What defines the task, as plain typed values with defaults: a recipe's `task` group is this signature.
-    def __init__(self, backbone: Backbone, hidden: float = 0.4, smallest_crop: float = 0.5, flip: float = 0.5):
+    # What defines the task, as plain values with defaults: a recipe's `task` group is this signature. A number's annotation says its range
+    # too: those of zoo.ranges, or Annotated[float, Range(0, below=1)]. What lies outside has been refused before this runs.
+    def __init__(self, backbone: Backbone, hidden: Part = 0.4, smallest_crop: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.side = round(hidden * backbone.size)
         if not 0 < self.side < backbone.size:

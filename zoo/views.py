@@ -10,17 +10,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.colour import lab_to_rgb, rgb_to_lab
-from zoo.errors import ZooError
+from zoo.ranges import Range
 
 __all__ = ["to_float", "crop_resize", "resize", "adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue", "luminance",
            "gaussian_blur", "solarize", "random_boxes", "random_resized_crop", "color_jitter", "random_grayscale", "random_blur",
-           "random_solarize", "simclr_view", "multi_crop", "check_smallest_crop", "each_view", "in_turn", "rgb_to_lab", "lab_to_rgb"]
+           "random_solarize", "simclr_view", "multi_crop", "LargeCrop", "each_view", "in_turn", "rgb_to_lab", "lab_to_rgb"]
 
 LUMINANCE = (0.2989, 0.587, 0.114)                  # torchvision's weights of red, green and blue
 
@@ -249,6 +250,7 @@ def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), j
 
 
 SMALLEST_PART = 0.05                                # the least share of an image's area that a small view of multi_crop shows
+LargeCrop = Annotated[float, Range(SMALLEST_PART, 1)]       # what it takes as `smallest_crop`
 
 
 def multi_crop(x: Tensor, size: int, small_size: int, count: int, smallest_crop: float = 0.25, jitter: float = 0.5, grayscale: float = 0.2,
@@ -262,12 +264,6 @@ def multi_crop(x: Tensor, size: int, small_size: int, count: int, smallest_crop:
     kinds = ((2, size, (smallest_crop, 1.0)), (count, small_size, (SMALLEST_PART, smallest_crop)))
     return tuple(torch.stack([simclr_view(x, side, share, jitter, grayscale, blur, flip) for _ in range(number)], 1)
                  for number, side, share in kinds if number > 0)
-
-
-def check_smallest_crop(share: float) -> None:
-    """Raises ZooError where `multi_crop` can't draw with this share, which is a task's argument `smallest_crop`."""
-    if not SMALLEST_PART <= share <= 1:
-        raise ZooError(f"task.smallest_crop is {share}; it has to be from {SMALLEST_PART}, the least that a small view shows, to 1")
 
 
 def each_view(network: Callable[[Tensor], Tensor], *kinds: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ def test_grey_and_colour(channels):
     assert task((image, hole, weight)).loss.isfinite() and task.paint(image).shape == image.shape
 
 
-@pytest.mark.parametrize("arguments, sentence", [({"share": 0.0}, "task.share 0.0"), ({"share": 1.0}, "at most 0.9"),
-                                                 ({"share": 0.25, "overlap": 4}, "hole of 0 pixels"), ({"overlap": -1}, "task.overlap -1"),
+@pytest.mark.parametrize("arguments, sentence", [({"share": 0.0}, "task.share is 0.0"), ({"share": 1.0}, "at most 0.9"),
+                                                 ({"share": 0.25, "overlap": 4}, "hole of 0 pixels"), ({"overlap": -1}, "task.overlap is -1"),
                                                  ({"overlap_weight": -1.0}, "task.overlap_weight is -1.0")])
 def test_holes_that_make_no_sense_are_refused(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):

@@ -97,9 +97,3 @@ def test_features_of_the_parts():
 def test_grey_pictures_are_refused():
     with pytest.raises(ZooError, match="split-brain needs colour"):
         _task().views({"image": torch.zeros(2, 1, 32, 32)})
-
-
-@pytest.mark.parametrize("arguments", [{"levels": 1}, {"step": 0}])
-def test_bins_that_make_no_sense_are_refused(arguments):
-    with pytest.raises(ZooError, match="task.levels is .* and task.step"):
-        _task(**arguments)

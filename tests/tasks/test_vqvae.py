@@ -129,7 +129,7 @@ def test_codes_lie_on_the_grid_of_the_backbone(name, channels):
         assert torch.equal(torch.cdist(z, task.codebook.vectors).argmin(1), codes[:, 1, 2])
 
 
-@pytest.mark.parametrize("arguments, sentence", [({"codes": 1}, "task.codes is 1"), ({"code": 0}, "task.code 0"), ({"commitment": 0.0}, "task.commitment"),
+@pytest.mark.parametrize("arguments, sentence", [({"codes": 1}, "task.codes is 1"), ({"code": 0}, "task.code is 0"), ({"commitment": 0.0}, "task.commitment"),
                                                  ({"decay": 1.0}, "task.decay is 1.0")])
 def test_arguments_that_make_no_sense_are_refused(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):

@@ -24,6 +24,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import picture_decoder
 from zoo.losses import total
+from zoo.ranges import Count, Fraction, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -45,17 +46,13 @@ class Autoencoder(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, code: int = 64, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto",
-                 width: int = 32, noise: float = 0.0, sparsity: float = 0.0, sparsity_weight: float = 0.001,
-                 smallest_crop: float = 1.0, flip: float = 0.0):
+    def __init__(self, backbone: Backbone, code: Count = 64, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto",
+                 width: Count = 32, noise: Weight = 0.0, sparsity: Fraction = 0.0, sparsity_weight: Weight = 0.001,
+                 smallest_crop: Share = 1.0, flip: Share = 0.0):
         super().__init__(backbone)
         values = backbone.channels * backbone.size**2
-        if not 0 < code < values:
-            raise ZooError(f"task.code is {code}, and a picture has {values} values; a bottleneck has fewer, and at least 1")
-        if noise < 0:
-            raise ZooError(f"task.noise is {noise}; it is a deviation and can't be below 0")
-        if not 0 <= sparsity < 1:
-            raise ZooError(f"task.sparsity is {sparsity}; it is the wanted mean activity, at least 0 (not sparse) and below 1")
+        if code >= values:
+            raise ZooError(f"task.code is {code}, and a picture has {values} values; a bottleneck has fewer")
         self.code, self.noise, self.sparsity, self.sparsity_weight = code, noise, sparsity, sparsity_weight
         self.smallest_crop, self.flip = smallest_crop, flip
         if decoder == "auto":

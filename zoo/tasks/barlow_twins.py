@@ -15,6 +15,7 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import projector
 from zoo.losses import total, wide
+from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
@@ -37,8 +38,8 @@ class BarlowTwins(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, redundancy_weight: float = 0.02, hidden: int = 512, outputs: int = 256,
-                 smallest_crop: float = 0.2, jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, redundancy_weight: Weight = 0.02, hidden: Count = 512, outputs: Count = 256,
+                 smallest_crop: Share = 0.2, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.redundancy_weight = redundancy_weight
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip

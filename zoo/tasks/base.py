@@ -26,6 +26,7 @@ from zoo.errors import UNFIT, ZooError, because, nearest
 from zoo.heads import use_global_batch_norm
 from zoo.losses import averaged, gather, many
 from zoo.optim import Optim
+from zoo.ranges import check_ranges
 from zoo.views import to_float
 
 
@@ -80,6 +81,7 @@ class PretextTask(L.LightningModule, ABC):
             bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
             bound.apply_defaults()
             plain = {key: value for key, value in list(bound.arguments.items())[1:] if key != "backbone"}
+            check_ranges(cls.__init__, plain, "task")
             object.__setattr__(task, "arguments", plain)
         return task
 

@@ -19,6 +19,7 @@ from zoo.grid import rows_of
 from zoo.losses import wide
 from zoo.masks import block_mask, hidden_count, mask_pixels
 from zoo.paths import shipped
+from zoo.ranges import Part, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -38,8 +39,8 @@ class BEiT(PretextTask):
 
     training_only = ("tokenizer",)
 
-    def __init__(self, backbone: Backbone, tokenizer: str = "vqvae-test-resnet-fashion-mnist", mask_ratio: float = 0.4,
-                 smallest_crop: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, tokenizer: str = "vqvae-test-resnet-fashion-mnist", mask_ratio: Part = 0.4,
+                 smallest_crop: Share = 0.5, flip: Share = 0.5):
         backbone.require_patches("beit")
         super().__init__(backbone)
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size

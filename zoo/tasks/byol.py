@@ -17,6 +17,7 @@ from zoo.grid import rows_of
 from zoo.heads import Teacher, mlp
 from zoo.losses import negative_cosine
 from zoo.optim import cosine
+from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_solarize, simclr_view
@@ -40,8 +41,8 @@ class BYOL(PretextTask):
 
     training_only = ("teacher",)
 
-    def __init__(self, backbone: Backbone, momentum: float = 0.99, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.2,
-                 jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, solarize: float = 0.2, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, momentum: Share = 0.99, hidden: Count = 512, outputs: Count = 128, smallest_crop: Share = 0.2,
+                 jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, solarize: Share = 0.2, flip: Share = 0.5):
         super().__init__(backbone)
         self.momentum, self.smallest_crop, self.jitter, self.grayscale = momentum, smallest_crop, jitter, grayscale
         self.blur, self.solarize, self.flip = blur, solarize, flip

@@ -10,17 +10,18 @@ colour picture as from its grey.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.colour import colour_bins
+from zoo.colour import BinWidth, colour_bins
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import map_head
 from zoo.losses import total
+from zoo.ranges import Count, Positive, Range, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab
@@ -36,7 +37,7 @@ class Colorize(PretextTask):
         loss: classification over the bins of ab, or regression of ab itself, which the paper compares with and finds drab.
         resolution: side of the predicted colour map in pixels.
         width: channels of the head's hidden maps.
-        step: width of a bin in units of ab.
+        step: width of a bin in units of ab, 1 to 100.
         rebalance: share of the uniform distribution mixed into the frequency of colours before rare ones are weighted up, above 0;
             0.5 is the paper's, 1 weighs all colours alike.
         temperature: of the annealed mean, above 0; towards 0 it takes the likeliest colour, 1 takes the mean.
@@ -46,12 +47,10 @@ class Colorize(PretextTask):
 
     needs_colour = True
 
-    def __init__(self, backbone: Backbone, loss: Literal["classification", "regression"] = "classification", resolution: int = 16,
-                 width: int = 64, step: int = 10, rebalance: float = 0.5, temperature: float = 0.38, smallest_crop: float = 0.3,
-                 flip: float = 0.5):
+    def __init__(self, backbone: Backbone, loss: Literal["classification", "regression"] = "classification", resolution: Count = 16,
+                 width: Count = 64, step: BinWidth = 10, rebalance: Annotated[float, Range(above=0, most=1)] = 0.5,
+                 temperature: Positive = 0.38, smallest_crop: Share = 0.3, flip: Share = 0.5):
         super().__init__(backbone)
-        if not 0 < rebalance <= 1:
-            raise ZooError(f"task.rebalance is {rebalance}; it has to be above 0 and at most 1")
         self.loss, self.resolution, self.rebalance, self.temperature = loss, resolution, rebalance, temperature
         self.smallest_crop, self.flip = smallest_crop, flip
         self.register_buffer("bins", colour_bins(step), persistent=False)                      # (Q, 2)

@@ -21,6 +21,7 @@ from zoo.heads import Teacher
 from zoo.losses import wide
 from zoo.masks import block_mask, hidden_count, mask_pixels
 from zoo.optim import cosine
+from zoo.ranges import Natural, Part, Positive, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -42,15 +43,13 @@ class Data2Vec(PretextTask):
 
     training_only = ("teacher",)
 
-    def __init__(self, backbone: Backbone, mask_ratio: float = 0.6, blocks: int = 0, loss: Literal["smooth_l1", "l2"] = "smooth_l1",
-                 beta: float = 2.0, momentum: float = 0.99, smallest_crop: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, mask_ratio: Part = 0.6, blocks: Natural = 0, loss: Literal["smooth_l1", "l2"] = "smooth_l1",
+                 beta: Positive = 2.0, momentum: Share = 0.99, smallest_crop: Share = 0.5, flip: Share = 0.5):
         backbone.require_feedforwards("data2vec")
         super().__init__(backbone)
         depth = len(backbone.model.blocks)
-        if not 0 <= blocks <= depth:
+        if blocks > depth:
             raise ZooError(f"task.blocks is {blocks}, and {backbone.name} has {depth}; give 1 to {depth}, or 0 for the upper half of them")
-        if beta <= 0:
-            raise ZooError(f"task.beta is {beta}; it has to be above 0")
         self.side = backbone.size // backbone.patch_size
         self.hidden = hidden_count(mask_ratio, self.side**2)
         self.blocks, self.loss, self.beta, self.momentum = blocks or -(-depth // 2), loss, beta, momentum

@@ -22,6 +22,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import Queue, projector
 from zoo.losses import gather, normalized, total
+from zoo.ranges import Count, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view, to_float
@@ -50,14 +51,12 @@ class DeepCluster(PretextTask):
 
     training_only = ("remembered", "pushed", "steps")
 
-    def __init__(self, backbone: Backbone, clusters: int = 64, memory: int = 2048, every: int = 10, iterations: int = 10,
-                 temperature: float = 0.1, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.2, jitter: float = 0.5,
-                 grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, clusters: Several = 64, memory: Count = 2048, every: Count = 10, iterations: Count = 10,
+                 temperature: Positive = 0.1, hidden: Count = 512, outputs: Count = 128, smallest_crop: Share = 0.2, jitter: Weight = 0.5,
+                 grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
-        if not 2 <= clusters <= memory:
-            raise ZooError(f"task.clusters is {clusters} and task.memory {memory}; there have to be 2 clusters, and as many pictures to fill them")
-        if every < 1:
-            raise ZooError(f"task.every is {every}; it has to be at least 1 step")
+        if clusters > memory:
+            raise ZooError(f"task.clusters is {clusters} and task.memory {memory}; there have to be as many pictures to fill them")
         self.every, self.iterations, self.temperature = every, iterations, temperature
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
         self.projector = projector(backbone.num_features, hidden, outputs)

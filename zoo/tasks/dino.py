@@ -18,9 +18,10 @@ from zoo.grid import image_grid, rows_of
 from zoo.heads import Centre, Teacher, check_temperatures, prototype_head
 from zoo.losses import view_cross_entropy
 from zoo.optim import cosine
+from zoo.ranges import Count, Natural, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import check_smallest_crop, each_view, in_turn, multi_crop, resize
+from zoo.views import LargeCrop, each_view, in_turn, multi_crop, resize
 
 
 @register_task("dino")
@@ -47,13 +48,12 @@ class DINO(PretextTask):
 
     training_only = ("teacher", "centre")
 
-    def __init__(self, backbone: Backbone, prototypes: int = 256, small_count: int = 2, small_size: int = 0, student_temperature: float = 0.1,
-                 teacher_temperature: float = 0.04, centre_momentum: float = 0.9, momentum: float = 0.99, hidden: int = 512,
-                 bottleneck: int = 128, smallest_crop: float = 0.3, jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
-                 flip: float = 0.5):
+    def __init__(self, backbone: Backbone, prototypes: Several = 256, small_count: Natural = 2, small_size: Natural = 0, student_temperature: Positive = 0.1,
+                 teacher_temperature: Positive = 0.04, centre_momentum: Share = 0.9, momentum: Share = 0.99, hidden: Count = 512,
+                 bottleneck: Count = 128, smallest_crop: LargeCrop = 0.3, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5,
+                 flip: Share = 0.5):
         super().__init__(backbone)
         check_temperatures(student_temperature, teacher_temperature)
-        check_smallest_crop(smallest_crop)
         self.small_size = small_size or backbone.size
         backbone.require_size(self.small_size, "task.small_size")
         self.small_count, self.momentum = small_count, momentum

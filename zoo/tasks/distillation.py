@@ -23,6 +23,7 @@ from zoo.backbones import Backbone, create_backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.losses import gather, negative_cosine, normalized, wide
+from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import luminance, random_resized_crop, resize, to_float
@@ -48,12 +49,8 @@ class Distillation(PretextTask):
     """
 
     def __init__(self, backbone: Backbone, teacher: str = "simclr-resnet10t-fashion-mnist", loss: Literal["cosine", "mse"] = "cosine",
-                 relational: float = 0.0, outputs: int = 256, smallest_crop: float = 0.3, flip: float = 0.5):
+                 relational: Weight = 0.0, outputs: Count = 256, smallest_crop: Share = 0.3, flip: Share = 0.5):
         super().__init__(backbone)
-        if relational < 0:
-            raise ZooError(f"task.relational is {relational}; it is a weight, at least 0")
-        if outputs < 1:
-            raise ZooError(f"task.outputs is {outputs}; it is a width, at least 1")
         self.teacher, self.loss, self.relational, self.outputs = teacher, loss, relational, outputs
         self.smallest_crop, self.flip = smallest_crop, flip
         self.head = nn.Linear(backbone.num_features, outputs)

@@ -18,9 +18,10 @@ from zoo.heads import Centre, Teacher, check_temperatures, prototype_head
 from zoo.losses import soft_cross_entropy, view_cross_entropy, wide
 from zoo.masks import block_mask, hidden_count, hidden_tokens, mask_pixels
 from zoo.optim import cosine
+from zoo.ranges import Count, Natural, Part, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import check_smallest_crop, each_view, in_turn, multi_crop
+from zoo.views import LargeCrop, each_view, in_turn, multi_crop
 
 
 @register_task("ibot")
@@ -48,14 +49,13 @@ class IBOT(PretextTask):
 
     training_only = ("teacher", "centre", "patch_centre")
 
-    def __init__(self, backbone: Backbone, prototypes: int = 256, mask_ratio: float = 0.4, patch_weight: float = 1.0, small_count: int = 2,
-                 small_size: int = 0, student_temperature: float = 0.1, teacher_temperature: float = 0.04, centre_momentum: float = 0.9,
-                 momentum: float = 0.99, hidden: int = 512, bottleneck: int = 128, smallest_crop: float = 0.3, jitter: float = 0.5,
-                 grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, prototypes: Several = 256, mask_ratio: Part = 0.4, patch_weight: Weight = 1.0, small_count: Natural = 2,
+                 small_size: Natural = 0, student_temperature: Positive = 0.1, teacher_temperature: Positive = 0.04, centre_momentum: Share = 0.9,
+                 momentum: Share = 0.99, hidden: Count = 512, bottleneck: Count = 128, smallest_crop: LargeCrop = 0.3, jitter: Weight = 0.5,
+                 grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
         backbone.require_patches("ibot")
         super().__init__(backbone)
         check_temperatures(student_temperature, teacher_temperature)
-        check_smallest_crop(smallest_crop)
         self.small_size = small_size or backbone.size
         backbone.require_size(self.small_size, "task.small_size")
         self.side = backbone.size // backbone.patch_size

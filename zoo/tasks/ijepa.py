@@ -11,6 +11,7 @@ Differs: the teacher's momentum starts at 0.99 and the predictor is two blocks d
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from zoo.heads import Teacher, sincos_2d
 from zoo.losses import wide
 from zoo.masks import mask_pixels
 from zoo.optim import cosine
+from zoo.ranges import Count, Part, Range, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -46,18 +48,17 @@ class IJEPA(PretextTask):
 
     training_only = ("teacher",)
 
-    def __init__(self, backbone: Backbone, targets: int = 4, target_area: float = 0.175, target_ratio: float = 1.5, predictor_dim: int = 64,
-                 predictor_depth: int = 2, predictor_heads: int = 4, momentum: float = 0.99, smallest_crop: float = 0.5, flip: float = 0.0):
+    def __init__(self, backbone: Backbone, targets: Count = 4, target_area: Part = 0.175, target_ratio: Annotated[float, Range(1)] = 1.5,
+                 predictor_dim: Count = 64, predictor_depth: Count = 2, predictor_heads: Count = 4, momentum: Share = 0.99,
+                 smallest_crop: Share = 0.5, flip: Share = 0.0):
         from timm.models.vision_transformer import Block
 
         backbone.require_patches("ijepa")
         super().__init__(backbone)
         if predictor_dim % predictor_heads or predictor_dim % 4:
             raise ZooError(f"task.predictor_dim is {predictor_dim}; it has to be a multiple of 4 and of task.predictor_heads, {predictor_heads}")
-        if not 1 <= targets < backbone.num_patches:
-            raise ZooError(f"task.targets is {targets}, and the picture has {backbone.num_patches} patches; give at least 1 and fewer than those")
-        if target_ratio < 1 or target_area <= 0:
-            raise ZooError(f"task.target_ratio is {target_ratio} and task.target_area {target_area}; they have to be at least 1, and above 0")
+        if targets >= backbone.num_patches:
+            raise ZooError(f"task.targets is {targets}, and the picture has {backbone.num_patches} patches; give fewer than those")
         self.side, self.targets, self.target_area, self.target_ratio = backbone.size // backbone.patch_size, targets, target_area, target_ratio
         self.momentum, self.smallest_crop, self.flip = momentum, smallest_crop, flip
         self.embed = nn.Linear(backbone.num_features, predictor_dim)

@@ -9,7 +9,7 @@ Differs: at a random place there is one block, where the paper scatters several 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import picture_decoder
 from zoo.losses import wide
+from zoo.ranges import Count, Natural, Range, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -39,16 +40,14 @@ class Inpaint(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, region: Literal["centre", "random"] = "random", share: float = 0.5, overlap: int = 1,
-                 overlap_weight: float = 10.0, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto", width: int = 16,
-                 smallest_crop: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, region: Literal["centre", "random"] = "random", share: Annotated[float, Range(above=0, most=0.9)] = 0.5,
+                 overlap: Natural = 1, overlap_weight: Weight = 10.0, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto",
+                 width: Count = 16, smallest_crop: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.block = round(share * backbone.size)
-        if not 0 < share <= 0.9 or overlap < 0 or self.block <= 2 * overlap:
+        if self.block <= 2 * overlap:
             raise ZooError(f"task.share {share} and task.overlap {overlap} leave a hole of {self.block - 2 * overlap} pixels in pictures of "
-                           f"{backbone.size}; share is above 0 and at most 0.9, and the hole needs a pixel at least")
-        if overlap_weight < 0:
-            raise ZooError(f"task.overlap_weight is {overlap_weight}; it can't be below 0, and the paper has 10")
+                           f"{backbone.size}; it needs a pixel at least")
         self.region, self.overlap, self.overlap_weight = region, overlap, overlap_weight
         self.smallest_crop, self.flip = smallest_crop, flip
         if decoder == "auto":

@@ -25,6 +25,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import mlp
 from zoo.losses import wide
+from zoo.ranges import Count, Fraction, Several, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import crop_resize, random_grayscale, random_resized_crop
@@ -49,12 +50,11 @@ class Jigsaw(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, grid: int = 3, permutations: int = 64, gap: float = 0.25, tile: int = 16, normalize: bool = True,
-                 embedding: int = 64, hidden: int = 512, grayscale: float = 0.3, smallest_crop: float = 0.6, flip: float = 0.5):
-        if grid < 2 or not 2 <= permutations <= math.factorial(grid**2):
-            most = math.factorial(max(2, grid) ** 2) if grid < 4 else MOST
-            raise ZooError(f"task.permutations is {permutations} of a puzzle of {grid} x {grid} tiles (task.grid); take a grid of at least 2, and "
-                           f"2 to {most:,} permutations")
+    def __init__(self, backbone: Backbone, grid: Several = 3, permutations: Several = 64, gap: Fraction = 0.25, tile: Count = 16, normalize: bool = True,
+                 embedding: Count = 64, hidden: Count = 512, grayscale: Share = 0.3, smallest_crop: Share = 0.6, flip: Share = 0.5):
+        most = math.factorial(grid**2) if grid < 4 else MOST
+        if permutations > most:
+            raise ZooError(f"task.permutations is {permutations:,}, and a puzzle of {grid} x {grid} tiles (task.grid) is given at most {most:,}")
         self.check_gap(backbone.size, grid, gap)
         backbone.require_size(tile, "task.tile")
         super().__init__(backbone)
@@ -67,7 +67,7 @@ class Jigsaw(PretextTask):
     @staticmethod
     def check_gap(size: int, grid: int, gap: float) -> None:
         """Raises ZooError unless tiles of some pixels are left."""
-        if not 0 <= gap < 1 or round((1 - gap) * (size // grid)) < 2:
+        if round((1 - gap) * (size // grid)) < 2:
             raise ZooError(f"task.gap is {gap}, which leaves no tiles of 2 pixels or more in cells of {size // grid} (data.size {size}, "
                            f"task.grid {grid}); take a smaller gap or grid, or larger pictures")
 
@@ -140,8 +140,6 @@ def distant_permutations(tiles: int, count: int) -> np.ndarray:
         pool = np.array(list(itertools.permutations(range(tiles))), dtype=np.uint8)
     else:
         pool = np.random.RandomState(0).rand(MOST, tiles).argsort(1).astype(np.uint8)
-    if count > len(pool):
-        raise ZooError(f"task.permutations is {count}; choose at most {len(pool):,} of {tiles} tiles")
     chosen, summed, least = [0], np.zeros(len(pool), dtype=np.int64), np.full(len(pool), tiles + 1)
     while len(chosen) < count:
         distance = (pool != pool[chosen[-1]]).sum(1)

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import mlp
 from zoo.losses import total, wide
+from zoo.ranges import Count, Natural, Part, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import check_smallest_crop, in_turn, multi_crop
+from zoo.views import LargeCrop, in_turn, multi_crop
 
 POINTS, FURTHEST = 9, 5.0                           # of the integral's positive half: the authors' 17 points from -5 to 5
 
@@ -31,7 +31,7 @@ class LeJEPA(PretextTask):
     """Prediction of the mean of a picture's views, and a sketched test of normality (SIGReg).
 
     Args:
-        normality: weight of the test, above 0 and below 1; what is left to 1 is the weight of the prediction.
+        normality: weight of the test, above 0, or everything collapses, and below 1; what is left to 1 is the weight of the prediction.
         directions: along which the test is made, drawn anew at every step.
         small_count: views of small parts, beside the two of the whole; 0 is none.
         small_size: side of small views in pixels.
@@ -44,13 +44,10 @@ class LeJEPA(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, normality: float = 0.05, directions: int = 128, small_count: int = 2, small_size: int = 16,
-                 hidden: int = 512, outputs: int = 64, smallest_crop: float = 0.3, jitter: float = 0.5, grayscale: float = 0.2,
-                 blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, normality: Part = 0.05, directions: Count = 128, small_count: Natural = 2, small_size: Count = 16,
+                 hidden: Count = 512, outputs: Count = 64, smallest_crop: LargeCrop = 0.3, jitter: Weight = 0.5, grayscale: Share = 0.2,
+                 blur: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
-        check_smallest_crop(smallest_crop)
-        if not 0 < normality < 1:
-            raise ZooError(f"task.normality is {normality}; it has to be above 0, or everything collapses, and below 1")
         if small_count:
             backbone.require_size(small_size, "task.small_size")
         self.normality, self.directions, self.outputs = normality, directions, outputs

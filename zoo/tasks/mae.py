@@ -15,6 +15,7 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import TransformerDecoder
 from zoo.masks import hidden_count, patchify, random_keep, unpatchify
+from zoo.ranges import Count, Part, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -34,8 +35,8 @@ class MAE(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, mask_ratio: float = 0.75, decoder_dim: int = 64, decoder_depth: int = 1,
-                 decoder_heads: int = 4, normalize_target: bool = True, smallest_crop: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, mask_ratio: Part = 0.75, decoder_dim: Count = 64, decoder_depth: Count = 1,
+                 decoder_heads: Count = 4, normalize_target: bool = True, smallest_crop: Share = 0.5, flip: Share = 0.5):
         backbone.require_patches("mae")
         super().__init__(backbone)
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size

@@ -20,6 +20,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.losses import wide
 from zoo.masks import block_mask, hidden_count, mask_pixels
+from zoo.ranges import Count, Part, Several, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -37,13 +38,11 @@ class MaskFeat(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, mask_ratio: float = 0.4, bins: int = 9, cells: int = 1, smallest_crop: float = 0.5,
-                 flip: float = 0.5):
+    def __init__(self, backbone: Backbone, mask_ratio: Part = 0.4, bins: Several = 9, cells: Count = 1, smallest_crop: Share = 0.5,
+                 flip: Share = 0.5):
         backbone.require_patches("maskfeat")
         super().__init__(backbone)
-        if bins < 2:
-            raise ZooError(f"task.bins is {bins}; directions are told apart from 2 on, and the paper has 9")
-        if cells < 1 or backbone.patch_size % cells:
+        if backbone.patch_size % cells:
             fitting = [n for n in range(1, backbone.patch_size) if backbone.patch_size % n == 0]
             raise ZooError(f"task.cells is {cells}, which doesn't divide patches of {backbone.patch_size} pixels; set it to one of {fitting}")
         self.bins, self.cells, self.cell = bins, cells, backbone.patch_size // cells

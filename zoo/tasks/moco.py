@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import Queue, Teacher, mlp, projector
 from zoo.losses import gather, info_nce, normalized
 from zoo.optim import cosine
+from zoo.ranges import Count, Positive, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_solarize, simclr_view
@@ -48,12 +48,10 @@ class MoCo(PretextTask):
 
     training_only = ("teacher", "queue")
 
-    def __init__(self, backbone: Backbone, version: Literal["v2", "v3"] = "v2", temperature: float = 0.2, momentum: float = 0.99,
-                 queue: int = 4096, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.2, jitter: float = 0.5,
-                 grayscale: float = 0.2, blur: float = 0.5, solarize: float = 0.2, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, version: Literal["v2", "v3"] = "v2", temperature: Positive = 0.2, momentum: Share = 0.99,
+                 queue: Count = 4096, hidden: Count = 512, outputs: Count = 128, smallest_crop: Share = 0.2, jitter: Weight = 0.5,
+                 grayscale: Share = 0.2, blur: Share = 0.5, solarize: Share = 0.2, flip: Share = 0.5):
         super().__init__(backbone)
-        if queue < 1:
-            raise ZooError(f"task.queue is {queue}; it has to be at least 1")
         self.version, self.temperature, self.momentum = version, temperature, momentum
         self.smallest_crop, self.jitter, self.grayscale, self.flip = smallest_crop, jitter, grayscale, flip
         second_blur, second_solarize = (blur, 0.0) if version == "v2" else (blur / 10, solarize)

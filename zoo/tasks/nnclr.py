@@ -14,6 +14,7 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import Queue, mlp, projector
 from zoo.losses import gather, normalized
+from zoo.ranges import Count, Positive, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view, to_float
@@ -37,8 +38,8 @@ class NNCLR(PretextTask):
 
     training_only = ("support",)
 
-    def __init__(self, backbone: Backbone, temperature: float = 0.1, queue: int = 4096, hidden: int = 512, outputs: int = 128,
-                 smallest_crop: float = 0.2, jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, temperature: Positive = 0.1, queue: Count = 4096, hidden: Count = 512, outputs: Count = 128,
+                 smallest_crop: Share = 0.2, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.temperature = temperature
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip

@@ -21,6 +21,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import mlp
 from zoo.losses import wide
+from zoo.ranges import Count, Part, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import crop_resize, random_resized_crop, to_float
@@ -45,9 +46,9 @@ class RelativePatch(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, patch: float = 0.25, gap: float = 0.25, jitter: float = 0.15,
-                 colour: Literal["drop", "project", "keep"] = "drop", tile: int = 16, hidden: int = 512, smallest_crop: float = 0.6,
-                 flip: float = 0.5):
+    def __init__(self, backbone: Backbone, patch: Part = 0.25, gap: Weight = 0.25, jitter: Weight = 0.15,
+                 colour: Literal["drop", "project", "keep"] = "drop", tile: Count = 16, hidden: Count = 512, smallest_crop: Share = 0.6,
+                 flip: Share = 0.5):
         self.side, self.gap = round(patch * backbone.size), max(1, round(gap * patch * backbone.size))
         self.jitter = round(jitter * self.side)
         self.check_places(backbone.size)
@@ -59,7 +60,7 @@ class RelativePatch(PretextTask):
     def check_places(self, size: int) -> None:
         """Raises ZooError unless nine patches with their gaps and jitter fit into a picture of `size` pixels."""
         needed = 3 * self.side + 2 * self.gap + 2 * self.jitter
-        if self.side < 2 or self.jitter < 0 or needed > size:
+        if self.side < 2 or needed > size:
             raise ZooError(f"three patches of {self.side} pixels, gaps of {self.gap} and jitter of {self.jitter} to both sides need {needed} pixels, "
                            f"and the picture has {size}; patches have at least 2, and task.patch, task.gap and task.jitter say how much they take")
 

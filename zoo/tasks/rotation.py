@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.losses import wide
+from zoo.ranges import Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -29,7 +30,7 @@ class Rotation(PretextTask):
         flip: chance of a mirrored picture, which is as upright as before.
     """
 
-    def __init__(self, backbone: Backbone, smallest_crop: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, smallest_crop: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.smallest_crop, self.flip = smallest_crop, flip
         self.head = nn.Linear(backbone.num_features, 4)

@@ -15,6 +15,7 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.losses import wide
 from zoo.masks import hidden_count, mask_pixels, patchify, random_mask, unpatchify
+from zoo.ranges import Part, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -30,7 +31,7 @@ class SimMIM(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, mask_ratio: float = 0.6, smallest_crop: float = 0.67, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, mask_ratio: Part = 0.6, smallest_crop: Share = 0.67, flip: Share = 0.5):
         backbone.require_patches("simmim")
         super().__init__(backbone)
         self.patch, self.tokens = backbone.patch_size, backbone.num_patches

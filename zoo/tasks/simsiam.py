@@ -14,6 +14,7 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import mlp, projector
 from zoo.losses import negative_cosine, normalized
+from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
@@ -34,8 +35,8 @@ class SimSiam(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, hidden: int = 512, outputs: int = 512, bottleneck: int = 128, smallest_crop: float = 0.2,
-                 jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, hidden: Count = 512, outputs: Count = 512, bottleneck: Count = 128, smallest_crop: Share = 0.2,
+                 jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
         self.projector = projector(backbone.num_features, hidden, outputs, layers=3)

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.colour import colour_bins
+from zoo.colour import BinWidth, colour_bins
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import map_head
 from zoo.losses import wide
+from zoo.ranges import Count, Several, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab
@@ -34,7 +35,7 @@ class SplitBrain(PretextTask):
     Args:
         resolution: side of the predicted maps in pixels.
         width: channels of the heads' hidden maps.
-        step: width of a bin of colour, in units of ab.
+        step: width of a bin of colour, in units of ab, 1 to 100.
         levels: bins of lightness, at least 2.
         smallest_crop: least share of the picture's area that is shown, 0 to 1.
         flip: chance of a mirrored picture.
@@ -42,11 +43,9 @@ class SplitBrain(PretextTask):
 
     needs_colour = True
 
-    def __init__(self, backbone: Backbone, resolution: int = 16, width: int = 64, step: int = 10, levels: int = 50, smallest_crop: float = 0.3,
-                 flip: float = 0.5):
+    def __init__(self, backbone: Backbone, resolution: Count = 16, width: Count = 64, step: BinWidth = 10, levels: Several = 50, smallest_crop: Share = 0.3,
+                 flip: Share = 0.5):
         super().__init__(backbone)
-        if levels < 2 or step < 1:
-            raise ZooError(f"task.levels is {levels} and task.step {step}; lightness has at least 2 levels, and a bin of colour is at least 1 wide")
         self.resolution, self.levels, self.smallest_crop, self.flip = resolution, levels, smallest_crop, flip
         self.register_buffer("bins", colour_bins(step), persistent=False)                      # (Q, 2)
         self.to_colour = map_head(backbone.map_features, width, len(self.bins), resolution)

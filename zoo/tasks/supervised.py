@@ -18,6 +18,7 @@ from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.losses import wide
+from zoo.ranges import Fraction, Several, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop, to_float
@@ -36,12 +37,8 @@ class Supervised(PretextTask):
 
     needs = ("image", "label")
 
-    def __init__(self, backbone: Backbone, classes: int = 10, smoothing: float = 0.1, smallest_crop: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, classes: Several = 10, smoothing: Fraction = 0.1, smallest_crop: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
-        if classes < 2:
-            raise ZooError(f"task.classes is {classes}; there is something to tell apart from 2 classes on")
-        if not 0 <= smoothing < 1:
-            raise ZooError(f"task.smoothing is {smoothing}; it is a share of the label, at least 0 and below 1")
         self.classes, self.smoothing, self.smallest_crop, self.flip = classes, smoothing, smallest_crop, flip
         self.head = nn.Linear(backbone.num_features, classes)
 

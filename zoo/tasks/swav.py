@@ -16,9 +16,10 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import Prototypes, mlp
 from zoo.losses import sinkhorn, soft_cross_entropy
+from zoo.ranges import Count, Natural, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import check_smallest_crop, in_turn, multi_crop, to_float
+from zoo.views import LargeCrop, in_turn, multi_crop, to_float
 
 
 @register_task("swav")
@@ -41,11 +42,10 @@ class SwAV(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, prototypes: int = 64, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3,
-                 small_count: int = 2, small_size: int = 16, hidden: int = 512, outputs: int = 128, smallest_crop: float = 0.25,
-                 jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, prototypes: Several = 64, temperature: Positive = 0.1, epsilon: Positive = 0.05, iterations: Count = 3,
+                 small_count: Natural = 2, small_size: Count = 16, hidden: Count = 512, outputs: Count = 128, smallest_crop: LargeCrop = 0.25,
+                 jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
-        check_smallest_crop(smallest_crop)
         if small_count:
             backbone.require_size(small_size, "task.small_size")
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations

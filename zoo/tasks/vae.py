@@ -25,6 +25,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import picture_decoder
 from zoo.losses import total
+from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop, to_float
@@ -46,15 +47,13 @@ class VAE(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, code: int = 32, likelihood: Literal["gaussian", "bernoulli"] = "gaussian", beta: float = 1.0,
-                 free_bits: float = 0.0, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto", width: int = 32,
-                 smallest_crop: float = 1.0, flip: float = 0.0):
+    def __init__(self, backbone: Backbone, code: Count = 32, likelihood: Literal["gaussian", "bernoulli"] = "gaussian", beta: Weight = 1.0,
+                 free_bits: Weight = 0.0, decoder: Literal["auto", "conv", "transformer", "linear"] = "auto", width: Count = 32,
+                 smallest_crop: Share = 1.0, flip: Share = 0.0):
         super().__init__(backbone)
         values = backbone.channels * backbone.size**2
-        if not 0 < code < values:
-            raise ZooError(f"task.code is {code}, and a picture has {values} values; a bottleneck has fewer, and at least 1")
-        if beta < 0 or free_bits < 0:
-            raise ZooError(f"task.beta is {beta} and task.free_bits {free_bits}; neither can be below 0")
+        if code >= values:
+            raise ZooError(f"task.code is {code}, and a picture has {values} values; a bottleneck has fewer")
         self.code, self.likelihood, self.beta, self.free_bits = code, likelihood, beta, free_bits
         self.smallest_crop, self.flip = smallest_crop, flip
         if decoder == "auto":

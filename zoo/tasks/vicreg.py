@@ -16,6 +16,7 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import projector
 from zoo.losses import total, wide
+from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
@@ -40,9 +41,9 @@ class VICReg(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, hidden: int = 512,
-                 outputs: int = 256, smallest_crop: float = 0.2, jitter: float = 0.5, grayscale: float = 0.2, blur: float = 0.5,
-                 flip: float = 0.5):
+    def __init__(self, backbone: Backbone, invariance: Weight = 25.0, variance: Weight = 25.0, covariance: Weight = 1.0, hidden: Count = 512,
+                 outputs: Count = 256, smallest_crop: Share = 0.2, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5,
+                 flip: Share = 0.5):
         super().__init__(backbone)
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.losses import gather, total, wide
+from zoo.ranges import Count, Fraction, Positive, Several, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
@@ -34,22 +34,16 @@ class VQVAE(PretextTask):
     Args:
         codes: entries of the codebook, K; at least 2.
         code: numbers of an entry, M.
-        commitment: how much a feature that is far from its entry costs, in units of the picture's error; above 0.
+        commitment: how much a feature that is far from its entry costs, in units of the picture's error; above 0, or features drift away.
         decay: of the moving averages that the codebook follows, at least 0 and below 1; in short runs lower than the paper's 0.99.
         width: channels of the decoder's last map.
         smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, codes: int = 128, code: int = 32, commitment: float = 0.25, decay: float = 0.95, width: int = 16,
-                 smallest_crop: float = 1.0, flip: float = 0.0):
+    def __init__(self, backbone: Backbone, codes: Several = 128, code: Count = 32, commitment: Positive = 0.25, decay: Fraction = 0.95, width: Count = 16,
+                 smallest_crop: Share = 1.0, flip: Share = 0.0):
         super().__init__(backbone)
-        if codes < 2 or code < 1:
-            raise ZooError(f"task.codes is {codes} and task.code {code}; a codebook has at least 2 entries of 1 number")
-        if commitment <= 0:
-            raise ZooError(f"task.commitment is {commitment}; without it, above 0, features drift away from the codebook")
-        if not 0 <= decay < 1:
-            raise ZooError(f"task.decay is {decay}; it has to be at least 0 and below 1")
         self.commitment, self.smallest_crop, self.flip = commitment, smallest_crop, flip
         features = backbone.num_features if backbone.sees_patches else backbone.map_features
         self.squeeze = nn.Conv2d(features, code, 1)

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import projector
 from zoo.losses import gather, normalized
+from zoo.ranges import Count, Positive, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
@@ -35,12 +35,9 @@ class AlignUniform(PretextTask):
         flip: chance of a mirrored view.
     """
 
-    def __init__(self, backbone: Backbone, uniformity: float = 1.0, sharpness: float = 2.0, hidden: int = 512, outputs: int = 128,
-                 smallest_crop: float = 0.3, flip: float = 0.5):
+    def __init__(self, backbone: Backbone, uniformity: Positive = 1.0, sharpness: Positive = 2.0, hidden: Count = 512, outputs: Count = 128,
+                 smallest_crop: Share = 0.3, flip: Share = 0.5):
         super().__init__(backbone)
-        for key, value in (("uniformity", uniformity), ("sharpness", sharpness)):
-            if not value > 0:
-                raise ZooError(f"task.{key} is {value}; it has to be above 0, or all pictures end in one point")
         self.uniformity, self.sharpness, self.smallest_crop, self.flip = uniformity, sharpness, smallest_crop, flip
         self.projector = projector(backbone.num_features, hidden, outputs)
 
