@@ -10,11 +10,14 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from zoo.errors import ZooError
 from zoo.ranges import Range
 
 WHITE = (0.95047, 1.0, 1.08883)
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 EDGE = 6 / 29                                       # below it, CIELAB is linear
+LOOKED_AT = 256                                     # pictures of a set, to see whether it has colour
+GREY = 8                                            # levels of 255 by which the channels of a grey pixel differ, at most, after lossy compression
 BinWidth = Annotated[int, Range(1, 100)]            # a `step` of colour_bins; of wider ones too few are left to tell colours by
 
 
@@ -46,6 +49,22 @@ def colour_bins(step: int) -> Tensor:
     cube = torch.cartesian_prod(level, level, level)
     ab = rgb_to_lab(cube.view(-1, 3, 1, 1))[:, 1:, 0, 0]
     return (ab / step).round().unique(dim=0) * step
+
+
+def has_colour(images: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) -> (B,) bool: whether any pixel is something else than grey."""
+    return (images.amax(1) - images.amin(1)).flatten(1).amax(1) > GREY
+
+
+def require_colour(images: Tensor, rows: Tensor, task: str, data: str) -> None:
+    """Raises ZooError, naming the task that needs colour and the data, when all of some `rows` (n,) of uint8 images, spread evenly, are grey.
+
+    Images that are decoded when they are indexed do as well; where there is colour, the first few are mostly all that is read.
+    """
+    some = rows[torch.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).long()]
+    if not any(has_colour(images[few]).any() for few in some.split(16)):
+        raise ZooError(f"the task {task} needs colour pictures, and those of {data} are grey, all of {len(some):,} for training that were looked at; "
+                       "give it coloured ones, or take a task that does without, such as simclr")
 
 
 def _mix(x: Tensor, matrix: Tensor) -> Tensor:

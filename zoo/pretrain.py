@@ -21,6 +21,7 @@ from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes
 from zoo.backbones import Backbone, check_forward, create_backbone
 from zoo.building import Bounded
 from zoo.card import short_name
+from zoo.colour import require_colour
 from zoo.data.datasets import DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data
@@ -195,6 +196,8 @@ class _Run:
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
         _check_backbone(self.task.backbone, self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()))
         self.data = self._data(info)
+        if self.task.needs_colour:                  # of a folder or shards, the pixels alone tell
+            require_colour(self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name)
 
     def _data(self, info: DataInfo) -> ZooData:
         if not self.smoke:

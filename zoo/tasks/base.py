@@ -70,7 +70,7 @@ class PretextTask(L.LightningModule, ABC):
 
     name: str = ""                                  # set by register_task
     needs: tuple[str, ...] = ("image",)             # fields of a batch that the task reads; labels only if named here
-    needs_colour: bool = False                      # grey pictures are refused before anything is downloaded
+    needs_colour: bool = False                      # grey pictures are refused, before anything is downloaded where the catalogue tells
     training_only: tuple[str, ...] = ()             # teachers, queues, centres: resumable state that no checkpoint carries
     seed: int = 0
     optim: Optim = Optim()
