@@ -8,6 +8,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
+from zoo.registry import find_task
 
 VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 VITS = [("vit_tiny_patch16_224", VIT), ("vit_tiny_patch16_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
@@ -179,3 +180,19 @@ def test_models_that_would_leak_hidden_patches_are_refused(name, keywords):
     backbone = create_backbone(name, size=64, **keywords)
     with pytest.raises(ZooError, match="plain ViT"):
         backbone.tokens(_images(size=64))
+
+
+@pytest.mark.parametrize("name, norm", [("test_vit3", "fc_norm"), ("vit_pe_core_tiny_patch16_384", "use_fc_norm")])
+def test_tasks_that_learn_by_tokens_or_maps_refuse_a_pooling_with_weights(name, norm):
+    """And take the backbone when it is set as the sentence says: then all of it learns."""
+    small = {"patch_size": 8, **({"embed_dim": 64, "depth": 1, "num_heads": 2} if name != "test_vit3" else {})}
+    attentive = create_backbone(name, size=32, **small)
+    sentence = f"{name} pools them by attention, .* set backbone.global_pool to avg and backbone.{norm} to false"
+    for task in ("mae", "simmim", "ijepa", "data2vec", "beit", "maskfeat", "vqvae", "colorize", "split-brain"):
+        with pytest.raises(ZooError, match=f"^{task} learns by .* alone, and {sentence}"):
+            find_task(task)(attentive)
+    find_task("ibot")(attentive)
+    plain = create_backbone(name, size=32, **small, global_pool="avg", **{norm: False})
+    mae = find_task("mae")(plain, decoder_dim=16)
+    mae(mae.views({"image": torch.rand(2, 3, 32, 32)})).loss.backward()
+    assert [key for key, p in plain.named_parameters() if p.grad is None] == []

@@ -153,6 +153,13 @@ class Backbone(nn.Module):
             raise ZooError(f"{who} needs a backbone whose blocks have one feed-forward part after their attention, and those of {self.name} "
                            f"({type(self.model.blocks[0]).__name__}) don't: use another ViT or Eva of timm, such as vit_tiny_patch16_224")
 
+    def require_plain_pooling(self, who: str) -> None:
+        """Raises ZooError, naming `who` learns by tokens or the map alone, where a pooling with weights of its own comes behind them."""
+        if getattr(self.model, "attn_pool", None) is not None:
+            norm = "use_fc_norm" if _is_eva(self.model) else "fc_norm"
+            raise ZooError(f"{who} learns by the backbone's tokens or map alone, and {self.name} pools them by attention, whose weights would stay random; "
+                           f"set backbone.global_pool to avg and backbone.{norm} to false")
+
     def _channels_last(self) -> bool:
         weight = next((p for p in self.model.parameters() if p.ndim == 4), None)
         return weight is not None and weight.shape[2] > 1 and weight.is_contiguous(memory_format=torch.channels_last)

@@ -42,6 +42,7 @@ class BEiT(PretextTask):
     def __init__(self, backbone: Backbone, tokenizer: str = "vqvae-test-resnet-fashion-mnist", mask_ratio: Part = 0.4,
                  smallest_crop: Share = 0.5, flip: Share = 0.5):
         backbone.require_patches("beit")
+        backbone.require_plain_pooling("beit")
         super().__init__(backbone)
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size
         self.hidden = hidden_count(mask_ratio, self.side**2)

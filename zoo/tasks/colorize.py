@@ -50,6 +50,7 @@ class Colorize(PretextTask):
     def __init__(self, backbone: Backbone, loss: Literal["classification", "regression"] = "classification", resolution: Count = 16,
                  width: Count = 64, step: BinWidth = 10, rebalance: Annotated[float, Range(above=0, most=1)] = 0.5,
                  temperature: Positive = 0.38, smallest_crop: Share = 0.3, flip: Share = 0.5):
+        backbone.require_plain_pooling("colorize")
         super().__init__(backbone)
         self.loss, self.resolution, self.rebalance, self.temperature = loss, resolution, rebalance, temperature
         self.smallest_crop, self.flip = smallest_crop, flip

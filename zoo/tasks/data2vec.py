@@ -46,6 +46,7 @@ class Data2Vec(PretextTask):
     def __init__(self, backbone: Backbone, mask_ratio: Part = 0.6, blocks: Natural = 0, loss: Literal["smooth_l1", "l2"] = "smooth_l1",
                  beta: Positive = 2.0, momentum: Share = 0.99, smallest_crop: Share = 0.5, flip: Share = 0.5):
         backbone.require_feedforwards("data2vec")
+        backbone.require_plain_pooling("data2vec")
         super().__init__(backbone)
         depth = len(backbone.model.blocks)
         if blocks > depth:

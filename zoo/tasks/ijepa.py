@@ -54,6 +54,7 @@ class IJEPA(PretextTask):
         from timm.models.vision_transformer import Block
 
         backbone.require_patches("ijepa")
+        backbone.require_plain_pooling("ijepa")
         super().__init__(backbone)
         if predictor_dim % predictor_heads or predictor_dim % 4:
             raise ZooError(f"task.predictor_dim is {predictor_dim}; it has to be a multiple of 4 and of task.predictor_heads, {predictor_heads}")

@@ -38,6 +38,7 @@ class MAE(PretextTask):
     def __init__(self, backbone: Backbone, mask_ratio: Part = 0.75, decoder_dim: Count = 64, decoder_depth: Count = 1,
                  decoder_heads: Count = 4, normalize_target: bool = True, smallest_crop: Share = 0.5, flip: Share = 0.5):
         backbone.require_patches("mae")
+        backbone.require_plain_pooling("mae")
         super().__init__(backbone)
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size
         self.keep = self.side**2 - hidden_count(mask_ratio, self.side**2)

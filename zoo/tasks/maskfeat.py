@@ -41,6 +41,7 @@ class MaskFeat(PretextTask):
     def __init__(self, backbone: Backbone, mask_ratio: Part = 0.4, bins: Several = 9, cells: Count = 1, smallest_crop: Share = 0.5,
                  flip: Share = 0.5):
         backbone.require_patches("maskfeat")
+        backbone.require_plain_pooling("maskfeat")
         super().__init__(backbone)
         if backbone.patch_size % cells:
             fitting = [n for n in range(1, backbone.patch_size) if backbone.patch_size % n == 0]

@@ -33,6 +33,7 @@ class SimMIM(PretextTask):
 
     def __init__(self, backbone: Backbone, mask_ratio: Part = 0.6, smallest_crop: Share = 0.67, flip: Share = 0.5):
         backbone.require_patches("simmim")
+        backbone.require_plain_pooling("simmim")
         super().__init__(backbone)
         self.patch, self.tokens = backbone.patch_size, backbone.num_patches
         self.hidden = hidden_count(mask_ratio, self.tokens)

@@ -45,6 +45,7 @@ class SplitBrain(PretextTask):
 
     def __init__(self, backbone: Backbone, resolution: Count = 16, width: Count = 64, step: BinWidth = 10, levels: Several = 50, smallest_crop: Share = 0.3,
                  flip: Share = 0.5):
+        backbone.require_plain_pooling("split-brain")
         super().__init__(backbone)
         self.resolution, self.levels, self.smallest_crop, self.flip = resolution, levels, smallest_crop, flip
         self.register_buffer("bins", colour_bins(step), persistent=False)                      # (Q, 2)

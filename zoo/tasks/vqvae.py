@@ -43,6 +43,7 @@ class VQVAE(PretextTask):
 
     def __init__(self, backbone: Backbone, codes: Several = 128, code: Count = 32, commitment: Positive = 0.25, decay: Fraction = 0.95, width: Count = 16,
                  smallest_crop: Share = 1.0, flip: Share = 0.0):
+        backbone.require_plain_pooling("vqvae")
         super().__init__(backbone)
         self.commitment, self.smallest_crop, self.flip = commitment, smallest_crop, flip
         features = backbone.num_features if backbone.sees_patches else backbone.map_features
