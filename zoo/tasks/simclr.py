@@ -15,11 +15,11 @@ from torch import Tensor
 from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import projector
-from zoo.losses import nt_xent
+from zoo.losses import normalized, nt_xent
 from zoo.ranges import Count, Positive, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import simclr_view
+from zoo.views import simclr_view, to_float
 
 
 @register_task("simclr")
@@ -60,6 +60,9 @@ class SimCLR(PretextTask):
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Each picture above its two views; and beside a query its nearest other pictures of the batch."""
-        first, second = self.views(batch)
-        return {"views": rows_of(batch["image"][:8], first[:8], second[:8])}
+        """Each picture above its two views; and in each row a picture, with those of the batch that lie nearest to it behind."""
+        image = batch["image"]
+        first, second = self.views({"image": image[:8]})
+        z = normalized(self.projector(self.backbone.pool(to_float(image))))
+        nearest = (z @ z.T).fill_diagonal_(torch.inf).topk(min(8, len(z))).indices          # (B, 8), itself first
+        return {"views": rows_of(image[:8], first, second), "nearest": rows_of(*image[nearest[:8]])}
