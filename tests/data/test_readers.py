@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,18 @@ def test_stl10(tmp_path, monkeypatch):
     assert more.fingerprint != data.fingerprint
 
 
+def pack_imagenette(folder: Path, monkeypatch) -> None:
+    """The archive as torchvision knows it, of what lies in folder/imagenette2-160."""
+    known = torchvision.datasets.Imagenette._ARCHIVES
+    archive = folder / "imagenette2-160.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / "imagenette2-160", "imagenette2-160")
+    pinned = md5(archive)
+    monkeypatch.setattr(
+        torchvision.datasets.Imagenette, "_ARCHIVES", known | {"160px": (known["160px"][0], pinned)}
+    )
+
+
 def test_imagenette(tmp_path, monkeypatch):
     wnids = sorted(torchvision.datasets.Imagenette._WNID_TO_CLASS)
     first = [torchvision.datasets.Imagenette._WNID_TO_CLASS[wnid][0] for wnid in wnids]
@@ -140,6 +153,7 @@ def test_imagenette(tmp_path, monkeypatch):
                 )
     monkeypatch.setitem(sources.SOURCES, "imagenette", replace(sources.SOURCES["imagenette"], count=140))
     expect(monkeypatch, "imagenette", train=110, validation=10, test=20)
+    pack_imagenette(tmp_path / "given", monkeypatch)
     get_data("imagenette", tmp_path / "given")
     data = load_data("imagenette", 24, download=False)
     assert data.fields["image"].shape == (140, 3, 24, 24)
@@ -151,7 +165,8 @@ def test_imagenette(tmp_path, monkeypatch):
     assert torch.equal(data.fields["label"][data.splits["validation"]], torch.arange(10))
 
     (tmp_path / "given/imagenette2-160/val" / wnids[0] / f"{wnids[0]}_00.JPEG").write_bytes(b"no picture")
-    get_data("imagenette", tmp_path / "given")
+    pack_imagenette(tmp_path / "given", monkeypatch)
+    get_data("imagenette", tmp_path / "given" / "imagenette2-160.tgz")
     with pytest.raises(ZooError, match=f"{wnids[0]}_00.JPEG can't be decoded"):
         load_data("imagenette", 24, download=False)
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -295,7 +296,7 @@ def test_files_are_known_by_their_names(name, path, wanted):
 def test_every_source_is_pinned_or_checked():
     for name, known in SOURCES.items():
         assert known.name == name and known.ways and known.advice
-        assert (known.digest and len(known.digest) == 64) or known.check or known.check_archive
+        assert (known.digest and len(known.digest) == 64) or known.check or known.archive
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
@@ -323,5 +324,18 @@ def test_files_that_torchvision_does_not_know_are_refused(tmp_path, name):
 
 def test_an_imagenette_archive_that_torchvision_does_not_know_is_refused(tmp_path):
     (tmp_path / "imagenette2-160.tgz").write_bytes(b"not it")
-    with pytest.raises(ZooError, match="not the 160-pixel archive"):
-        sources.get(SOURCES["imagenette"], tmp_path / "imagenette2-160.tgz")
+    for given in (tmp_path / "imagenette2-160.tgz", tmp_path):
+        with pytest.raises(ZooError, match="imagenette2-160.tgz is damaged, or not the 160-pixel archive"):
+            sources.get(SOURCES["imagenette"], given)
+
+
+def test_unpacked_pictures_of_imagenette_are_refused_since_nothing_could_check_them(tmp_path):
+    folder = tmp_path / "given" / "imagenette2-160" / "val" / "n01440764"
+    folder.mkdir(parents=True)
+    (folder / "n01440764_1.JPEG").write_bytes(b"anything")
+    one = replace(SOURCES["imagenette"], count=1)
+    for given in (tmp_path / "given", tmp_path / "given" / "imagenette2-160"):
+        with pytest.raises(ZooError, match="holds no imagenette2-160.tgz; .* give that instead of unpacked pictures"):
+            sources.get(one, given)
+    with pytest.raises(ZooError, match="neither a file nor a folder"):
+        sources.get(one, tmp_path / "nothing")

@@ -4,10 +4,11 @@ A set lies in `<home>/data/NAME`: `raw/` holds its files as they are after unpac
 and sha256 of each and one digest of them all, `decoded/` what datasets.py made of them. The folder appears by
 one rename, under a lock, so that a reader sees all of it or nothing.
 
-The digest is the sha256 of `sha256sum`'s own output over the files in order of their names, and is pinned
-where it could be measured. What torchvision fetches and pins by md5 is checked by those md5 at its arrival;
-the sha256 of that first arrival are then the pin (`files.json`), which says that nothing changed since, not
-who made it.
+The digest is the sha256 of `sha256sum`'s own output over the files in order of their names. It is pinned here
+for fashion-mnist and emoji, where it could be measured. The others are what torchvision knows by md5, at their
+arrival: each raw file of CIFAR-10, CIFAR-100 and STL-10, and Imagenette's archive, so that its pictures aren't
+taken unpacked. For all, the sha256 of the first arrival are kept (`files.json`), and read again whenever the
+set is decoded: they say that nothing changed since, not who made it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Source:
     ways           how to get them, in order; each takes an empty folder and returns one to gather from
     advice         what to install when no way is open
     digest         the pin, where it could be measured
-    check          of the raw folder, and check_archive of what `--from` names; they raise ZooError
+    check          of the raw folder; raises ZooError
+    archive        what `--from` names -> what is read of it, checked; raises ZooError
     """
 
     name: str
@@ -53,7 +55,7 @@ class Source:
     advice: str
     digest: str | None = None
     check: Callable[[Path], None] | None = None
-    check_archive: Callable[[Path], None] | None = None
+    archive: Callable[[Path], Path] | None = None
 
 
 def folder_of(name: str) -> Path:
@@ -112,9 +114,8 @@ def get(source: Source, given: Path | None = None, download: bool = True) -> Pat
 
 
 def _take(source: Source, given: Path, work: Path) -> None:
-    if source.check_archive is not None:
-        source.check_archive(given)
-    _unpack(source, given, work / "set", given.name)
+    read = given if source.archive is None else source.archive(given)
+    _unpack(source, read, work / "set", given.name)
 
 
 def _try_ways(source: Source, work: Path, download: bool) -> None:
@@ -280,14 +281,23 @@ def _torchvision_md5(kind: str) -> Callable[[Path], None]:
     return check
 
 
-def _imagenette_archive(given: Path) -> None:
-    """By the md5 of the archive; a folder of unpacked pictures can't be checked but for their number."""
+def _imagenette_archive(given: Path) -> Path:
+    """The archive that is given, or that lies in a folder; by its md5, for nobody vouches for the single pictures."""
     import torchvision.datasets
 
-    if given.is_file() and _md5(given) != torchvision.datasets.Imagenette._ARCHIVES["160px"][1]:
+    address, md5 = torchvision.datasets.Imagenette._ARCHIVES["160px"]
+    name = address.rsplit("/", 1)[-1]
+    archive = given / name if given.is_dir() else given
+    if given.is_dir() and not archive.is_file():
         raise ZooError(
-            f"{given} is damaged, or not the 160-pixel archive of Imagenette that torchvision knows"
+            f"{given} holds no {name}; torchvision knows Imagenette by the md5 of that archive alone, so give "
+            "that instead of unpacked pictures, which nothing could check"
         )
+    if archive.is_file() and _md5(archive) != md5:
+        raise ZooError(
+            f"{archive} is damaged, or not the 160-pixel archive of Imagenette that torchvision knows"
+        )
+    return archive
 
 
 def _md5(path: Path) -> str:
@@ -362,7 +372,7 @@ SOURCES = {
             count=13_394,
             limit=400_000_000,
             arguments="size='160px', ",
-            check_archive=_imagenette_archive,
+            archive=_imagenette_archive,
         ),
     )
 }
