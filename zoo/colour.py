@@ -5,20 +5,16 @@ Formulas and constants as in https://www.color.org/chardata/rgb/srgb.xalter and 
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.ranges import Range
 
 WHITE = (0.95047, 1.0, 1.08883)
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 EDGE = 6 / 29                                       # below it, CIELAB is linear
 LOOKED_AT = 256                                     # pictures of a set, to see whether it has colour
 GREY = 8                                            # levels of 255 by which the channels of a grey pixel differ, at most, after lossy compression
-BinWidth = Annotated[int, Range(1, 100)]            # a `step` of colour_bins; of wider ones too few are left to tell colours by
 
 
 def rgb_to_lab(x: Tensor) -> Tensor:

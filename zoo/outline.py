@@ -6,7 +6,7 @@ import ast
 import builtins
 import functools
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from zoo import ranges
 def outline(file: Path, name: str) -> Any:
     """A function or class of a file of the zoo with the signature, types, defaults and docstring that it has there, and nothing in it.
 
-    Types are of `typing`, zoo.ranges and Python's own, all others are left out; defaults are plain values.
+    Types are of `typing` and Python's own, without the ranges of zoo.ranges; all others are left out. Defaults are plain values.
     """
     node = next(node for node in ast.parse(file.read_text(encoding="utf-8")).body if getattr(node, "name", "") == name)
-    known = vars(typing) | vars(ranges) | {"dataclass": dataclass, "__name__": "builtins"}         # a module of ours would be imported to look for it there
+    known = vars(typing) | vars(ranges) | {"dataclass": dataclass, "__name__": "builtins"}     # a module of ours would be imported to look for it there
     exec(compile(ast.fix_missing_locations(ast.Module([_emptied(node, known)], [])), str(file), "exec", dont_inherit=True), known)
-    return known[name]
+    found = known[name]
+    if not is_dataclass(found) and hasattr(signature := getattr(found, "__init__", found) if isinstance(found, type) else found, "__annotations__"):
+        signature.__annotations__ = typing.get_type_hints(signature)
+    return found
 
 
 def _emptied(node: ast.stmt, known: dict) -> ast.stmt:

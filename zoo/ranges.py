@@ -43,6 +43,9 @@ Fraction = Annotated[float, Range(0, below=1)]
 Part = Annotated[float, Range(above=0, below=1)]    # with something on both sides
 Positive = Annotated[float, Range(above=0)]
 Weight = Annotated[float, Range(0)]                 # 0 leaves out what it weighs
+BinWidth = Annotated[int, Range(1, 100)]            # of colours, in CIELAB; of wider ones too few are left to tell colours by
+SMALLEST_PART = 0.05                                # the least share of an image's area that a small view of multi_crop shows
+LargeCrop = Annotated[float, Range(SMALLEST_PART, 1)]       # and that a large one may be asked to show
 
 
 def check_ranges(signature: Callable, values: dict[str, Any], group: str) -> None:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.colour import lab_to_rgb, rgb_to_lab
-from zoo.ranges import Range
+from zoo.ranges import SMALLEST_PART
 
 __all__ = ["to_float", "crop_resize", "resize", "adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue", "luminance",
            "gaussian_blur", "solarize", "random_boxes", "random_resized_crop", "color_jitter", "random_grayscale", "random_blur",
-           "random_solarize", "simclr_view", "multi_crop", "LargeCrop", "each_view", "in_turn", "rgb_to_lab", "lab_to_rgb"]
+           "random_solarize", "simclr_view", "multi_crop", "each_view", "in_turn", "rgb_to_lab", "lab_to_rgb"]
 
 LUMINANCE = (0.2989, 0.587, 0.114)                  # torchvision's weights of red, green and blue
 
@@ -247,10 +246,6 @@ def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), j
     if grayscale > 0:
         x = random_grayscale(x, grayscale)
     return random_blur(x, p=blur) if blur > 0 else x
-
-
-SMALLEST_PART = 0.05                                # the least share of an image's area that a small view of multi_crop shows
-LargeCrop = Annotated[float, Range(SMALLEST_PART, 1)]       # what it takes as `smallest_crop`
 
 
 def multi_crop(x: Tensor, size: int, small_size: int, count: int, smallest_crop: float = 0.25, jitter: float = 0.5, grayscale: float = 0.2,

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.colour import BinWidth, colour_bins
+from zoo.colour import colour_bins
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import map_head
 from zoo.losses import total
-from zoo.ranges import Count, Positive, Range, Share
+from zoo.ranges import BinWidth, Count, Positive, Range, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab

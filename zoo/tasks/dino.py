@@ -18,10 +18,10 @@ from zoo.grid import image_grid, rows_of
 from zoo.heads import Centre, Teacher, check_temperatures, prototype_head
 from zoo.losses import view_cross_entropy
 from zoo.optim import cosine
-from zoo.ranges import Count, Natural, Positive, Several, Share, Weight
+from zoo.ranges import Count, LargeCrop, Natural, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import LargeCrop, each_view, in_turn, multi_crop, resize
+from zoo.views import each_view, in_turn, multi_crop, resize
 
 
 @register_task("dino")

@@ -20,10 +20,10 @@ from zoo.heads import Teacher, check_temperatures, prototype_head
 from zoo.losses import gather, normalized, sinkhorn, soft_cross_entropy, view_cross_entropy, wide
 from zoo.masks import block_mask, hidden_count, hidden_tokens, mask_pixels
 from zoo.optim import cosine
-from zoo.ranges import Count, Natural, Part, Positive, Several, Share, Weight
+from zoo.ranges import Count, LargeCrop, Natural, Part, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import LargeCrop, each_view, in_turn, multi_crop
+from zoo.views import each_view, in_turn, multi_crop
 
 
 @register_task("dinov2")

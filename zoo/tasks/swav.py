@@ -16,10 +16,10 @@ from zoo.backbones import Backbone
 from zoo.grid import rows_of
 from zoo.heads import Prototypes, mlp
 from zoo.losses import sinkhorn, soft_cross_entropy
-from zoo.ranges import Count, Natural, Positive, Several, Share, Weight
+from zoo.ranges import Count, LargeCrop, Natural, Positive, Several, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.views import LargeCrop, in_turn, multi_crop, to_float
+from zoo.views import in_turn, multi_crop, to_float
 
 
 @register_task("swav")
