@@ -284,11 +284,13 @@ def test_what_exists_is_not_written_over(tmp_path, monkeypatch):
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     assert "exists already; remove it, or add --out ANOTHER-FOLDER" in refused(trained(), "digits", out=tmp_path / "out")
     assert "thesis.txt exists already" in refused(trained(), "digits", out=tmp_path / "out" / "thesis.txt")
-    usual = Path("adapted") / f"{cards.read_card(trained())['name']}-digits-probe"
-    usual.mkdir(parents=True)
-    (usual / "x").touch()
-    assert f"{usual} exists already" in refused(trained(), "digits")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_usual_folder_gets_a_number_where_it_is_taken():
+    usual = Path("adapted") / f"{cards.read_card(trained())['name']}-digits-probe"
+    assert [zoo.adapt(trained(), "digits", per_class=1).folder for _ in range(3)] == [usual, Path(f"{usual}-2"), Path(f"{usual}-3")]
+    assert all((Path(f"{usual}{end}") / "model.safetensors").is_file() for end in ("", "-2", "-3"))
 
 
 def test_colour_into_a_grey_network_is_refused(tmp_path):

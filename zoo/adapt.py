@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -63,7 +64,8 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
         mode: knn, probe (logistic regression on frozen features) or finetune (the whole network, from the probe on).
         labels: share of the training labels that may be used, above 0 and at most 1.
         per_class: so many labels of each class instead.
-        out: folder of the classifier; by default adapted/<checkpoint>-<data>-<mode>. One that holds anything is refused.
+        out: folder of the classifier; one that holds anything is refused. By default adapted/<checkpoint>-<data>-<mode>, with -2, -3, ... behind it
+            where that is taken.
         seed: decides which labels, and fine-tuning's order.
         baselines: measure random weights and raw pixels too.
 
@@ -84,7 +86,8 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
     source = find(checkpoint, hub)
     card = cards.read_card(source)
     require_labels(data_info(data))
-    folder = _claim(out, f"{card['name']}-{data.removeprefix('folder:').rstrip('/').rpartition('/')[2]}-{mode}") if mode != "knn" else None
+    if out is not None and _is_taken(Path(out)):
+        raise ZooError(f"{out} exists already; remove it, or add --out ANOTHER-FOLDER")
     module = create_data(data, size=card["data"]["size"], **cards.bad_samples_of(card, data))
     task, y, classes = load_task(source).to(best_device()), labels_of(module), module.dataset.info.classes
     rows = choose_labelled(y["train"], amount, seed, classes)
@@ -94,6 +97,7 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
         model = _classifier(mode, task, module, rows, seed)
         value = accuracy(predict(model, module, "test"), y["test"])
     beside = _baselines(mode, card, module, rows, seed) if baselines else {}
+    folder = None if mode == "knn" else _free(card["name"], data, mode) if out is None else Path(out)
     result = Adapted(card["name"], data, mode, amount, len(rows), classes, round(value, 2), beside, folder)
     if folder is not None:
         _write(folder, model, card, source, result)
@@ -145,11 +149,16 @@ def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Modu
     return model
 
 
-def _claim(out: str | Path | None, name: str) -> Path:
-    folder = Path(out) if out is not None else Path("adapted") / re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ZooError(f"{folder} exists already; remove it, or add --out ANOTHER-FOLDER")
-    return folder
+def _is_taken(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _free(*names: str) -> Path:
+    """The usual folder, or the first of its successors that isn't taken: now, since another process may have been quicker."""
+    name = "-".join(word.removeprefix("folder:").rstrip("/").rpartition("/")[2] for word in names)
+    usual = Path("adapted") / re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
+    folders = itertools.chain([usual], (usual.with_name(f"{usual.name}-{number}") for number in itertools.count(2)))
+    return next(folder for folder in folders if not _is_taken(folder))
 
 
 def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Adapted) -> None:
