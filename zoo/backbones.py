@@ -173,6 +173,21 @@ def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone
 
     Raises ZooError for an unknown model, a keyword the model doesn't take, and a size its patches don't divide.
     """
+    arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
+    model = _timm_model(name, size, arguments)
+    return Backbone(model, name, _checked_size(name, model, size), arguments)
+
+
+def patch_side(name: str, size: int, **arguments) -> int | None:
+    """Pixels along a side of the model's patches; None of one without, and of one that can't be built, of which `create_backbone` says why."""
+    try:
+        with torch.device("meta"):                  # for its shape alone
+            return _patch_side(_timm_model(name, size, {key: value for key, value in arguments.items() if key != "img_size"}))
+    except ZooError:
+        return None
+
+
+def _timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
     import timm
 
     if name not in registry.list_backbones():
@@ -183,17 +198,14 @@ def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone
     for word, value in arguments.items():
         if _total(value) > MOST:
             raise ZooError(f"backbone.{word} is {str(value)[:80]}; depths, widths and the like of a backbone are at most {MOST:,}")
-    arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
     size_word = {"img_size": size} if size is not None else {}
     try:
         try:
-            model = timm.create_model(name, num_classes=0, **size_word, **arguments)
+            return timm.create_model(name, num_classes=0, **size_word, **arguments)
         except TypeError as error:
             if not size_word or "img_size" not in str(error):
                 raise
-            model = timm.create_model(name, num_classes=0, **arguments)
-        size = _checked_size(name, model, size)
-        return Backbone(model, name, size, arguments)
+            return timm.create_model(name, num_classes=0, **arguments)
     except ZooError:
         raise
     except UNFIT as error:
@@ -228,14 +240,18 @@ def _total(value: object) -> int:
     return abs(value) if isinstance(value, int) else 0
 
 
-def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
-    embed = getattr(model, "patch_embed", None)
-    patch = getattr(embed, "patch_size", None)
-    if size is None:
-        image = getattr(embed, "img_size", None) or model.pretrained_cfg["input_size"][1:]
-        size = int(image[0])
+def _patch_side(model: nn.Module) -> int | None:
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     side = patch[0] if isinstance(patch, (tuple, list)) else patch
-    if isinstance(side, int) and size % side:
+    return side if isinstance(side, int) else None
+
+
+def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
+    if size is None:
+        image = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
+        size = int(image[0])
+    side = _patch_side(model)
+    if side is not None and size % side:
         fitting = [p for p in range(2, size) if size % p == 0]
         raise ZooError(f"{name} has patches of {side} pixels, which don't divide images of {size}; "
                        f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.backbones import Backbone
 
 TRIM, MAPPED = -1, -3                               # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 KEEP = {TRIM: 2**31 - 1, MAPPED: 2**30}
@@ -110,3 +116,25 @@ def restore(module: nn.Module) -> None:
             layer.__class__ = nn.Conv2d
         if layer.__dict__.pop("was_fused", False):
             layer.fused_attn = True
+
+
+def check_strides(backbone: Backbone) -> None:
+    """Refuses a convolution that strides over a map narrower than its stride: what torch (2.14, on CPUs that compute in bfloat16) gives as the
+    gradient of its filters is memory that nothing was written to, so that the run is another each time, or ends in NaN. Raises ZooError.
+    """
+    found: list[nn.Conv2d] = []
+
+    def look(layer: nn.Conv2d, given: tuple, out: Any) -> None:
+        if min(given[0].shape[-2:]) < max(layer.stride) and max(layer.kernel_size) > 1 and not is_tiny(layer, *given[0].shape[-2:]):
+            found.append(layer)
+
+    hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
+    training = backbone.training
+    with torch.no_grad():
+        backbone.eval().pool(torch.zeros(1, backbone.channels, backbone.size, backbone.size))
+    backbone.train(training)
+    for hook in hooks:
+        hook.remove()
+    if found:
+        raise ZooError(f"{backbone.name} strides over a feature map of a single pixel where pictures have {backbone.size}, and there torch's gradients "
+                       "in bf16 on a CPU are random numbers; set trainer.precision to 32, or a larger data.size, or backbone.output_stride to 8")

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import nn
+from lightning.pytorch.callbacks import LambdaCallback
 
-from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes
-from zoo.backbones import Backbone, check_forward, create_backbone
+from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes, run_folder
+from zoo.backbones import check_forward, create_backbone, patch_side
 from zoo.building import Bounded
 from zoo.card import short_name
 from zoo.colour import require_colour
-from zoo.data.datasets import DataInfo, check_size, data_info
+from zoo.data.datasets import FOLDER, SHARDS, DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import Terminated, ZooError
@@ -32,10 +32,10 @@ from zoo.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
 from zoo.paths import clear_leftovers, write_text
 from zoo.preemption import Preemption
-from zoo.progress import Progress
+from zoo.progress import Clock, Progress
 from zoo.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import find_task
-from zoo.resumable import SafeCheckpointIO, SaveState, newest_good
+from zoo.resumable import LAST, SafeCheckpointIO, SaveState, newest_good
 from zoo.tasks.base import PretextTask, counted, create_task
 
 WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation
@@ -98,8 +98,9 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
 
     Args:
         recipe: a file, the name of a recipe that came with the zoo, or a mapping.
-        out: the run's folder; by default runs/<recipe>-s<seed>, with -smoke behind it for such. One that holds a run is refused unless `resume`.
-        resume: go on from the newest saved state whose checksum holds.
+        out: the run's folder. One that holds a run is refused unless `resume`. By default runs/<recipe>-s<seed>, with -smoke behind it for such,
+            and -2, -3, ... where other runs have taken it.
+        resume: go on from the newest saved state whose checksum holds; without `out`, in the newest of those folders that this recipe has.
         smoke: two tiny steps on generated data, to see that everything fits together.
         logger: csv, tensorboard, wandb or none.
         progress: draw a progress bar.
@@ -109,7 +110,8 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     """
     name = Path(recipe).stem if not isinstance(recipe, dict) else "recipe"
     values = recipe if isinstance(recipe, dict) else recipes.read(recipe)
-    resolved = recipes.resolve(values, dict(recipes.flat(overrides)))
+    given = dict(recipes.flat(overrides))
+    resolved = recipes.resolve(values, given)
     if smoke:
         resolved = _smaller(resolved)
     if isinstance(recipe, dict):
@@ -117,13 +119,39 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
     info = check_fit(resolved)
     _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
+    resolved = _sized(resolved, info)
+    lowers = info.name.startswith((FOLDER, SHARDS)) and "data.batch_size" not in given
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
-    if resume and (folder / "recipe.yaml").is_file():
-        resolved = recipes.as_begun(resolved, dict(recipes.flat(values)).keys() | dict(recipes.flat(overrides)).keys(), folder / "recipe.yaml")
-    if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:       # the first process writes; the others come after it
-        _claim(folder, resolved, resume)
-    with _quiet():
-        return _Run(name, resolved, folder, info, smoke).train(resume, logger, progress)
+    if resume:
+        folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
+        if (folder / "recipe.yaml").is_file():
+            resolved = recipes.as_begun(resolved, dict(recipes.flat(values)).keys() | given.keys(), folder / "recipe.yaml")
+        resolved = run_folder.begun_with(folder, resolved, lowers)
+    with contextlib.ExitStack() as until_the_end, _quiet():
+        if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:   # the first process writes; the others come after it
+            if out is None and not resume:
+                folder, alone = until_the_end.enter_context(run_folder.chosen(folder, resolved, lowers))
+            else:
+                alone = until_the_end.enter_context(run_folder.held(folder, make=not resume))
+            _claim(folder, resolved, resume, alone)
+        return _Run(name, resolved, folder, info, smoke, lowers).train(resume, logger, progress)
+
+
+def _sized(resolved: dict, info: DataInfo) -> dict:
+    """The recipe with the size nearest to the set's own that its task and backbone can be built for, where it says none and the set's is but a habit."""
+    if resolved["data"]["size"] is not None or not info.name.startswith((FOLDER, SHARDS)):
+        return resolved
+    side = patch_side(size=info.size, **resolved["backbone"])
+    if not side or info.size % side == 0:
+        return resolved
+    sizes = sorted(range(side, 3 * info.size // 2, side), key=lambda size: abs(size - info.size)) or [side]
+    for size in sizes:
+        with contextlib.suppress(ZooError):         # such as of a tokenizer whose words aren't as large as the patches
+            build(resolved, size)
+            break
+    else:
+        size = sizes[0]                             # it isn't the size, and what it is will be said
+    return resolved | {"data": resolved["data"] | {"size": size}}
 
 
 def check_fit(resolved: dict) -> DataInfo:
@@ -162,31 +190,10 @@ def build(resolved: dict, size: int) -> PretextTask:
     return task
 
 
-def _check_backbone(backbone: Backbone, strides: bool) -> None:
-    """Refuses a backbone that no picture gets through and, with `strides`, a convolution that strides over a map narrower than its stride: what
-    torch (2.14, on CPUs that compute in bfloat16) gives as the gradient of its filters is memory that nothing was written to, so that the run is
-    another each time, or ends in NaN. Raises ZooError.
-    """
-    found: list[nn.Conv2d] = []
-
-    def look(layer: nn.Conv2d, given: tuple, out: Any) -> None:
-        if min(given[0].shape[-2:]) < max(layer.stride) and max(layer.kernel_size) > 1 and not cpu.is_tiny(layer, *given[0].shape[-2:]):
-            found.append(layer)
-
-    hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if strides and isinstance(layer, nn.Conv2d)]
-    with counted(torch.device("cpu"), WEIGHTS):     # only so that nobody else's generator moves
-        check_forward(backbone)
-    for hook in hooks:
-        hook.remove()
-    if found:
-        raise ZooError(f"{backbone.name} strides over a feature map of a single pixel where pictures have {backbone.size}, and there torch's gradients "
-                       "in bf16 on a CPU are random numbers; set trainer.precision to 32, or a larger data.size, or backbone.output_stride to 8")
-
-
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
-    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool):
+    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, lowers: bool):
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
@@ -194,16 +201,18 @@ class _Run:
         self.task = build(resolved, self.size)      # before the data, which may have to be got first
         if self.training.strategy == "fsdp":
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
-        _check_backbone(self.task.backbone, self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()))
+        with counted(torch.device("cpu"), WEIGHTS):     # only so that nobody else's generator moves
+            check_forward(self.task.backbone)
+        if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
+            cpu.check_strides(self.task.backbone)
         self.data = self._data(info)
+        self.data.lowers |= lowers
         if self.task.needs_colour:                  # of a folder or shards, the pixels alone tell
             require_colour(self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name)
 
     def _data(self, info: DataInfo) -> ZooData:
         if not self.smoke:
             data = create_data(**self.resolved["data"])
-            if spares := getattr(data.dataset.fields.get("image"), "spares", None):
-                spares.file = self.folder / BAD_SAMPLES
         else:
             from zoo.data.generated import generate
 
@@ -216,9 +225,9 @@ class _Run:
         state = self._state(resume)
         log = create_logger(logger, self.folder, self.resolved) if self.first else False
         clock, bar = Clock(), Progress(description=self.name, quiet=not progress)
-        saving = SaveState(self.folder, self.training.save_every)
+        self.saving = saving = SaveState(self.folder, self.training.save_every)
         self.preemption = Preemption(saving)
-        trainer = self._trainer(log, [clock, saving, self.preemption, bar])      # saving is nobody's waiting for data
+        trainer = self._trainer(log, [LambdaCallback(setup=self._agree), clock, saving, self.preemption, bar])   # saving is nobody's waiting for data
         if self.training.channels_last:
             self.task.to(memory_format=torch.channels_last)
         with ranks.together(trainer, self.training.timeout):
@@ -234,6 +243,13 @@ class _Run:
         log_pictures(log, pictures, trainer.global_step)
         log_checkpoint(log, path, self.name)
         return self.folder
+
+    def _agree(self, trainer: L.Trainer, *ignored: Any, **also: Any) -> None:
+        """The first process chose the folder, and the others, which write into it too, learn of it when they have met."""
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+        self.saving.path = self.folder / LAST
+        if spares := getattr(self.data.dataset.fields.get("image"), "spares", None):
+            spares.file = self.folder / BAD_SAMPLES
 
     def _fit(self, trainer: L.Trainer, state: Path | None) -> None:
         try:
@@ -255,7 +271,8 @@ class _Run:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise ZooError(f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; give it a larger one "
+            more = "add images to the folder" if self.data.lowers else "give it a larger one"
+            raise ZooError(f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; {more} "
                            "(a larger data.size may do as well)") from error
 
     def _trainer(self, log, callbacks: list[L.Callback]) -> L.Trainer:
@@ -293,8 +310,11 @@ class _Run:
                     raise ZooError(f"{self.folder} was begun with {was} processes and this would go on with {facts[key]}, which is another order and another "
                                    f"global batch; start {was}, by trainer.devices and trainer.nodes, or a new run with --out")
             return newest_good(self.folder)
+        self.data.fit_batch(self.training.processes, self.first)
+        self.resolved = self.resolved | {"data": self.resolved["data"] | {"batch_size": self.data.batch_size}}
         if not self.first:
             return None
+        (self.folder / BAD_SAMPLES).unlink(missing_ok=True)                 # of a run that ended here before it had saved anything
         if bad := self.data.dataset.bad:
             listed = write_text(self.folder / BAD_SAMPLES, bad_lines(bad))
             print(f"{len(bad):,} images can't be read and were {'replaced' if 'replaced_by' in bad[0] else 'left out'}; {listed} names them",
@@ -330,23 +350,6 @@ class _Run:
         }
 
 
-class Clock(L.Callback):
-    """Seconds of training that led to the present state, those before a resume included."""
-
-    def __init__(self) -> None:
-        self.before, self.start = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.start
-
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.before = state["seconds"]
-
-
 def _summary(task: PretextTask) -> str:
     return (sys.modules[type(task).__module__].__doc__ or "").strip().split("\n")[0]
 
@@ -361,19 +364,20 @@ def _smaller(resolved: dict) -> dict:
     return small
 
 
-def _claim(folder: Path, resolved: dict, resume: bool) -> None:
+def _claim(folder: Path, resolved: dict, resume: bool, alone: bool | None) -> None:
     saved = folder / "recipe.yaml"
+    if alone is False:
+        raise ZooError(f"another process is training in {folder}; wait until it has ended, or add --out ANOTHER-FOLDER")
     if not saved.is_file():
         if resume:
             raise ZooError(f"{folder} holds no run to resume; leave out --resume to start one")
         return
     if not resume:
+        if run_folder.is_free(folder, alone):
+            return
         raise ZooError(f"{folder} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER")
-    was, now = (dict(recipes.flat(r)) for r in (recipes.resolve(recipes.read(saved), {}), resolved))
-    for key in sorted((was.keys() | now.keys()) - {"trainer.devices", "trainer.nodes", "trainer.timeout"}):     # their product is run.json's
-        if was.get(key) != now.get(key):
-            raise ZooError(f"{folder} was begun with {key} {was.get(key)!r}, and the recipe now says {now.get(key)!r}; "
-                           "resume it unchanged, or start a new run with --out")
+    for key, was, now in run_folder.differences(folder, resolved):
+        raise ZooError(f"{folder} was begun with {key} {was!r}, and the recipe now says {now!r}; resume it unchanged, or start a new run with --out")
     clear_leftovers(folder)
 
 

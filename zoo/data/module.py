@@ -8,6 +8,7 @@ the order.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -19,6 +20,7 @@ from zoo.data.datasets import Dataset, load_data
 from zoo.data.shards import Pictures, Texts, in_windows
 from zoo.errors import ZooError, nearest
 
+BATCH_SIZE = 256                                    # where nobody gives one
 Fields = dict[str, Tensor | list[str] | Pictures | Texts]
 
 
@@ -127,28 +129,44 @@ class ZooData(L.LightningDataModule):
 
     Args:
         dataset: fields and splits; `data.dataset` gives it back.
-        batch_size: images per process and step, at least 1.
+        batch_size: images per process and step, at least 1; by default 256, or as many as the train split has, if those are fewer.
         seed: decides the order, with the epoch.
 
     A batch is a dict of stacked fields (text: a list of B strings) and `index`. On a CUDA device, images stay
     on the device while fitting, if they take no more than a third of its free memory.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int = 256, seed: int = 0):
+    def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0):
         super().__init__()
+        self.lowers = batch_size is None            # whether the batch size may become what the train split has
+        batch_size = BATCH_SIZE if batch_size is None else batch_size
         _check_batch_size(batch_size)
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.looked_at: int | None = None           # validation images while fitting; None for all
         self._resident: tuple[torch.device, Tensor] | None = None
 
+    def fit_batch(self, world: int = 1, say: bool = True) -> None:
+        """See to it that the train split fills one step of `world` processes: where `lowers` allows it with a smaller batch size, of which `say`
+        makes it print a sentence. Raises ZooError where nothing helps.
+        """
+        count, name = len(self.dataset.splits["train"]), self.dataset.info.name
+        most, spread = count // world, f" on each of {world} processes" if world > 1 else ""
+        if self.batch_size <= most:
+            return
+        if most == 0:
+            raise ZooError(f"the train split of {name} has {count:,} images, and each of {world} processes needs one at least; "
+                           "add images, or start fewer processes")
+        if not self.lowers:
+            raise ZooError(f"the train split of {name} has {count:,} images and one step needs {self.batch_size:,}{spread}; "
+                           f"give data.batch_size {most} or less")
+        if say:
+            print(f"the train split of {name} has {count:,} images, so a step takes {most:,}{spread} instead of {self.batch_size:,} (data.batch_size)",
+                  file=sys.stderr, flush=True)
+        self.batch_size = most
+
     def train_dataloader(self) -> Batches:
-        rows, world = self.dataset.splits["train"], self.trainer.world_size
-        if len(rows) < self.batch_size * world:
-            spread = f" on each of {world} processes" if world > 1 else ""
-            raise ZooError(f"the train split of {self.dataset.info.name} has {len(rows):,} images and one "
-                           f"step needs {self.batch_size:,}{spread}; give data.batch_size "
-                           f"{max(1, len(rows) // world)} or less")
-        return Batches(self._fields(), rows, self.batch_size, self.trainer, self.seed, training=True)
+        self.fit_batch(self.trainer.world_size, self.trainer.is_global_zero)
+        return Batches(self._fields(), self.dataset.splits["train"], self.batch_size, self.trainer, self.seed, training=True)
 
     def val_dataloader(self) -> Batches:
         return Batches(self._fields(), some_of(self.dataset.splits["validation"], self.looked_at), self.batch_size, self.trainer)
@@ -196,17 +214,20 @@ def _check_batch_size(size: int) -> None:
         raise ZooError(f"data.batch_size is {size!r}; it is a whole number of images, at least 1")
 
 
-def create_data(name: str, batch_size: int = 256, size: int | None = None, bad_samples: Literal["raise", "skip", "replace"] = "raise",
+def create_data(name: str, batch_size: int | None = None, size: int | None = None, bad_samples: Literal["raise", "skip", "replace"] = "raise",
                 bad_share: float = 0.001) -> ZooData:
     """The data module of a named set, of `folder:PATH` or of `shards:PATH`. Its arguments are the recipe's `data` group.
 
     Args:
         name: see `zoo data list`.
-        batch_size: images per process and step.
-        size: side of the square images in pixels; by default the set's own, and 64 for a folder or shards.
+        batch_size: images per process and step; by default 256, or as many as the train split has, if those are fewer. In a run on a folder or
+            shards, one that the recipe gives, but not the command line, is lowered likewise.
+        size: side of the square images in pixels; by default the set's own. For a folder or shards that is 64 or, in a run, the multiple of the
+            backbone's patches nearest to it that the task can do with.
         bad_samples: what to do about images of a folder or of shards that can't be read: name them and end, leave them out (not of shards), or put
             the next of the same class there.
         bad_share: share of the images that may be left out or replaced.
     """
-    _check_batch_size(batch_size)
+    if batch_size is not None:
+        _check_batch_size(batch_size)
     return ZooData(load_data(name, size, bad_samples=bad_samples, bad_share=bad_share), batch_size)

@@ -1,0 +1,114 @@
+"""Which folder a run gets, and that no two processes write into one at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zoo import recipe as recipes
+from zoo.errors import ZooError
+from zoo.paths import explain
+from zoo.resumable import LAST, PREVIOUS
+
+RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
+FREE_KEYS = {"trainer.devices", "trainer.nodes", "trainer.timeout"}     # of which a resumed run may have others: the product of the first two is run.json's
+
+
+def differences(folder: Path, resolved: dict) -> Iterator[tuple[str, Any, Any]]:
+    """(key, what the run in `folder` was begun with, what the recipe says now) of each that differs and may not. Raises ZooError as `resolve` does."""
+    was, now = (dict(recipes.flat(r)) for r in (recipes.resolve(recipes.read(folder / RECIPE), {}), resolved))
+    for key in sorted((was.keys() | now.keys()) - FREE_KEYS):
+        if was.get(key) != now.get(key):
+            yield key, was.get(key), now.get(key)
+
+
+def begun_with(folder: Path, resolved: dict, lowers: bool) -> dict:
+    """The recipe with the batch size that the run in `folder` was begun with, if that is the recipe's, lowered as `lowers` says that it may be."""
+    with contextlib.suppress(ZooError):             # no recipe there, or one that can't be read, as is said later
+        was, now = recipes.resolve(recipes.read(folder / RECIPE))["data"]["batch_size"], resolved["data"]["batch_size"]
+        if now is None or (lowers and was < now):
+            return resolved | {"data": resolved["data"] | {"batch_size": was}}
+    return resolved
+
+
+def is_free(folder: Path, alone: bool | None) -> bool:
+    """Whether a run can begin in `folder`: none was, or one that ended before it saved anything. Of that, only who is `alone` can be sure."""
+    if alone is False or not (folder / RECIPE).is_file():
+        return alone is not False
+    return alone is True and not any((folder / name).exists() for name in (LAST, PREVIOUS, CHECKPOINT))
+
+
+def newest(usual: Path, resolved: dict, lowers: bool) -> Path:
+    """Of `usual` and its successors `usual`-2, ..., the last that was begun with this recipe; `usual` if none was."""
+    found = [(int(number[1]), path) for path in usual.parent.glob(f"{usual.name}-*") if (number := re.fullmatch(r"-([0-9]+)", path.name[len(usual.name):]))]
+    for _, path in sorted(found, reverse=True):
+        if _is_of(path, begun_with(path, resolved, lowers)):
+            return path
+    return usual
+
+
+def _is_of(folder: Path, resolved: dict) -> bool:
+    try:
+        return (folder / RECIPE).is_file() and next(differences(folder, resolved), None) is None
+    except ZooError:                                # such as of a task that isn't installed any more
+        return False
+
+
+@contextlib.contextmanager
+def chosen(usual: Path, resolved: dict, lowers: bool) -> Iterator[tuple[Path, bool | None]]:
+    """`usual` or, where that is taken, the first of `usual`-2, `usual`-3, ... that isn't, which is printed then; and who is in it, as `held` says.
+
+    A run of the same recipe that was interrupted isn't passed by: its folder is chosen, to be refused there, where one is told to resume it.
+    """
+    for number in itertools.count(1):
+        folder = usual if number == 1 else usual.with_name(f"{usual.name}-{number}")
+        with held(folder) as alone:
+            interrupted = alone is not False and not (folder / CHECKPOINT).exists() and _is_of(folder, begun_with(folder, resolved, lowers))
+            if is_free(folder, alone) or interrupted:
+                if number > 1:
+                    print(f"{usual} is taken by another run, so this one goes to {folder}", file=sys.stderr, flush=True)
+                yield folder, alone
+                return
+
+
+@contextlib.contextmanager
+def held(folder: Path, make: bool = True) -> Iterator[bool | None]:
+    """Holds `folder`, which is made if need be, for this process: True; False where another one does, and None where the file system can't tell.
+
+    What was made and is still empty at the end is removed. The lock is the folder's own, and ends with the process, however that ends.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()] if make else []
+    lock = None
+    try:
+        if make:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise explain(error, folder, 0) from error
+        lock, alone = _lock(folder)
+        yield alone
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> tuple[int | None, bool | None]:
+    lock = None
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock, os.path.samestat(os.fstat(lock), os.stat(folder))     # another process may just have removed it
+    except BlockingIOError:
+        return lock, False
+    except OSError:                                 # NFS and Lustre may have no such locks
+        return lock, None
