@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type is typed here: every command and every program in them runs.
+"""What the documents tell a reader to type is typed here: every command and every program in them runs, in the order in which they stand there.
 
 A line that isn't understood fails the test, so none can be forgotten. What would take minutes or ask the network is made short, by the
 table SHORTENED; commands and programs themselves are run as they stand.
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import io
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,8 @@ import launching
 import lightning as L
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 import zoo
@@ -36,18 +39,34 @@ from zoo.testing import check_task
 ROOT = Path(zoo.__file__).parent.parent
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("examples/*/README.md")) if "```" in path.read_text())
 INSTALLS = ["pip install -e . && zoo quickstart", 'pip install -e ".[dev]" && pytest']     # which the gate, .ci/run, runs as they stand in the README
+MENTIONED = ["zoo new-task"]                            # spoken of within a line, and not to be typed without a name
 NAMED = "simclr-resnet10t-fashion-mnist"                # the checkpoint that the documents speak of
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
     """(language, text) of every fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [(language, text) for language, text in typed(path) if language not in ("line", "call")]
+
+
+def typed(path: Path) -> list[tuple[str, str]]:
+    """Every fenced block and, as a line or a call, every command and call of timm that stands between words, in order."""
+    found = []
+    for language, block, words in re.findall(r"^```(\w*)\n(.*?)^```|(?<!`)`([^`]+)`(?!`)", path.read_text(), re.MULTILINE | re.DOTALL):
+        words = " ".join(words.split())
+        if block:
+            found.append((language, block))
+        elif re.match(r"(zoo|python|pytest|torchrun|srun|pip) ", words):
+            found.append(("line", words))
+        elif words.startswith("timm."):
+            found.append(("call", words))
+    return found
 
 
 # ---- what is shorter than the documents say --------------------------------------------------------------------------------
 
 def _one_small_step(resolved: dict) -> dict:
-    return resolved | {"trainer": resolved["trainer"] | {"max_steps": 1}, "data": resolved["data"] | {"batch_size": 8}}
+    batch = {} if resolved["data"]["name"].startswith("folder:") else {"batch_size": 8}         # of a folder it is the run's own business
+    return resolved | {"trainer": resolved["trainer"] | {"max_steps": 1}, "data": resolved["data"] | batch}
 
 
 def _short_runs(monkeypatch) -> None:
@@ -60,10 +79,6 @@ def _short_trainer(monkeypatch) -> None:
     monkeypatch.setattr(L, "Trainer", functools.partial(L.Trainer, max_steps=1))
 
 
-def _small_batches(monkeypatch) -> None:
-    monkeypatch.setattr(zoo, "create_data", functools.partial(zoo.create_data, batch_size=8))
-
-
 def _small_sets(monkeypatch) -> None:
     for name in ("fashion-mnist", "emoji"):
         info = ENTRIES[name].info
@@ -72,9 +87,8 @@ def _small_sets(monkeypatch) -> None:
 
 
 SHORTENED: list[tuple[Callable, str]] = [
-    (_short_runs, "a recipe's run has one step of eight pictures: by its hundreds it takes minutes"),
+    (_short_runs, "a recipe's run has one step, of eight pictures where it is on a named set: by its hundreds it takes minutes"),
     (_short_trainer, "so has Lightning's own trainer"),
-    (_small_batches, "zoo.create_data gives batches of eight: 256 pictures of 64 pixels through resnet18 take half a minute"),
     (_small_sets, "Fashion-MNIST and emoji are 240 generated pictures: the network isn't asked"),
 ]
 
@@ -128,6 +142,7 @@ class Reader:
 
     def __init__(self, place: Path, document: Path, pictures: Path, monkeypatch):
         self.here, self.pictures, self.monkeypatch, self.said = place / "here", pictures, monkeypatch, ""
+        self.checkpoint, self.places = pictures, itertools.count(1)
         self.here.mkdir()
         for path in document.parent.iterdir():          # links, so that nothing lands in the checkout
             if not path.name.startswith(".") and path.name not in ("runs", "adapted", "quickstart"):
@@ -135,6 +150,11 @@ class Reader:
         monkeypatch.chdir(self.here)
 
     def block(self, language: str, text: str) -> None:
+        if language == "line":
+            self.line(self.filled(text) + (" --help" if text in MENTIONED else ""))
+            return
+        if language == "call":
+            language, text = "python", "import timm\n" + text.replace("local-dir:PATH", f"local-dir:{self.checkpoint}")
         text = re.sub(r"\bPATH\b", str(self.pictures), text)
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -145,6 +165,15 @@ class Reader:
         for line in text.splitlines():
             self.line(line)
 
+    def filled(self, text: str) -> str:
+        """A line that stands between words, with something for each word in capitals that isn't the value of a choice."""
+        meant = {"RECIPE": "simclr-test-resnet-fashion-mnist", "FOLDER": str(self.pictures), "DIR": f"dir-{next(self.places)}", "NAME": "another-task",
+                 "FILE.ckpt": "file.ckpt"}
+        if "FILE.ckpt" in text:
+            weights = {f"model.backbone.{key}": value for key, value in timm.create_model("resnet18", num_classes=0).state_dict().items()}
+            torch.save({"state_dict": weights}, self.here / "file.ckpt")
+        return re.sub(r"\b(RECIPE|FOLDER|DIR|NAME|FILE\.ckpt)\b", lambda word: meant[word[0]], text)
+
     def line(self, line: str) -> None:
         words = shlex.split(line, comments=True)
         if not words or line.strip() in INSTALLS:
@@ -154,6 +183,11 @@ class Reader:
         self.COMMANDS[kind](self, words)
 
     def zoo(self, words: list[str]) -> None:
+        if "--trainer.devices" in words:                # it starts the second process itself, with its own command line
+            short = ["--data.name", f"folder:{self.pictures}", "--trainer.max_steps", "1", "--trainer.validate_every", "0", "--no-progress"]
+            (code, _, err), = launching.finish([launching.start([*launching.command(words), *short])])
+            assert code == 0, err
+            return
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert cli.main(words[1:]) == 0, words
         self.said += out.getvalue()
@@ -187,7 +221,7 @@ class Reader:
 
     def srun(self, words: list[str]) -> None:
         nodes, each, command = launching.read_srun(words)
-        for code, _, err in launching.srun(nodes, each, *launching.command(command), "--smoke", "--out", "srun"):
+        for code, _, err in launching.srun(nodes, each, *launching.command(command), "--smoke"):
             assert code == 0, err
 
     COMMANDS = {"zoo": zoo, "pip install -e": install, "pytest": pytest, "torchrun": torchrun, "srun": srun}
@@ -209,13 +243,12 @@ def read(tmp_path, pictures, small_hub, monkeypatch) -> Callable[[Path], Reader]
 
 # ---- the documents ---------------------------------------------------------------------------------------------------------
 
-BLOCKS = [(path, number) for path in DOCUMENTS for number in range(len(blocks(path)))]
-
-
-@pytest.mark.parametrize(("path", "number"), BLOCKS, ids=[f"{path.relative_to(ROOT)} {number + 1}" for path, number in BLOCKS])
-def test_a_block_runs(path, number, read):
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+def test_a_document_can_be_typed_from_top_to_bottom(path, read, small_hub):
     reader = read(path)
-    reader.block(*blocks(path)[number])
+    reader.checkpoint = small_hub / NAMED
+    for language, text in typed(path):
+        reader.block(language, text)
     assert {name for name in os.listdir(path.parent) if name in ("adapted", "my-task", "zoo-my-task")} == set(), "something landed in the checkout"
 
 
