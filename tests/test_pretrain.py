@@ -265,8 +265,7 @@ def test_a_finished_run_can_be_resumed(tmp_path):
 def test_minutes_are_those_of_all_parts(tmp_path, killed_at, monkeypatch):
     """With a clock that goes on by ten minutes whenever it is looked at."""
     ticks = iter(range(0, 10**9, 600))
-    clock = types.SimpleNamespace(perf_counter=lambda: next(ticks), strftime=lambda layout: "2026-01-01")
-    monkeypatch.setattr(__import__("sys").modules["zoo.pretrain"], "time", clock)
+    monkeypatch.setattr("zoo.resumable.time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
     values = recipe(trainer={"max_steps": 12, "save_every": 4})
     killed_at(10, values, out=tmp_path / "run", progress=False)         # looked at: at the start, and in two saves
     run = zoo.pretrain(values, out=tmp_path / "run", resume=True, progress=False)       # at the start and at the end

@@ -32,10 +32,10 @@ from zoo.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
 from zoo.paths import clear_leftovers, write_text
 from zoo.preemption import Preemption
-from zoo.progress import Clock, Progress
+from zoo.progress import Progress
 from zoo.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import find_task
-from zoo.resumable import LAST, SafeCheckpointIO, SaveState, newest_good
+from zoo.resumable import LAST, Clock, SafeCheckpointIO, SaveState, newest_good
 from zoo.tasks.base import PretextTask, counted, create_task
 
 WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation

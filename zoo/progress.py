@@ -108,20 +108,3 @@ class Progress(L.Callback):
     def _facts(self) -> str:
         wait = self.waited / max(self.waited + self.worked, 1e-9)
         return ", ".join([f"{key} {value:.3g}" for key, value in self.metrics.items()] + [f"{self.rate or 0:,.0f} images/s", f"data wait {wait:.0%}"])
-
-
-class Clock(L.Callback):
-    """Seconds of training that led to the present state, those before a resume included."""
-
-    def __init__(self) -> None:
-        self.before, self.start = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.start
-
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.before = state["seconds"]

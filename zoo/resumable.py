@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import shutil
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,20 @@ def _checksum(state: Path) -> Path | None:
 
 def _digest_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+class Clock(L.Callback):
+    """Seconds of training that led to the present state, those before a resume included."""
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
