@@ -23,7 +23,6 @@ from zoo.evaluate.features import choose_labelled, extract, labels_of, raw_pixel
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import fit_probe
-from zoo.views import to_float
 
 module = sys.modules["zoo.adapt"]                   # as an attribute of the package that name is the function
 
