@@ -203,7 +203,7 @@ def test_s5_check_names_every_culprit(plagued, capsys, monkeypatch):
     known = [entry for entry in registry.list_tasks() if entry.origin != "zoo"]
     monkeypatch.setattr(registry, "list_tasks", lambda: known)
     check = registry.check_tasks
-    monkeypatch.setattr(registry, "check_tasks", lambda: check(timeout=15))
+    monkeypatch.setattr(registry, "check_tasks", lambda: check(timeout=20))
     with no_hang(120):
         assert cli.main(["list", "tasks", "--check", "--json"]) == 0
     problems = {row["name"]: row["problem"] for row in json.loads(capsys.readouterr().out)}
@@ -211,4 +211,4 @@ def test_s5_check_names_every_culprit(plagued, capsys, monkeypatch):
     assert problems == {
         "fine": None, "raises": "the task raises of zoo-raises 1.0 can't be imported: RuntimeError: no such GPU",
         "exits": "the task exits of zoo-exits 1.0 can't be imported: SystemExit: 3",
-        "dies": "zoo-dies 1.0: importing it ends the process, with exit code 5", "hangs": "zoo-hangs 1.0: importing it takes more than 15 seconds"}
+        "dies": "zoo-dies 1.0: importing it ends the process, with exit code 5", "hangs": "zoo-hangs 1.0: importing it takes more than 20 seconds"}

@@ -61,7 +61,7 @@ def test_s6_every_use_of_a_card_is_bounded(tmp_path):
 TINY = {"name": "test_resnet"}
 RECIPES = {"long": ({"name": "resnet10t", "layers": [60_000]}, {}, "or 60,000 operations of torch, to build; give smaller numbers under backbone and task"),
            "longer": ({"name": "test_resnet", "layers": [10**9]}, {}, MOST), "wide": (TINY, {"hidden": 10**12}, "the network of this recipe takes more than"),
-           "below zero": (TINY, {"hidden": -5}, "can't be built: Trying to create tensor with negative dimension -5"),
+           "below zero": (TINY, {"hidden": -5}, "task.hidden is -5; it has to be at least 1"),
            "overflow": (TINY, {"hidden": 2**62}, "can't be built: Storage size calculation overflowed")}
 
 
