@@ -38,8 +38,8 @@ def test_a_card_is_true(name):
     now, was = resolve(card["recipe"]), dict(flat(card["recipe"]))         # keys that recipes have gained since stand there with their defaults
     assert {key: value for key, value in flat(now) if key in was} == was and card["recipe"]["task"] == card["task"]
     assert card["samples_seen"] == card["steps"] * card["recipe"]["data"]["batch_size"]
-    shipped = resolve(read(find(name)))
-    assert {**shipped, "seed": card["seed"]} == now, "the recipe of that name is another one by now"
+    shipped = dict(flat(read(find(name)))) | {"seed": card["seed"]}         # what it leaves out may have another default by now
+    assert shipped == {key: was[key] for key in shipped}, "the recipe of that name is another one by now"
 
 
 @pytest.mark.parametrize("name", NAMES)
