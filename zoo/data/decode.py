@@ -35,13 +35,15 @@ class Unreadable(ZooError):
 def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
     """The image in `path` as uint8 (3, size, size), and the sha256 of the file.
 
-    A ZooError is returned, not raised, if it can't be read: whoever reads a whole folder wants to name them
-    all.
+    An Unreadable is returned, not raised, if it can't be read: whoever reads a whole folder wants to name them all. Raises ZooError where the memory
+    isn't enough, which is no fault of the picture's.
     """
     try:
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             return _pixels(file, size), content
+    except MemoryError as error:
+        raise _too_large(path) from error
     except Exception as error:         # Pillow's readers raise whatever the bytes lead them to
         return Unreadable(path, _reason(error))
 
@@ -50,8 +52,14 @@ def decode_bytes(data: bytes, size: int, where: str) -> np.ndarray:
     """The image in `data` as uint8 (3, size, size). Raises Unreadable, with `where` it is, if it can't be read."""
     try:
         return _pixels(io.BytesIO(data), size)
+    except MemoryError as error:
+        raise _too_large(where) from error
     except Exception as error:
         raise Unreadable(where, _reason(error)) from error
+
+
+def _too_large(where: Path | str) -> ZooError:
+    return ZooError(f"the memory isn't enough to read the image {os.fsencode(where).decode('utf-8', 'backslashreplace')}; free some, or make the image smaller")
 
 
 def _reason(error: Exception) -> str:
