@@ -139,15 +139,9 @@ def find(rows: list[dict], **facts) -> dict | None:
     return next((row for row in rows if all(row[key] == value for key, value in facts.items())), None)
 
 
-def untrained(backbone: dict) -> dict:
-    """The backbone whose random weights are measured for it: without the word for pictures of other sizes, which changes nothing at its own."""
-    return {key: value for key, value in backbone.items() if key != "dynamic_img_size"}
-
-
 def margin(rows: list[dict], task: str, data: str, backbone: dict) -> float:
     """Points over random weights of the same backbone: the smaller one of kNN's and the linear probe's, by seed 0."""
-    row = find(rows, data=data, task=task, seed=0, backbone=backbone)
-    floor = find(rows, data=data, task=RANDOM, seed=0, backbone=untrained(backbone))
+    row, floor = (find(rows, data=data, task=name, seed=0, backbone=backbone) for name in (task, RANDOM))
     return min(row[kind]["value"] - floor[kind]["value"] for kind in ("knn", "linear"))
 
 
@@ -161,8 +155,8 @@ def fill(given: argparse.Namespace) -> None:
             for task in tasks:
                 for recipe in recipes_of(task, data):
                     backbone = recipe["backbone"]
-                    if find(known(), data=data, task=RANDOM, backbone=untrained(backbone)) is None:
-                        record(baseline(untrained(backbone), data))
+                    if find(known(), data=data, task=RANDOM, backbone=backbone) is None:
+                        record(baseline(backbone, data))
                     if find(known(), data=data, task=task, seed=seed, backbone=backbone) is not None:
                         continue
                     if seed and not given.all_seeds and margin(known(), task, data, backbone) >= SMALL:

@@ -22,11 +22,9 @@ from pathlib import Path
 
 import launching
 import lightning as L
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 
 import zoo
 from zoo import cli, hub, registry
@@ -108,16 +106,6 @@ def read_emoji(raw, size, folder):
 
 
 # ---- a place to type -------------------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """PATH of the documents: a folder per class, pictures of several sizes and formats."""
-    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(60):
-        path = folder / ("cats", "dogs")[number % 2] / f"{number}.{('png', 'jpg', 'webp')[number % 3]}"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)).save(path)
-    return folder
 
 
 @pytest.fixture(scope="module")

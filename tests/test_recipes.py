@@ -6,9 +6,7 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from zoo.checkpoint import load_task, read_card
 from zoo.pretrain import pretrain
@@ -58,23 +56,11 @@ def test_every_task_has_a_recipe_and_every_recipe_is_listed():
     assert {path.stem for path in RECIPES} <= {entry[0] for entry in list_recipes()}
 
 
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory) -> Path:
-    """A folder per class, pictures of several sizes, modes and formats."""
-    folder, draw = tmp_path_factory.mktemp("mixed"), np.random.default_rng(0)
-    for number in range(24):
-        path = folder / ("cats", "dogs")[number % 2] / f"{number}.{('png', 'jpg', 'webp')[number % 3]}"
-        path.parent.mkdir(exist_ok=True)
-        image = Image.fromarray(draw.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8))
-        image.convert(("RGB", "L", "RGBA", "P")[number // 3 % 4] if number % 3 == 0 else "RGB").save(path)
-    return folder
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_takes_anybodys_pictures_as_it_is(path, mixed, tmp_path, monkeypatch, capfd):
+def test_it_takes_anybodys_pictures_as_it_is(path, pictures, tmp_path, monkeypatch, capfd):
     """Nothing but the folder is given: the size and the batch are what the recipe and the folder allow, and are written down."""
     monkeypatch.chdir(tmp_path)
-    run = pretrain(path, progress=False, data={"name": f"folder:{mixed}"}, trainer={"max_steps": 1, "validate_every": 0})
+    run = pretrain(path, progress=False, data={"name": f"folder:{pictures}"}, trainer={"max_steps": 1, "validate_every": 0})
     saved, card = read(run / "recipe.yaml"), read_card(run / "checkpoint")
     patch = saved["backbone"].get("patch_size", 1)
     assert (saved["data"]["size"] or 64) % patch == 0 and abs((saved["data"]["size"] or 64) - 64) <= 15

@@ -181,3 +181,11 @@ def test_where_there_are_no_locks_what_was_begun_is_left_alone(monkeypatch):
 def test_a_refused_run_leaves_no_folder_behind():
     assert "can't be read as a recipe" not in refused("deep/below/run", data={"name": f"folder:{folder_of(2)}", "size": 2})
     assert not Path("deep").exists()
+
+
+def test_a_run_that_was_changed_on_the_command_line_is_not_this_recipes():
+    """Though it has all that the recipe says: what the recipe leaves out counts too where a folder is chosen."""
+    values = run_example.recipe(trainer={"max_steps": 2})
+    assert [train(), zoo.pretrain(values, progress=False, **{"task.noise": 0.1})] == [USUAL, USUAL.with_name(f"{USUAL.name}-2")]
+    assert train(resume=True) == USUAL
+    assert zoo.pretrain(values, resume=True, progress=False, **{"task.noise": 0.1}) == USUAL.with_name(f"{USUAL.name}-2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from zoo.evaluate.features import (OWN, PIXELS, RANDOM, best_device, choose_labe
 from zoo.evaluate.finetune import Classifier, finetune, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
-from zoo.paths import explain, sync_folder, write_bytes, write_text
+from zoo.paths import explain, successors, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask
 
 MODES = ("knn", "probe", "finetune")
@@ -157,8 +156,7 @@ def _free(*names: str) -> Path:
     """The usual folder, or the first of its successors that isn't taken: now, since another process may have been quicker."""
     name = "-".join(word.removeprefix("folder:").rstrip("/").rpartition("/")[2] for word in names)
     usual = Path("adapted") / re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
-    folders = itertools.chain([usual], (usual.with_name(f"{usual.name}-{number}") for number in itertools.count(2)))
-    return next(folder for folder in folders if not _is_taken(folder))
+    return next(folder for folder in successors(usual) if not _is_taken(folder))
 
 
 def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Adapted) -> None:

@@ -7,7 +7,7 @@ import os
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, because
 
 OPERATIONS = 60_000                                # of torch; timm's longest, maxvit_xlarge, takes 27,000, and a teacher of it 6,000
 BESIDE = 1 << 30                                    # bytes that the task of a card may take beside its files: queues, teachers, tables
@@ -38,7 +38,7 @@ class Bounded(TorchDispatchMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            raise ZooError(f"{self.who} can't be built: {' '.join(str(error).split())[:200]}; see to the numbers of its backbone and task") from error
+            raise ZooError(f"{self.who} can't be built: {because(error)}; see to the numbers of its backbone and task") from error
 
 
 def _size(func, args: tuple, kwargs: dict) -> int:

@@ -23,7 +23,8 @@ def outline(file: Path, name: str) -> Any:
     known = vars(typing) | vars(ranges) | {"dataclass": dataclass, "__name__": "builtins"}     # a module of ours would be imported to look for it there
     exec(compile(ast.fix_missing_locations(ast.Module([_emptied(node, known)], [])), str(file), "exec", dont_inherit=True), known)
     found = known[name]
-    if not is_dataclass(found) and hasattr(signature := getattr(found, "__init__", found) if isinstance(found, type) else found, "__annotations__"):
+    signature = vars(found).get("__init__") if isinstance(found, type) else found
+    if signature is not None and not is_dataclass(found):
         signature.__annotations__ = typing.get_type_hints(signature)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -68,6 +69,11 @@ def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path
 
 def write_text(path: Path | str, text: str) -> Path:
     return write_bytes(path, text.encode("utf-8"))
+
+
+def successors(usual: Path) -> Iterator[Path]:
+    """`usual`, `usual`-2, `usual`-3, ...: where to look for one that isn't taken."""
+    return itertools.chain([usual], (usual.with_name(f"{usual.name}-{number}") for number in itertools.count(2)))
 
 
 @contextlib.contextmanager

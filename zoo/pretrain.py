@@ -100,7 +100,8 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         recipe: a file, the name of a recipe that came with the zoo, or a mapping.
         out: the run's folder. One that holds a run is refused unless `resume`. By default runs/<recipe>-s<seed>, with -smoke behind it for such,
             and -2, -3, ... where other runs have taken it.
-        resume: go on from the newest saved state whose checksum holds; without `out`, in the newest of those folders that this recipe has.
+        resume: go on from the newest saved state whose checksum holds; without `out`, in the newest of those folders that this recipe has. What
+            neither the recipe nor `overrides` say is as the run was begun with.
         smoke: two tiny steps on generated data, to see that everything fits together.
         logger: csv, tensorboard, wandb or none.
         progress: draw a progress bar.
@@ -110,8 +111,8 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     """
     name = Path(recipe).stem if not isinstance(recipe, dict) else "recipe"
     values = recipe if isinstance(recipe, dict) else recipes.read(recipe)
-    given = dict(recipes.flat(overrides))
-    resolved = recipes.resolve(values, given)
+    changes = dict(recipes.flat(overrides))
+    resolved, given = recipes.resolve(values, changes), dict(recipes.flat(values)).keys() | changes.keys()
     if smoke:
         resolved = _smaller(resolved)
     if isinstance(recipe, dict):
@@ -120,13 +121,11 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     info = check_fit(resolved)
     _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     resolved = _sized(resolved, info)
-    lowers = info.name.startswith((FOLDER, SHARDS)) and "data.batch_size" not in given
+    lowers = info.name.startswith((FOLDER, SHARDS)) and "data.batch_size" not in changes
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
-        if (folder / "recipe.yaml").is_file():
-            resolved = recipes.as_begun(resolved, dict(recipes.flat(values)).keys() | given.keys(), folder / "recipe.yaml")
-        resolved = run_folder.begun_with(folder, resolved, lowers)
+        resolved = run_folder.begun_with(folder, resolved, given, lowers)
     with contextlib.ExitStack() as until_the_end, _quiet():
         if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:   # the first process writes; the others come after it
             if out is None and not resume:

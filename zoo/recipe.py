@@ -11,7 +11,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -271,12 +271,6 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
     for key, value in flat(out):
         _check_plain(key, value)
     return {key: _ordered(out[key]) for key in ORDER if key in out}
-
-
-def as_begun(resolved: dict, given: Set[str], saved: Path) -> dict:
-    """The recipe, with all but the `given` keys as in `saved`, which the run was begun with: an older version may have had other defaults."""
-    now, begun = dict(flat(resolved)), dict(flat(resolve(read(saved))))
-    return resolve(resolved, {key: begun[key] for key in now.keys() & begun.keys() - given})
 
 
 def _ordered(value: Any) -> Any:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from zoo import recipe as recipes
 from zoo.errors import ZooError
-from zoo.paths import explain
+from zoo.paths import explain, successors
 from zoo.resumable import LAST, PREVIOUS
 
 RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
@@ -29,12 +28,15 @@ def differences(folder: Path, resolved: dict) -> Iterator[tuple[str, Any, Any]]:
             yield key, was.get(key), now.get(key)
 
 
-def begun_with(folder: Path, resolved: dict, lowers: bool) -> dict:
-    """The recipe with the batch size that the run in `folder` was begun with, if that is the recipe's, lowered as `lowers` says that it may be."""
+def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: bool) -> dict:
+    """The recipe, with all but the `given` keys as the run in `folder` was begun with: an older version may have had other defaults. So with the
+    batch size, if it is the recipe's, lowered as `lowers` says that it may be.
+    """
     with contextlib.suppress(ZooError):             # no recipe there, or one that can't be read, as is said later
-        was, now = recipes.resolve(recipes.read(folder / RECIPE))["data"]["batch_size"], resolved["data"]["batch_size"]
-        if now is None or (lowers and was < now):
-            return resolved | {"data": resolved["data"] | {"batch_size": was}}
+        was, now = dict(recipes.flat(recipes.resolve(recipes.read(folder / RECIPE)))), dict(recipes.flat(resolved))
+        if lowers and "data.batch_size" in given and was["data.batch_size"] < now["data.batch_size"]:
+            given = given - {"data.batch_size"}
+        return recipes.resolve(resolved, {key: was[key] for key in now.keys() & was.keys() - given})
     return resolved
 
 
@@ -49,14 +51,16 @@ def newest(usual: Path, resolved: dict, lowers: bool) -> Path:
     """Of `usual` and its successors `usual`-2, ..., the last that was begun with this recipe; `usual` if none was."""
     found = [(int(number[1]), path) for path in usual.parent.glob(f"{usual.name}-*") if (number := re.fullmatch(r"-([0-9]+)", path.name[len(usual.name):]))]
     for _, path in sorted(found, reverse=True):
-        if _is_of(path, begun_with(path, resolved, lowers)):
+        if _is_of(path, resolved, lowers):
             return path
     return usual
 
 
-def _is_of(folder: Path, resolved: dict) -> bool:
+def _is_of(folder: Path, resolved: dict, lowers: bool) -> bool:
+    """Whether the run in `folder` is this recipe's. Here all keys count as given, lest one be taken that was begun with others on the command line."""
+    now = begun_with(folder, resolved, dict(recipes.flat(resolved)).keys(), lowers)
     try:
-        return (folder / RECIPE).is_file() and next(differences(folder, resolved), None) is None
+        return (folder / RECIPE).is_file() and next(differences(folder, now), None) is None
     except ZooError:                                # such as of a task that isn't installed any more
         return False
 
@@ -67,12 +71,11 @@ def chosen(usual: Path, resolved: dict, lowers: bool) -> Iterator[tuple[Path, bo
 
     A run of the same recipe that was interrupted isn't passed by: its folder is chosen, to be refused there, where one is told to resume it.
     """
-    for number in itertools.count(1):
-        folder = usual if number == 1 else usual.with_name(f"{usual.name}-{number}")
+    for folder in successors(usual):
         with held(folder) as alone:
-            interrupted = alone is not False and not (folder / CHECKPOINT).exists() and _is_of(folder, begun_with(folder, resolved, lowers))
+            interrupted = alone is not False and not (folder / CHECKPOINT).exists() and _is_of(folder, resolved, lowers)
             if is_free(folder, alone) or interrupted:
-                if number > 1:
+                if folder != usual:
                     print(f"{usual} is taken by another run, so this one goes to {folder}", file=sys.stderr, flush=True)
                 yield folder, alone
                 return

@@ -62,7 +62,7 @@ TINY = {"name": "test_resnet"}
 RECIPES = {"long": ({"name": "resnet10t", "layers": [60_000]}, {}, "or 60,000 operations of torch, to build; give smaller numbers under backbone and task"),
            "longer": ({"name": "test_resnet", "layers": [10**9]}, {}, MOST), "wide": (TINY, {"hidden": 10**12}, "the network of this recipe takes more than"),
            "below zero": (TINY, {"hidden": -5}, "task.hidden is -5; it has to be at least 1"),
-           "overflow": (TINY, {"hidden": 2**62}, "can't be built: Storage size calculation overflowed")}
+           "overflow": (TINY, {"hidden": 2**62}, "can't be built: RuntimeError: Storage size calculation overflowed")}
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=long) if kind == "long" else kind for kind in RECIPES])
