@@ -34,7 +34,7 @@ def test_soft_encoding_is_the_papers():
     from sklearn.neighbors import NearestNeighbors
 
     task, ab = _task(), torch.rand(2, 2, 8, 8) * 100 - 50
-    nearest, share = (part.movedim(1, -1).flatten(0, 2) for part in task.encode(ab))
+    nearest, share = (part.flatten(0, 2) for part in task.encode(ab))
     points = ab.permute(0, 2, 3, 1).reshape(-1, 2).numpy()
     distance, index = NearestNeighbors(n_neighbors=5).fit(task.bins.numpy()).kneighbors(points)
     weight = np.exp(-(distance**2) / (2 * 5**2))
@@ -50,7 +50,7 @@ def test_the_loss_is_weighted_cross_entropy_with_the_soft_target():
     task = _task().eval()
     task.seen += torch.rand(len(task.bins)) * 100
     lightness, ab = task.views(_batch())
-    nearest, share = (part.movedim(1, -1).flatten(0, 2) for part in task.encode(ab))
+    nearest, share = (part.flatten(0, 2) for part in task.encode(ab))
     target = torch.zeros(len(nearest), len(task.bins)).scatter(1, nearest, share)
     logits = task.head(task.backbone.map(lightness)).permute(0, 2, 3, 1).reshape(-1, len(task.bins))
     weight = task.weights()[target.argmax(1)]

@@ -73,25 +73,25 @@ class Colorize(PretextTask):
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         lightness, ab = views
         if self.loss == "classification":
-            nearest, share = self.encode(ab)                                                   # (B, 5, h, w) each, before the network fills the memory
+            nearest, share = self.encode(ab)                                                   # (B, h, w, 5) each, before the network fills the memory
         predicted = self.head(self.backbone.map(lightness))                                    # (B, Q or 2, h, w)
         with torch.autocast(ab.device.type, enabled=False):
             predicted = predicted.to(ab.dtype)
             if self.loss == "regression":
                 error = (predicted - ab / 100).square().sum(1).mean()
                 return TaskOutput(error, {"ab_error": (predicted.detach() * 100 - ab).norm(dim=1).mean()})
-            cross_entropy = -(share * predicted.log_softmax(1).gather(1, nearest)).sum(1)
-            loss = (self.weights()[nearest[:, 0]] * cross_entropy).mean()                      # nearest bin first
+            log_likelihood = predicted.movedim(1, -1).log_softmax(-1).gather(-1, nearest)
+            cross_entropy = -(share * log_likelihood).sum(-1)
+            loss = (self.weights()[nearest[..., 0]] * cross_entropy).mean()                    # nearest bin first
             if self.training:
                 self._count(nearest, share)
         return TaskOutput(loss, {"cross_entropy": cross_entropy.mean().detach()})
 
     def encode(self, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 2, h, w) -> the bins nearest to each place (B, 5, h, w), nearest first, and the Gaussian share of each (B, 5, h, w), summing to 1."""
-        distance = torch.cdist(ab.movedim(1, -1).flatten(1, 2), self.bins)                     # (B, h w, Q)
+        """(B, 2, h, w) -> the bins nearest to each place (B, h, w, 5), nearest first, and the Gaussian share of each (B, h, w, 5), summing to 1."""
+        distance = torch.cdist(ab.movedim(1, -1).flatten(1, 2), self.bins).unflatten(1, ab.shape[2:])
         distance, nearest = distance.topk(NEIGHBOURS, largest=False)
-        share = (-distance.square() / (2 * SOFTNESS**2)).softmax(-1)
-        return nearest.mT.unflatten(2, ab.shape[2:]), share.mT.unflatten(2, ab.shape[2:])
+        return nearest, (-distance.square() / (2 * SOFTNESS**2)).softmax(-1)
 
     def weights(self) -> Tensor:
         """(Q,): how much each colour counts, rare ones more; its mean over the colours as they occur is 1."""

@@ -81,8 +81,8 @@ class SplitBrain(PretextTask):
         grey, colours, bin_of, level_of = views
         guessed_colour, guessed_lightness = self.guess(grey, colours)
         with torch.autocast(grey.device.type, enabled=False):
-            colour = F.cross_entropy(wide(guessed_colour), bin_of)
-            lightness = F.cross_entropy(wide(guessed_lightness), level_of)
+            colour = F.cross_entropy(wide(guessed_colour).movedim(1, -1).flatten(0, 2), bin_of.flatten())
+            lightness = F.cross_entropy(wide(guessed_lightness).movedim(1, -1).flatten(0, 2), level_of.flatten())
         return TaskOutput(colour + lightness, {"colour": colour.detach(), "lightness": lightness.detach()})
 
     def guess(self, grey: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
