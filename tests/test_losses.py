@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo.losses import info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy
+from zoo.losses import info_nce, log_likelihood, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy
 
 
 def _views(rows: int = 6, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +98,19 @@ def test_negative_cosine_is_torchs_and_stops_the_gradient():
 def test_soft_cross_entropy_is_torchs():
     logits, target = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64).softmax(1)
     torch.testing.assert_close(soft_cross_entropy(logits, target), F.cross_entropy(logits, target, reduction="none"))
+
+
+@pytest.mark.parametrize("part", [1, 2, 64])
+def test_log_likelihood_is_torchs_cross_entropy_however_it_is_cut(part):
+    scores = torch.randn(5, 7, 3, 2, dtype=torch.float64, requires_grad=True)
+    chosen = torch.randint(7, (5, 3, 2, 4))
+    ours = log_likelihood(scores, chosen, part)
+    theirs = torch.stack([-F.cross_entropy(scores, chosen[..., i], reduction="none") for i in range(4)], -1)
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.randn_like(ours)
+    torch.testing.assert_close(*(torch.autograd.grad((x * weight).sum(), scores)[0] for x in (ours, theirs)))
+    low = scores.detach().bfloat16()
+    torch.testing.assert_close(log_likelihood(low, chosen, part), log_likelihood(low.float(), chosen))
 
 
 # ---- assignments -------------------------------------------------------------------------------------------------------------

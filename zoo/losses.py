@@ -140,6 +140,15 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def log_likelihood(scores: Tensor, chosen: Tensor, part: int = 32) -> Tensor:
+    """Logarithms of the probabilities of the `chosen` classes (B, h, w, k) at each place, from scores (B, C, h, w); at least in 32 bits.
+
+    `part` pictures at a time: in 32 bits and with its gradient, the scores of all of them would be more than all the rest of a small network.
+    """
+    parts = zip(scores.split(part), chosen.split(part), strict=True)
+    return torch.cat([wide(some).movedim(1, -1).log_softmax(-1).gather(-1, index) for some, index in parts])
+
+
 def normalized(x: Tensor) -> Tensor:
     """Rows of length 1, at least float32."""
     return F.normalize(wide(x), dim=-1)

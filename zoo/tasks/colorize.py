@@ -20,7 +20,7 @@ from zoo.colour import colour_bins
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import map_head
-from zoo.losses import total
+from zoo.losses import log_likelihood, total
 from zoo.ranges import BinWidth, Count, Positive, Range, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
@@ -76,12 +76,11 @@ class Colorize(PretextTask):
             nearest, share = self.encode(ab)                                                   # (B, h, w, 5) each, before the network fills the memory
         predicted = self.head(self.backbone.map(lightness))                                    # (B, Q or 2, h, w)
         with torch.autocast(ab.device.type, enabled=False):
-            predicted = predicted.to(ab.dtype)
             if self.loss == "regression":
+                predicted = predicted.to(ab.dtype)
                 error = (predicted - ab / 100).square().sum(1).mean()
                 return TaskOutput(error, {"ab_error": (predicted.detach() * 100 - ab).norm(dim=1).mean()})
-            log_likelihood = predicted.movedim(1, -1).log_softmax(-1).gather(-1, nearest)
-            cross_entropy = -(share * log_likelihood).sum(-1)
+            cross_entropy = -(share * log_likelihood(predicted, nearest)).sum(-1)              # (B, h, w)
             loss = (self.weights()[nearest[..., 0]] * cross_entropy).mean()                    # nearest bin first
             if self.training:
                 self._count(nearest, share)

@@ -11,7 +11,6 @@ Differs: the bins of colour are those that the sRGB cube reaches, as in the task
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.backbones import Backbone
@@ -19,7 +18,7 @@ from zoo.colour import colour_bins
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import map_head
-from zoo.losses import wide
+from zoo.losses import log_likelihood
 from zoo.ranges import BinWidth, Count, Several, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
@@ -81,8 +80,8 @@ class SplitBrain(PretextTask):
         grey, colours, bin_of, level_of = views
         guessed_colour, guessed_lightness = self.guess(grey, colours)
         with torch.autocast(grey.device.type, enabled=False):
-            colour = F.cross_entropy(wide(guessed_colour).movedim(1, -1).flatten(0, 2), bin_of.flatten())
-            lightness = F.cross_entropy(wide(guessed_lightness).movedim(1, -1).flatten(0, 2), level_of.flatten())
+            colour = -log_likelihood(guessed_colour, bin_of.unsqueeze(-1)).mean()
+            lightness = -log_likelihood(guessed_lightness, level_of.unsqueeze(-1)).mean()
         return TaskOutput(colour + lightness, {"colour": colour.detach(), "lightness": lightness.detach()})
 
     def guess(self, grey: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
