@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.errors import ZooError, because
 
 OPERATIONS = 60_000                                # of torch; timm's longest, maxvit_xlarge, takes 27,000, and a teacher of it 6,000
+CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")        # of Linux's control groups, version 2 and 1
 BESIDE = 1 << 30                                    # bytes that the task of a card may take beside its files: queues, teachers, tables
 
 
@@ -19,7 +22,7 @@ class Bounded(TorchDispatchMode):
 
     Args:
         who: begins the sentence: "the network of ...".
-        memory: in bytes; by default this machine's.
+        memory: in bytes; by default this machine's, or the container's share of it.
         mend: ends the sentence.
     """
 
@@ -50,5 +53,9 @@ def _size(func, args: tuple, kwargs: dict) -> int:
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of this machine's memory, or of the container's share of it."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in CONTAINER:
+        with contextlib.suppress(OSError, ValueError):      # no such file, or "max" for no limit
+            found.append(int(Path(file).read_text()))
+    return min(found)

@@ -97,6 +97,18 @@ def test_s6_the_largest_that_is_built_and_the_smallest_that_is_not(monkeypatch):
         torch.zeros(1).add_(1).add_(1)
 
 
+def test_s6_a_container_holds_less_than_its_machine(tmp_path, monkeypatch):
+    second, third = tmp_path / "memory.max", tmp_path / "limit_in_bytes"
+    monkeypatch.setattr(building, "CONTAINER", (str(tmp_path / "none"), str(second), str(third)))
+    machine = building._memory()
+    second.write_text("max\n")
+    third.write_text(f"{2**63 - 4096}\n")               # what version 1 says for no limit
+    assert building._memory() == machine
+    second.write_text("5000\n")
+    with pytest.raises(ZooError, match="this takes more than 0.0 GB"), Bounded("this"):
+        torch.zeros(2000)
+
+
 # ---- S7: files that unpack to more than they are -----------------------------------------------------------------------------------
 
 def _zeros(file: Path, numbers: int) -> Path:
