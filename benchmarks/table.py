@@ -184,8 +184,9 @@ def linked(row: dict) -> str:
 def render(rows: list[dict]) -> str:
     lines = ["## Every task at an equal budget", "", f"{STEPS} steps of {BATCH} pictures of {SIZE} pixels, each task with its own recipe's arguments and optimizer. "
              "kNN and linear probe on 10,000 labelled", "pictures (5,162 of emoji), fine-tuning on 1 % of them; test accuracy in percent, everything chosen on validation. ± is "
-             "one standard deviation over seeds,", "with one seed over draws of the labels. Tasks marked * learn from labels. `python benchmarks/table.py` fills the table.",
-             ""]
+             "one standard deviation over seeds,", "with one seed over draws of the labels, of random weights over three networks. A task that seed 0 puts less than "
+             f"{SMALL:g} points above random", "weights in any column gets seeds 1 and 2 too. Tasks marked * learn from labels. `python benchmarks/table.py` fills the "
+             "table.", ""]
     for data in SETS:
         here = [row for row in rows if row["data"] == data]
         if not here:
@@ -228,8 +229,9 @@ def write_headers(rows: list[dict]) -> None:
             own = (recipe["trainer"].get("max_steps"), recipe["data"]["batch_size"]) == (STEPS, BATCH)
             costs = costs_of(found, f"{threads} of {cpu}") + ("" if own else f", for {STEPS} steps of {BATCH}")
             numbers = ", ".join(f"{TITLES[kind]} {cell(found, kind)}" for kind in TITLES)
-            measured = (f"{numbers}, with 10,000 labelled pictures, {STEPS} steps of {BATCH}, {len(found)} seed(s) "
-                        f"({found[0]['commit']}, {found[0]['created']})")
+            labelled = min(LISTS["train"], data_info(recipe["data"]["name"]).splits["train"])
+            facts = sorted({str(row["commit"]) for row in found}) + sorted({row["created"] for row in found})
+            measured = f"{numbers}, with {labelled:,} labelled pictures, {STEPS} steps of {BATCH}, {len(found)} seed(s) ({', '.join(facts)})"
         write_header(path, costs, measured)
 
 

@@ -32,9 +32,14 @@ from zoo.registry import find_task, list_tasks
 from zoo.tasks.base import TRAINING, PretextTask, counted
 from zoo.testing import CPU, SIZES, _backbone_for, _batch, _make
 
-OTHERS = ["colorize on test_convnext"]              # whose last norm lies behind the pooling
-TASKS = [entry.name for entry in list_tasks() if entry.origin == "zoo"] + OTHERS
 WORLD, IMAGES, STEPS = 2, 14, 2                     # 14 pictures: a number of rows that nothing else in a batch has
+OTHERS: dict[str, tuple[str, dict | None, dict]] = {            # name -> task, backbone, arguments: what defaults don't reach
+    "colorize on test_convnext": ("colorize", {"name": "test_convnext"}, {}),       # whose last norm lies behind the pooling
+    "deepcluster that clusters": ("deepcluster", None, {"clusters": 4, "memory": IMAGES, "every": 1}),
+    "moco v3": ("moco", None, {"version": "v3"}),
+    "relational distillation": ("distillation", None, {"relational": 1.0}),
+}
+TASKS = [entry.name for entry in list_tasks() if entry.origin == "zoo"] + list(OTHERS)
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 WAIT = datetime.timedelta(seconds=20)               # for a process whose partner failed
 
@@ -43,10 +48,10 @@ WAIT = datetime.timedelta(seconds=20)               # for a process whose partne
 
 def make(name: str, backbone: dict | None = None) -> PretextTask:
     """The task with its initial weights, in double precision and without dropout of any kind."""
-    name, _, other = name.partition(" on ")
+    name, other, arguments = OTHERS.get(name, (name, None, {}))
     cls = find_task(name)
     with counted(CPU, 0):
-        task = _make(cls, backbone or ({"name": other} if other else _backbone_for(cls, {})), SIZES[0], {})
+        task = _make(cls, backbone or other or _backbone_for(cls, {}), SIZES[0], arguments)
     for module in task.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0

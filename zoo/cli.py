@@ -99,8 +99,9 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p = verb("adapt", verbs.adapt, "Adapt a checkpoint to labelled data and say how good it is on the test split.")
     p.add_argument("checkpoint", help="a name in the hub, or the folder of a checkpoint or run")
     p.add_argument("--data", required=True, help="a data set's name, folder:PATH or shards:PATH")
-    p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune"])
-    p.add_argument("--labels", type=float, default=1.0, help="share of the training labels, above 0 and at most 1")
+    p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune"],
+                   help="probe, the default, is a linear classifier on frozen features, which zoo evaluate calls linear")
+    p.add_argument("--labels", type=float, default=1.0, help="share of the training labels, above 0 and at most 1; default 1")
     p.add_argument("--per-class", type=int, help="labels of each class instead of a share")
     p.add_argument("--out", help="folder of the classifier; default adapted/CHECKPOINT-DATA-MODE, with -2, ... if taken")
     p.add_argument("--seed", type=int, default=0, help="decides which labels, and fine-tuning's order")
@@ -109,8 +110,9 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p = verb("evaluate", verbs.evaluate, "Measure a checkpoint beside random weights and raw pixels.")
     p.add_argument("checkpoint", help="a name in the hub, or the folder of a checkpoint or run")
     p.add_argument("--data", help="default: the data it was trained on")
-    p.add_argument("--protocols", nargs="+", default=["knn", "linear"], choices=["knn", "linear", "finetune"])
-    p.add_argument("--labels", nargs="+", default=["1.0", "0.01"], help="shares such as 0.01, or whole numbers per class such as 5")
+    p.add_argument("--protocols", nargs="+", default=["knn", "linear"], choices=["knn", "linear", "finetune"],
+                   help="default knn and linear, which is the probe of zoo adapt")
+    p.add_argument("--labels", nargs="+", default=["1.0", "0.01"], help="shares such as 0.01, or whole numbers per class such as 5; default 1.0 and 0.01")
     p.add_argument("--save", action="store_true", help="write the numbers into the card")
     p.add_argument("--no-baselines", action="store_true", help="leave out random weights and raw pixels")
     _hub(p)

@@ -1,4 +1,4 @@
-"""Losses that two or more tasks share, and the only two functions that know of ranks: `gather` and `total`."""
+"""Losses that two or more tasks share, and what they need of ranks: `gather`, `total` and `averaged`."""
 
 from __future__ import annotations
 

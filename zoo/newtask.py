@@ -214,7 +214,7 @@ TEMPLATE["README.md"] = '''\
 A pretext task for the pretext zoo.
 
 ```bash
-pip install -e .
+pip install -e ".[dev]"
 zoo list tasks                                                      # @NAME@, from zoo-@NAME@ 0.1.0
 pytest
 zoo pretrain recipes/@NAME@-test-resnet-fashion-mnist.yaml

@@ -9,6 +9,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.losses import nt_xent
+from zoo.errors import ZooError
 from zoo.tasks.supcon import SupCon, supervised_contrast
 
 
@@ -77,3 +78,5 @@ def test_it_uses_labels_and_says_so():
     torch.testing.assert_close(task((first, second, label)).loss, supervised_contrast(*z.chunk(2), batch["label"], task.temperature))
     assert task((first, second, label)).loss != task((first, second, label.flip(0) % 2)).loss and not torch.equal(first, second)
     assert task.eval().picture(batch)["nearest"].shape[0] == 3
+    with pytest.raises(ZooError, match="the label -1, which is no class"):
+        task.views(batch | {"label": torch.tensor([0, 1, -1, 0, 2, 2])})

@@ -4,6 +4,7 @@ Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning 
 
 Differs: the weight of the redundancy term is larger by default, for a space of 256 numbers instead of 8192 has fewer pairs to each of them.
 Differs: both views are augmented with the same strength, and none is solarised; on small and on grey pictures weaker views work better.
+Differs: both views are one batch to every BatchNorm, where the authors' code gives it each view by itself.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual Features", https://arxiv.org/abs/1807.05520,
 with the spherical k-means, the projector and the views of DeepCluster-v2, https://arxiv.org/abs/2006.09882 (appendix D)
 
-Differs: what is clustered are the last `memory` pictures that were seen, every `every` steps, rather than all of them at each epoch.
+Differs: what is clustered are the last `memory` pictures that were seen, every `every` batches, rather than all of them at each epoch.
 Differs: a picture's cluster is looked up when it is seen, as the one of its other view, rather than kept from the last clustering.
 Differs: k-means goes on from the clusters of before, so that most classes keep their meaning and the classifier need not start afresh.
 Differs: a BatchNorm at the projector's end takes the place of whitening. What it is worth hasn't been measured by itself: short runs
 without it, with a memory set otherwise too, came out below the untrained network (recipes/LOG.md).
 Differs: rare clusters weigh more in the loss, instead of being drawn more often, which the paper says is the same.
+Differs: one clustering, where DeepCluster-v2 has three at once, and weaker colour jitter by default.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from zoo.views import simclr_view, to_float
 
 @register_task("deepcluster")
 class DeepCluster(PretextTask):
-    """Classification of views into the clusters of a k-means over remembered features, which is done again every so many steps.
+    """Classification of views into the clusters of a k-means over remembered features, which is done again every so many batches.
 
     Until the memory has filled for the first time, clusters are around random directions.
 
     Args:
         clusters: of the k-means, at least 2.
         memory: pictures that are remembered and clustered, at least as many as clusters.
-        every: steps from one clustering to the next.
+        every: batches from one clustering to the next; they are steps where gradients aren't accumulated.
         iterations: of k-means, each time.
         temperature: softness of the classification, above 0.
         hidden: width of the projector's hidden layer.
@@ -62,7 +63,7 @@ class DeepCluster(PretextTask):
         self.projector = projector(backbone.num_features, hidden, outputs)
         self.remembered = Queue(memory, outputs)
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))                   # pictures, over all ranks
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))                    # since the last clustering
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))                    # batches since the last clustering
         self.register_buffer("centroids", normalized(torch.randn(clusters, outputs)))
         self.register_buffer("sizes", torch.zeros(clusters))                                # remembered pictures in each, 0 before the first
 

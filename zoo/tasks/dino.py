@@ -3,9 +3,11 @@
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in Self-Supervised Vision Transformers",
 https://arxiv.org/abs/2104.14294
 
-Differs: the head has ReLU and BatchNorm, which the authors' code leaves as an option and which short runs with small batches need.
+Differs: the head has ReLU, where the authors have GELU, and BatchNorm in its hidden layers, an option of theirs, and before the prototypes,
+where they have none; short runs with small batches need it.
 Differs: the temperature of the teacher is constant and the prototypes learn from the first step on; both are cares of long runs.
 Differs: a ViT is read by average pooling, without a class token, as its recipes say.
+Differs: all views are blurred with the same chance and none is solarised, where the authors blur one large view always and the other seldom.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class DINO(PretextTask):
         small_size: side of a small view in pixels; 0 is the side of a large one. Less than that costs less, and a ViT then needs
             dynamic_img_size: true.
         student_temperature: softness of the student's choice, above 0.
-        teacher_temperature: softness of the teacher's, above 0 and below the student's: sharpening keeps it from becoming uniform.
+        teacher_temperature: softness of the teacher's, above 0 and at most the student's: sharpening keeps it from becoming uniform.
         centre_momentum: of the running mean of the teacher's logits, 0 to 1; centring keeps it from becoming the same for all pictures.
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
         hidden: width of the head's hidden layers.

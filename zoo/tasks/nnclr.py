@@ -2,6 +2,8 @@
 
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
 Representations", https://arxiv.org/abs/2104.14548
+
+Differs: both views are one batch to every BatchNorm, of which the paper does not speak.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Chen, He 2021, "Exploring Simple Siamese Representation Learning", https://arxiv.org/abs/2011.10566
 
 Differs: the predictor's learning rate follows the schedule of everything else, where the paper keeps it constant.
+Differs: both views are one batch to every BatchNorm, where the authors' code gives it each view by itself.
 """
 
 from __future__ import annotations

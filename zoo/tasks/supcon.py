@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
+from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import projector
 from zoo.losses import gather, normalized
@@ -47,6 +48,8 @@ class SupCon(PretextTask):
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         """Two independent views, each (B, C, H, W), and the labels (B,)."""
+        if int(batch["label"].min()) < 0:
+            raise ZooError(f"the data have the label {int(batch['label'].min())}, which is no class; leave out what has none")
         return self._view(batch["image"]), self._view(batch["image"]), batch["label"]
 
     def _view(self, image: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2006.09882
 
 Differs: no queue of earlier features, for a batch of small pictures has more of them than there are prototypes.
 Differs: prototypes learn from the first step on, where the paper holds them still for an epoch.
+Differs: the colour jitter is half as strong by default; on small and on grey pictures weaker views work better.
 """
 
 from __future__ import annotations

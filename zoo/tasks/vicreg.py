@@ -4,6 +4,7 @@ Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularizatio
 https://arxiv.org/abs/2105.04906
 
 Differs: both views are augmented with the same strength, and none is solarised; on small and on grey pictures weaker views work better.
+Differs: both views are one batch to every BatchNorm, where the authors' code gives it each view by itself.
 """
 
 from __future__ import annotations
