@@ -28,6 +28,17 @@ def test_a_teacher_follows_its_student_and_takes_no_gradient():
     assert torch.equal(teacher[0].weight, body.weight)
 
 
+def test_a_teacher_drops_nothing_and_its_batch_norms_follow_the_task():
+    teacher = Teacher(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Dropout(0.5), nn.BatchNorm2d(8)))
+    x, (conv, drop, norm) = torch.randn(4, 3, 5, 5), teacher[0]
+    for _ in range(2):                              # as made, and told to train
+        assert torch.equal(teacher(x), teacher(x)) and norm.training and conv.training and not drop.training
+        nn.ModuleList([teacher]).train()
+    assert norm.num_batches_tracked == 4
+    nn.ModuleList([teacher]).eval()
+    assert not any(layer.training for layer in teacher.modules())
+
+
 def test_a_queue_holds_the_last_rows_in_turn():
     queue = Queue(5, 2)
     rows = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, -1.0]])

@@ -165,12 +165,25 @@ def sincos_2d(dim: int, side: int) -> Tensor:
 class Teacher(nn.Module):
     """Copies of a student's modules, called one after the other without gradient, whose weights follow the student's.
 
-    BatchNorm in it is in the mode of the task and keeps running statistics of its own, as in MoCo and BYOL.
+    BatchNorm in it is in the mode of the task and keeps running statistics of its own, as in MoCo and BYOL. Nothing is dropped in it: with a
+    DropPath alive some of its targets would be zeros.
     """
 
     def __init__(self, *students: nn.Module):
         super().__init__()
         self.modules_in_turn = nn.ModuleList(copy.deepcopy(student) for student in students).requires_grad_(False)
+        self._drop_nothing()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Only what keeps running statistics follows `mode`, and convolutions, which zoo.cpu computes more quickly while training."""
+        super().train(mode)
+        self._drop_nothing()
+        return self
+
+    def _drop_nothing(self) -> None:
+        for layer in self.modules():                # all of them: timm's attention asks its own mode whether to drop
+            if not isinstance(layer, nn.Conv2d) and not hasattr(layer, "running_var"):
+                layer.training = False
 
     def __getitem__(self, index: int) -> nn.Module:
         return self.modules_in_turn[index]

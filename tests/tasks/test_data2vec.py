@@ -78,6 +78,26 @@ def test_the_target_forgets_scale_and_offset_of_a_blocks_features():
     assert _task().blocks == 2 and (_task(blocks=3).target(image) - _task(blocks=2).target(image)).abs().max() > 1e-3
 
 
+def test_the_teacher_drops_nothing_while_training():
+    """Dropped rows of a block would be targets of zeros."""
+    task = _task(VIT | {"drop_path_rate": 0.5, "proj_drop_rate": 0.3, "attn_drop_rate": 0.3}, blocks=1)
+    image = torch.rand(16, 3, 32, 32)
+    fresh = task.target(image)
+    first, again = task.train().target(image), task.target(image)
+    assert torch.equal(first, again) and torch.equal(first, fresh) and torch.equal(first, task.eval().target(image))
+    assert first.abs().amax(2).min() > 0.1
+    assert task.train().backbone.model.blocks[-1].drop_path2.training, "the student drops on"
+
+
+def test_the_teacher_ends_where_it_is():
+    task = _task(momentum=0.9)
+    before, student = next(task.teacher.parameters()).clone(), next(task.backbone.parameters()).detach()
+    task.after_step(1.0)
+    assert torch.equal(next(task.teacher.parameters()), before)
+    task.after_step(0.0)
+    torch.testing.assert_close(next(task.teacher.parameters()), 0.9 * before + 0.1 * student)
+
+
 def test_each_picture_hides_as_many_patches():
     image, mask = _views(_task(mask_ratio=0.5))
     assert mask.sum(1).tolist() == [8] * 4 and not torch.equal(mask[0], mask[1])
