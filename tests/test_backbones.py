@@ -48,6 +48,14 @@ def test_a_colour_image_into_a_grey_backbone_is_refused():
         backbone.pool(_images(3))
 
 
+@pytest.mark.parametrize("task", ["mae", "simmim", "maskfeat", "jigsaw"])
+def test_tasks_that_repeat_grey_pictures_refuse_colour_for_a_grey_backbone(task):
+    made = find_task(task)(create_backbone("vit_tiny_patch16_224", size=32, in_chans=1, dynamic_img_size=True, **VIT))
+    made.views({"image": _images(1)})
+    with pytest.raises(ZooError, match=r"made for 1 channel\(s\) \(backbone.in_chans\), but the images have 3"):
+        made.views({"image": _images(3)})
+
+
 @pytest.mark.parametrize("name, keywords", VITS)
 def test_only_the_kept_patches_are_encoded(name, keywords):
     """Whatever stands in a hidden patch can't change a visible token; all patches kept is the whole picture."""

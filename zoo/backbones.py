@@ -59,14 +59,16 @@ class Backbone(nn.Module):
             self.patch_size: int = model.patch_embed.patch_size[0]
             self.num_patches: int = model.patch_embed.num_patches
 
+    def repeated(self, x: Tensor) -> Tensor:
+        """(B, 1 or C, H, W) -> (B, C, H, W): a grey image once for each channel of the model. Raises ZooError for any other number of channels."""
+        if x.shape[1] not in (1, self.channels):
+            raise ZooError(f"{self.name} was made for {self.channels} channel(s) (backbone.in_chans), "
+                           f"but the images have {x.shape[1]}; leave in_chans out")
+        return x.expand(-1, self.channels, -1, -1)
+
     def normalize(self, x: Tensor) -> Tensor:
         """(B, 1 or C, H, W) in [0, 1] -> (B, C, H, W) as the model wants it."""
-        if x.shape[1] != self.channels:
-            if x.shape[1] != 1:
-                raise ZooError(f"{self.name} was made for {self.channels} channel(s) (backbone.in_chans), "
-                               f"but the images have {x.shape[1]}; leave in_chans out")
-            x = x.expand(-1, self.channels, -1, -1)
-        x = (x - self.shift) / self.scale
+        x = (self.repeated(x) - self.shift) / self.scale
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last() else x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Jigsaw(PretextTask):
         """Tiles in [0, 1], (B, N, C, h, w), of which the n-th in the K-th order is tile orders[K, n]; and each picture's order (B,)."""
         size, cell = self.backbone.size, self.backbone.size // self.grid
         image = random_grayscale(random_resized_crop(image, size, scale=(self.smallest_crop, 1.0), flip=self.flip), self.grayscale)
-        image = image.expand(-1, self.backbone.channels, -1, -1)
+        image = self.backbone.repeated(image)
         side = round((1 - self.gap) * cell)
         which = torch.randint(len(self.orders), (len(image),), device=image.device)
         place = self.orders[which].flatten()                                    # (B N,): where in the picture each tile is from

@@ -51,7 +51,7 @@ class MAE(PretextTask):
     def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         """The picture (B, C, H, W), the patches to keep (B, n) and the mask (B, N), True where a patch is hidden."""
         image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip)
-        image = image.expand(-1, self.backbone.channels, -1, -1)
+        image = self.backbone.repeated(image)
         keep, mask = random_keep(len(image), self.side**2, self.keep, image.device)
         return image, keep, mask
 

@@ -57,7 +57,7 @@ class MaskFeat(PretextTask):
     def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         """The picture (B, C, H, W), the mask (B, N), True where a patch is hidden, and the HOG of all patches (B, N, cells * cells * bins * C)."""
         image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip)
-        image = image.expand(-1, self.backbone.channels, -1, -1)
+        image = self.backbone.repeated(image)
         return image, block_mask(len(image), self.side, self.hidden, image.device), self.target(image)
 
     def target(self, image: Tensor) -> Tensor:

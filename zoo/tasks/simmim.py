@@ -45,7 +45,7 @@ class SimMIM(PretextTask):
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """The picture (B, C, H, W) and the mask (B, N), True where a patch is hidden."""
         image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip)
-        return image.expand(-1, self.backbone.channels, -1, -1), random_mask(len(image), self.tokens, self.hidden, image.device)
+        return self.backbone.repeated(image), random_mask(len(image), self.tokens, self.hidden, image.device)
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         image, mask = views
