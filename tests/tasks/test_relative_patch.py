@@ -101,3 +101,11 @@ def test_patches_that_dont_fit_are_refused():
     for arguments in ({"patch": 0.4}, {"gap": 2.0}, {"jitter": 1.0}, {"patch": 0.01}):
         with pytest.raises(ZooError, match="task.patch, task.gap and task.jitter"):
             _task(**arguments)
+
+
+def test_neighbours_that_could_reach_into_the_centre_are_refused():
+    with pytest.raises(ZooError, match="task.jitter moves neighbours by up to 3 pixels, over the gap of 1.*larger task.gap"):
+        _task(32, patch=0.2, gap=0.0, jitter=0.5)
+    _task(32, patch=0.2, gap=0.0, jitter=0.2)       # up to the very edge
+    for size in (16, 24, 28, 32, 64, 96, 224):
+        _task(size)

@@ -36,8 +36,9 @@ class RelativePatch(PretextTask):
 
     Args:
         patch: side of a patch as a share of the picture's.
-        gap: least distance between neighbours, in sides of a patch but at least a pixel, so that lines don't run from one into the other.
-        jitter: how far each neighbour is moved at most, up or down, left or right, in sides of a patch; it eats into the gap.
+        gap: distance between neighbours before jitter, in sides of a patch but at least a pixel, so that lines don't run from one into the other.
+        jitter: how far each neighbour is moved at most, up or down, left or right, in sides of a patch; it eats into the gap and,
+            in pixels, is at most that.
         colour: what keeps the network from reading places off the colour fringes of lenses: drop leaves one random channel of each patch and
             puts faint noise for the others, project takes the axis from green to magenta out of the colours, keep does nothing.
         tile: pixels along a side of a patch as the backbone sees it.
@@ -58,11 +59,14 @@ class RelativePatch(PretextTask):
         self.head = mlp(2 * backbone.num_features, hidden, len(STEPS))
 
     def check_places(self, size: int) -> None:
-        """Raises ZooError unless nine patches with their gaps and jitter fit into a picture of `size` pixels."""
+        """Raises ZooError unless nine patches with their gaps and jitter fit into a picture of `size` pixels and none shares a pixel with the centre."""
         needed = 3 * self.side + 2 * self.gap + 2 * self.jitter
         if self.side < 2 or needed > size:
             raise ZooError(f"three patches of {self.side} pixels, gaps of {self.gap} and jitter of {self.jitter} to both sides need {needed} pixels, "
                            f"and the picture has {size}; patches have at least 2, and task.patch, task.gap and task.jitter say how much they take")
+        if self.jitter > self.gap:
+            raise ZooError(f"task.jitter moves neighbours by up to {self.jitter} pixels, over the gap of {self.gap} and into the central patch; "
+                           f"take a smaller task.jitter or a larger task.gap (both are in sides of a patch, here {self.side} pixels)")
 
     def views(self, batch: dict) -> tuple[Tensor]:
         """Of each picture the central patch and its eight neighbours in the order of STEPS, (B, 9, C, h, w)."""
