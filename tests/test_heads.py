@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zoo.errors import ZooError
-from zoo.heads import Centre, Prototypes, Queue, Teacher, check_temperatures, mlp, prototype_head
+from zoo.heads import Centre, Prototypes, Queue, Teacher, check_temperatures, mlp, picture_decoder, prototype_head
 from zoo.optim import cosine
 
 
@@ -106,3 +106,10 @@ def test_prototypes_give_cosines():
 def test_a_cosine_goes_from_start_to_end_exactly():
     assert cosine(0.99, 1.0, 0.0) == 0.99 and cosine(0.99, 1.0, 1.0) == 1.0
     assert abs(cosine(0.0, 1.0, 0.5) - 0.5) < 1e-12 and cosine(0.9, 1.0, 0.3) < cosine(0.9, 1.0, 0.4)
+
+
+def test_a_transformer_decoder_of_odd_width_is_refused():
+    with pytest.raises(ZooError, match="task.width is 7; it has to be even where the decoder is a transformer"):
+        picture_decoder("transformer", 8, 3, 16, width=7)
+    for kind, width in (("transformer", 6), ("conv", 7), ("linear", 7)):
+        assert picture_decoder(kind, 8, 3, 16, width)(torch.randn(2, 8)).shape == (2, 3, 16, 16)

@@ -49,7 +49,8 @@ class Prototypes(nn.Module):
 def prototype_head(inputs: int, hidden: int, bottleneck: int, prototypes: int) -> nn.Sequential:
     """(B, inputs) -> (B, prototypes): a `projector` of three layers to `bottleneck` numbers, and their cosines with learned directions.
 
-    The head of DINO, https://arxiv.org/abs/2104.14294
+    The head of DINO, https://arxiv.org/abs/2104.14294, with ReLU for GELU, and with BatchNorm: in the hidden layers, which is an option of the
+    authors, and at the bottleneck before the prototypes, where theirs has none.
     """
     return nn.Sequential(projector(inputs, hidden, bottleneck, layers=3), Prototypes(bottleneck, prototypes))
 
@@ -134,11 +135,14 @@ class LinearDecoder(nn.Module):
 def picture_decoder(kind: str, inputs: int, channels: int, size: int, width: int) -> nn.Module:
     """A decoder from a code to a picture, (B, inputs) -> (B, channels, size, size), unbounded: `conv`, `transformer` or `linear`.
 
-    `width` is the channel count of the last map of `conv`; `transformer` is twice as wide; `linear` has no width.
+    `width` is the channel count of the last map of `conv`; `transformer` is twice as wide, and `width`
+    has to be even there; `linear` has no width. Raises ZooError for an odd one.
     """
     if kind == "conv":
         return ConvDecoder(inputs, channels, size, width)
     if kind == "transformer":
+        if width % 2:
+            raise ZooError(f"task.width is {width}; it has to be even where the decoder is a transformer")
         return PatchDecoder(inputs, channels, size, 2 * width)
     return LinearDecoder(inputs, channels, size)
 

@@ -110,3 +110,10 @@ def test_the_backbone_pays_for_the_tokens_it_encodes():
         return whole.get_total_flops() - embedding.get_total_flops()
 
     assert 3 * cost(0.75) == cost(0.25) > 0
+
+
+@pytest.mark.parametrize("arguments, sentence", [({"decoder_dim": 30}, "task.decoder_dim is 30; .* multiple of 4"),
+                                                 ({"decoder_dim": 32, "decoder_heads": 3}, "task.decoder_dim is 32; .*task.decoder_heads, 3")])
+def test_a_decoder_that_its_heads_dont_divide_is_refused(arguments, sentence):
+    with pytest.raises(ZooError, match=sentence):
+        MAE(create_backbone("vit_tiny_patch16_224", size=32, **VIT), **arguments)

@@ -5,6 +5,7 @@ Bao, Dong, Piao, Wei 2022, "BEiT: BERT Pre-Training of Image Transformers", http
 Differs: the tokenizer is a vqvae of the zoo, by default the small one in its hub, in the place of DALL-E's with 8,192 words.
 Differs: the tokenizer sees the very picture that the backbone sees; the authors' sees it at half the size.
 Differs: a mask is one block; the paper's is a union of several.
+Differs: there is no colour jitter, which the authors' code has.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class BEiT(PretextTask):
         tokenizer: a checkpoint of the task vqvae: its folder, or its name in the hub that came with the zoo or in that of ZOO_HUB. It has to
             give one code to each patch.
         mask_ratio: share of patches that are hidden, as one block, above 0 and below 1; at least one patch stays visible.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 

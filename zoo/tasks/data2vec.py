@@ -4,6 +4,8 @@ Baevski, Hsu, Xu, Babu, Gu, Auli 2022, "data2vec: A General Framework for Self-s
 https://arxiv.org/abs/2202.03555
 
 Differs: the teacher's momentum goes from 0.99 to 1 along half a cosine, and the mask is one block, both for small pictures and short runs.
+Differs: the target is made of feed-forward parts, as in the paper, where the authors' command for pictures takes the outputs of blocks.
+Differs: there is no colour jitter, which the authors' code has.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Data2Vec(PretextTask):
         loss: smooth_l1, which counts large errors less, or l2, the squared error.
         beta: error up to which smooth_l1 is squared, above 0.
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 

@@ -5,6 +5,10 @@ Predictive Architecture", https://arxiv.org/abs/2301.08243
 
 Differs: the context is the patches nearest to a random point that no target holds, as many in every picture as targets that don't overlap
 leave over, where the authors cut a large block down to the batch's smallest number.
+Differs: the area of a target is fixed, where the authors draw it from a range, and its aspect ratio is log-uniform, where theirs is uniform;
+with several processes each draws a block shape of its own, where the authors' share one.
+Differs: the backbone's positions are timm's, which a ViT learns, where the authors' are fixed sines; the predictor's are fixed.
+Differs: the teacher's momentum rises along half a cosine, where the authors' rises linearly.
 Differs: the teacher's momentum starts at 0.99 and the predictor is two blocks deep, for small pictures and short runs.
 """
 
@@ -42,7 +46,7 @@ class IJEPA(PretextTask):
         predictor_depth: transformer blocks of the predictor, at least 1.
         predictor_heads: attention heads of the predictor.
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture; the paper has none.
     """
 

@@ -35,8 +35,8 @@ class Inpaint(PretextTask):
         overlap: pixels along the block's edge that stay visible and have to be painted all the same, so that hole and picture join.
         overlap_weight: how much an error in them counts, where one in the hole counts 1; at least 0.
         decoder: how features become a picture; auto takes a transformer for a ViT and convolutions for everything else.
-        width: channels of the last map of `conv`; half the width of `transformer`.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        width: channels of the last map of `conv`; half the width of `transformer`, where it is even.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 

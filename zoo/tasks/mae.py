@@ -3,6 +3,7 @@
 He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377
 
 Differs: the backbone is used without a class token and with average pooling, as its recipes say, so that every parameter learns.
+Differs: the backbone's positions are timm's, which a ViT learns, where the authors' are fixed sines; the decoder's are fixed.
 Differs: the default decoder is one block deep, light enough for pictures of 28 to 64 pixels.
 """
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
+from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import TransformerDecoder
 from zoo.masks import hidden_count, patchify, random_keep, unpatchify
@@ -31,7 +33,7 @@ class MAE(PretextTask):
         decoder_depth: transformer blocks of the decoder.
         decoder_heads: attention heads of the decoder.
         normalize_target: predict each patch with its own mean and deviation removed, which the paper found better.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 
@@ -40,6 +42,8 @@ class MAE(PretextTask):
         backbone.require_patches("mae")
         backbone.require_plain_pooling("mae")
         super().__init__(backbone)
+        if decoder_dim % decoder_heads or decoder_dim % 4:
+            raise ZooError(f"task.decoder_dim is {decoder_dim}; it has to be a multiple of 4 and of task.decoder_heads, {decoder_heads}")
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size
         self.keep = self.side**2 - hidden_count(mask_ratio, self.side**2)
         self.normalize_target, self.smallest_crop, self.flip = normalize_target, smallest_crop, flip

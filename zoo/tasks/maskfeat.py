@@ -34,7 +34,7 @@ class MaskFeat(PretextTask):
         mask_ratio: share of patches that are hidden, as one block, above 0 and below 1; at least one patch stays visible.
         bins: directions of edges that are told apart, from 0 to 180 degrees; at least 2.
         cells: histograms to a side of a patch; they have to divide its pixels.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 

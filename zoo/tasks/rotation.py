@@ -26,7 +26,7 @@ class Rotation(PretextTask):
     """Classify which of four quarter turns a picture has been given.
 
     Args:
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture, which is as upright as before.
     """
 

@@ -27,7 +27,7 @@ class SimMIM(PretextTask):
 
     Args:
         mask_ratio: share of patches that are hidden, above 0 and below 1; at least one patch stays visible.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 
