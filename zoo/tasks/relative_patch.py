@@ -59,7 +59,7 @@ class RelativePatch(PretextTask):
         self.head = mlp(2 * backbone.num_features, hidden, len(STEPS))
 
     def check_places(self, size: int) -> None:
-        """Raises ZooError unless nine patches with their gaps and jitter fit into a picture of `size` pixels and none shares a pixel with the centre."""
+        """Raises ZooError unless nine patches, gaps and jitter fit into a picture of `size` pixels and none shares a pixel with the centre."""
         needed = 3 * self.side + 2 * self.gap + 2 * self.jitter
         if self.side < 2 or needed > size:
             raise ZooError(f"three patches of {self.side} pixels, gaps of {self.gap} and jitter of {self.jitter} to both sides need {needed} pixels, "
