@@ -42,7 +42,7 @@ class Autoencoder(PretextTask):
         sparsity: how active each number of the code should be on average, above 0 and below 1; the code is then a sigmoid. 0 leaves
             it linear and free.
         sparsity_weight: how much a code that isn't sparse costs, in units of the squared error.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 

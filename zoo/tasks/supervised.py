@@ -31,7 +31,7 @@ class Supervised(PretextTask):
     Args:
         classes: how many classes the data have, at least 2; their labels are 0 .. classes - 1.
         smoothing: share of a label that is spread evenly over all classes, 0 to below 1.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture; 0 for writing and other things that have a side.
     """
 

@@ -43,7 +43,7 @@ class VAE(PretextTask):
         free_bits: nats that each dimension may tell on average without paying for them; keeps dimensions from falling silent.
         decoder: how a code becomes a picture; auto takes a transformer for a ViT and convolutions for everything else.
         width: channels of the last map of `conv`; half the width of `transformer`.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 

@@ -37,7 +37,7 @@ class VQVAE(PretextTask):
         commitment: how much a feature that is far from its entry costs, in units of the picture's error; above 0, or features drift away.
         decay: of the moving averages that the codebook follows, at least 0 and below 1; in short runs lower than the paper's 0.99.
         width: channels of the decoder's last map.
-        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping.
+        smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 
