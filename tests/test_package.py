@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -192,3 +193,16 @@ def test_the_command_is_installed(site, tmp_path):
     script = site / "bin" / "zoo"
     assert script.is_file() and os.access(script, os.X_OK)
     assert python(script, "--version", cwd=tmp_path, PYTHONPATH=str(site)).strip() == PROJECT["version"]
+
+
+def test_files_import_from_the_lines_above_their_own_in_contributing():
+    (block,) = [part for part in (ROOT / "CONTRIBUTING.md").read_text().split("```text\n") if part.startswith("errors ")]
+    line_of = {name.strip("/"): number for number, line in enumerate(block.partition("```")[0].splitlines()) for name in line.split()}
+    files = [path for path in (ROOT / "zoo").rglob("*.py") if "_shipped" not in path.parts and path != ROOT / "zoo" / "__init__.py"]
+    own = {path: path.relative_to(ROOT / "zoo").with_suffix("").parts[0] for path in files}
+    assert set(own.values()) == set(line_of)
+    for path, name in own.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zoo."):
+                other = node.module.split(".")[1]
+                assert other == name or line_of[other] < line_of[name], f"{path} imports {node.module}"
