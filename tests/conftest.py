@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # read when torch is imported
+os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; a fork of a process with more of OpenMP's threads waits for them for ever
 
 import numpy as np
 import pytest
