@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; a fork of a process with more of OpenMP's threads waits for them for ever
+os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; with more, a fork of this process waits for ever for OpenMP's threads
 
 import numpy as np
 import pytest

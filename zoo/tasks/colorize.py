@@ -73,7 +73,7 @@ class Colorize(PretextTask):
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         lightness, ab = views
         if self.loss == "classification":
-            nearest, share = self.encode(ab)                                                   # (B, h, w, 5) each, before the network fills the memory
+            nearest, share = self.encode(ab)                                                   # (B, h, w, 5) each, before the network fills memory
         predicted = self.head(self.backbone.map(lightness))                                    # (B, Q or 2, h, w)
         with torch.autocast(ab.device.type, enabled=False):
             if self.loss == "regression":

@@ -6,8 +6,8 @@ https://arxiv.org/abs/2304.07193
 Differs: these are the paper's losses at small scale; its curated data, its large models and their distillation are not here.
 Differs: what stands for the whole picture is the mean of its tokens, as the recipes' ViTs have it, and not a class token.
 Differs: every large view is masked, by one block of a fixed share, where the authors leave half of them whole.
-Differs: the heads have ReLU and, in their hidden layers and before the prototypes, BatchNorm, and temperatures are constant, for short runs with small
-batches.
+Differs: the heads have ReLU and, in their hidden layers and before the prototypes, BatchNorm, and temperatures are constant,
+for short runs with small batches.
 Differs: all views are blurred with the same chance and none is solarised.
 """
 

@@ -4,7 +4,8 @@ Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2022, "iBOT: Image BERT Pre-Training wi
 
 Differs: what stands for the whole picture is the mean of its tokens, as the recipes' ViTs have it, and not a class token.
 Differs: every large view is masked, by one block of a fixed share, where the authors leave half of them whole.
-Differs: the head has ReLU and, in its hidden layers and before the prototypes, BatchNorm, and temperatures are constant, for short runs with small batches.
+Differs: the head has ReLU and, in its hidden layers and before the prototypes, BatchNorm, and temperatures are constant,
+for short runs with small batches.
 Differs: all views are blurred with the same chance and none is solarised.
 """
 

@@ -7,8 +7,8 @@ Chen, Xie, He 2021, "An Empirical Study of Training Self-Supervised Vision Trans
 Differs: BatchNorm uses the statistics of the global batch, where v2 shuffles pictures among devices so that a query can't know its key by them.
 Differs: the teacher's momentum is 0.99 by default, v2's 0.999, and the queue is shorter, for runs of hundreds of steps.
 Differs: the patch embedding of a ViT learns like everything else, where v3 freezes it for the sake of large batches.
-Differs: v3's projector has two layers and its predictor no BatchNorm at the end, as the paper gives a ResNet; the authors' code gives a ViT three layers
-and that BatchNorm.
+Differs: v3's projector has two layers and its predictor no BatchNorm at the end, as the paper gives a ResNet; the authors' code gives a ViT
+three layers and that BatchNorm.
 Differs: views are blurred half as often by default; v3 blurs the first always and the second with a chance of 0.1.
 """
 
