@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; with more, a fork of this process waits for ever for OpenMP's threads
+os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; with more, a fork waits for ever for OpenMP's threads
 
 import numpy as np
 import pytest

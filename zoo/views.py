@@ -1,9 +1,8 @@
 """Views: batched augmentation on the training device, random for every sample.
 
 Every function takes images (B, C, H, W), uint8 or float in [0, 1], C 1 or 3, and returns float32 in [0, 1]. Randomness comes from torch's
-default generator of the images' device,
-and the order of a jitter from that of the CPU. Pure functions with given parameters come first; they equal torchvision's.
-torchvision's own transforms draw one set of parameters for a whole batch, which is why these exist.
+default generator of the images' device, and the order of a jitter from that of the CPU. Pure functions with given parameters come first;
+they equal torchvision's. torchvision's own transforms draw one set of parameters for a whole batch, which is why these exist.
 """
 
 from __future__ import annotations
