@@ -196,8 +196,8 @@ def test_the_command_is_installed(site, tmp_path):
 
 
 def test_files_import_from_the_lines_above_their_own_in_contributing():
-    (block,) = [part for part in (ROOT / "CONTRIBUTING.md").read_text().split("```text\n") if part.startswith("errors ")]
-    line_of = {name.strip("/"): number for number, line in enumerate(block.partition("```")[0].splitlines()) for name in line.split()}
+    block = (ROOT / "CONTRIBUTING.md").read_text().partition("\n    errors ")[2].partition("\n\n")[0]
+    line_of = {name.strip("/"): number for number, line in enumerate(f"errors {block}".splitlines()) for name in line.split()}
     files = [path for path in (ROOT / "zoo").rglob("*.py") if "_shipped" not in path.parts and path != ROOT / "zoo" / "__init__.py"]
     own = {path: path.relative_to(ROOT / "zoo").with_suffix("").parts[0] for path in files}
     assert set(own.values()) == set(line_of)

@@ -182,7 +182,7 @@ class Reader:
 
     def install(self, words: list[str]) -> None:
         """What an editable installation comes to: its metadata and its code on the path. (That pip does so is seen in test_plugin_package.)"""
-        folder = Path(words[3]).resolve()
+        folder = Path(words[3].partition("[")[0]).resolve()         # without its extras
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
         info = self.here.parent / "site" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         info.mkdir(parents=True)
