@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from filelock import FileLock
-from table import costs_of, known, render as table_of_tasks, write_header
+from table import costs_of, known, render as table_of_tasks, seeds_of, write_header
 
 from zoo.evaluate.features import OWN, PIXELS, RANDOM
 from zoo.evaluate.table import evaluate
@@ -121,8 +121,7 @@ def write_headers(results: list[dict]) -> None:
             continue
         machine = runs[0]["machine"]
         values = ", ".join(f"{_title(*column)} {_cell(runs, OWN, *column)}" for column in COLUMNS)
-        measured = f"{values}; {len(runs)} seeds ({', '.join(sorted({str(r['commit']) for r in runs}))}, {runs[0]['created']})"
-        write_header(path, costs_of(runs, f"{machine['threads']} thread(s) of {machine['cpu']}"), measured)
+        write_header(path, costs_of(runs, f"{machine['threads']} thread(s) of {machine['cpu']}"), f"{values}; {seeds_of(runs)}")
 
 
 def record(result: dict) -> None:

@@ -230,9 +230,13 @@ def write_headers(rows: list[dict]) -> None:
             costs = costs_of(found, f"{threads} of {cpu}") + ("" if own else f", for {STEPS} steps of {BATCH}")
             numbers = ", ".join(f"{TITLES[kind]} {cell(found, kind)}" for kind in TITLES)
             labelled = min(LISTS["train"], data_info(recipe["data"]["name"]).splits["train"])
-            facts = sorted({str(row["commit"]) for row in found}) + sorted({row["created"] for row in found})
-            measured = f"{numbers}, with {labelled:,} labelled pictures, {STEPS} steps of {BATCH}, {len(found)} seed(s) ({', '.join(facts)})"
+            measured = f"{numbers}, with {labelled:,} labelled pictures, {STEPS} steps of {BATCH}, {seeds_of(found)}"
         write_header(path, costs, measured)
+
+
+def seeds_of(runs: list[dict]) -> str:
+    """How many, of which commits and days."""
+    return f"{len(runs)} seed(s) ({', '.join(sorted({str(run['commit']) for run in runs}) + sorted({run['created'] for run in runs}))})"
 
 
 def costs_of(runs: list[dict], where: str) -> str:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo import registry
+from zoo.heads import Teacher
 from zoo.registry import find_task, list_tasks
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.testing import check_task
+from zoo.testing import SIZES, _backbone_for, _make, check_task
 from zoo.views import to_float
 
 
@@ -25,6 +26,26 @@ def test_every_task_keeps_it(name):
 
 def test_there_are_tasks_to_check():
     assert {"simclr", "mae", "vae", "autoencoder", "colorize"} <= {entry.name for entry in list_tasks()}
+
+
+def test_every_teacher_follows_by_its_momentum_and_ends_where_it_is():
+    """But for MoCo v2, whose teacher's momentum is the same all the time."""
+    found = set()
+    for entry in list_tasks():
+        cls = find_task(entry.name)
+        task = _make(cls, _backbone_for(cls, {}), SIZES[0], {"version": "v3"} if entry.name == "moco" else {})
+        if not isinstance(teacher := getattr(task, "teacher", None), Teacher):
+            continue
+        with torch.no_grad():
+            for parameter in teacher.parameters():
+                parameter.add_(0.5)                 # another network than the student
+            before, student = next(teacher.parameters()).clone(), next(task.backbone.parameters())
+            task.after_step(1.0)
+            assert torch.equal(next(teacher.parameters()), before), entry.name
+            task.after_step(0.0)
+            torch.testing.assert_close(next(teacher.parameters()), task.momentum * before + (1 - task.momentum) * student)
+        found.add(entry.name)
+    assert found >= {"byol", "data2vec", "dino", "dinov2", "ibot", "ijepa", "moco"}
 
 
 # ---- one that keeps every promise ------------------------------------------------------------------------------------------

@@ -90,8 +90,7 @@ class TransformerDecoder(nn.Module):
         super().__init__()
         from timm.models.vision_transformer import Block
 
-        if dim % heads or dim % 4:
-            raise ZooError(f"a decoder of width {dim} can't have {heads} heads: the width has to be a multiple of the heads and of 4")
+        check_heads("a decoder's dim", dim, "its heads", heads)
         self.register_buffer("position", sincos_2d(dim, side), persistent=False)
         self.blocks = nn.Sequential(*[Block(dim, heads, qkv_bias=True) for _ in range(depth)])
         self.norm, self.last = nn.LayerNorm(dim), nn.Linear(dim, outputs)
@@ -153,6 +152,12 @@ def map_head(inputs: int, width: int, outputs: int, resolution: int) -> nn.Seque
                          nn.Upsample((resolution, resolution), mode="bilinear"),
                          nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
                          nn.Conv2d(width, outputs, 1))
+
+
+def check_heads(name: str, dim: int, name_of_heads: str, heads: int) -> None:
+    """Raises ZooError, with these names, unless blocks of width `dim` with positions of `sincos_2d` can have so many attention heads."""
+    if dim % heads or dim % 4:
+        raise ZooError(f"{name} is {dim}; it has to be a multiple of 4 and of {name_of_heads}, {heads}")
 
 
 def sincos_2d(dim: int, side: int) -> Tensor:

@@ -85,15 +85,6 @@ def test_the_prediction_depends_on_where_the_target_lies():
     assert (task.predict(image, context, moved) - task.predict(image, context, targets)).abs().max() > 1e-3
 
 
-def test_the_teacher_ends_where_it_is():
-    task = _task(momentum=0.9)
-    before, student = next(task.teacher.parameters()).clone(), next(task.backbone.parameters()).detach()
-    task.after_step(1.0)
-    assert torch.equal(next(task.teacher.parameters()), before)
-    task.after_step(0.0)
-    torch.testing.assert_close(next(task.teacher.parameters()), 0.9 * before + 0.1 * student)
-
-
 def test_grey_pictures_the_drawing_and_nonsense():
     task = _task()
     assert task(_views(task, 1)).loss.isfinite()

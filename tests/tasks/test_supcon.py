@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.losses import nt_xent
 from zoo.errors import ZooError
+from zoo.losses import nt_xent
 from zoo.tasks.supcon import SupCon, supervised_contrast
 
 

@@ -50,7 +50,7 @@ class DeepCluster(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    training_only = ("remembered", "pushed", "steps")
+    training_only = ("remembered", "pushed", "batches")
 
     def __init__(self, backbone: Backbone, clusters: Several = 64, memory: Count = 2048, every: Count = 10, iterations: Count = 10,
                  temperature: Positive = 0.1, hidden: Count = 512, outputs: Count = 128, smallest_crop: Share = 0.2, jitter: Weight = 0.5,
@@ -63,7 +63,7 @@ class DeepCluster(PretextTask):
         self.projector = projector(backbone.num_features, hidden, outputs)
         self.remembered = Queue(memory, outputs)
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))                   # pictures, over all ranks
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))                    # batches since the last clustering
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))                  # since the last clustering
         self.register_buffer("centroids", normalized(torch.randn(clusters, outputs)))
         self.register_buffer("sizes", torch.zeros(clusters))                                # remembered pictures in each, 0 before the first
 
@@ -90,13 +90,13 @@ class DeepCluster(PretextTask):
         """(B, D) of each rank go into the memory, which is the same on all of them; when it is time, it is clustered."""
         self.remembered.push(z)
         self.pushed += int(total(self.pushed.new_tensor(len(z))))
-        self.steps += 1
+        self.batches += 1
         rows, first_time = self.remembered.rows, not self.sizes.any()
-        if self.pushed >= len(rows) and (first_time or self.steps >= self.every):
+        if self.pushed >= len(rows) and (first_time or self.batches >= self.every):
             spaced = torch.arange(len(self.sizes), device=rows.device) * len(rows) // len(self.sizes)
             centroids, sizes = spherical_kmeans(rows, rows[spaced] if first_time else self.centroids, self.iterations)
             self.centroids.copy_(centroids), self.sizes.copy_(sizes)
-            self.steps.zero_()
+            self.batches.zero_()
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:

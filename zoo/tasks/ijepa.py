@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
-from zoo.heads import Teacher, sincos_2d
+from zoo.heads import Teacher, check_heads, sincos_2d
 from zoo.losses import wide
 from zoo.masks import mask_pixels
 from zoo.optim import cosine
@@ -60,8 +60,7 @@ class IJEPA(PretextTask):
         backbone.require_patches("ijepa")
         backbone.require_plain_pooling("ijepa")
         super().__init__(backbone)
-        if predictor_dim % predictor_heads or predictor_dim % 4:
-            raise ZooError(f"task.predictor_dim is {predictor_dim}; it has to be a multiple of 4 and of task.predictor_heads, {predictor_heads}")
+        check_heads("task.predictor_dim", predictor_dim, "task.predictor_heads", predictor_heads)
         if targets >= backbone.num_patches:
             raise ZooError(f"task.targets is {targets}, and the picture has {backbone.num_patches} patches; give fewer than those")
         self.side, self.targets, self.target_area, self.target_ratio = backbone.size // backbone.patch_size, targets, target_area, target_ratio

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
-from zoo.errors import ZooError
 from zoo.grid import rows_of
-from zoo.heads import TransformerDecoder
+from zoo.heads import TransformerDecoder, check_heads
 from zoo.masks import hidden_count, patchify, random_keep, unpatchify
 from zoo.ranges import Count, Part, Share
 from zoo.registry import register_task
@@ -42,8 +41,7 @@ class MAE(PretextTask):
         backbone.require_patches("mae")
         backbone.require_plain_pooling("mae")
         super().__init__(backbone)
-        if decoder_dim % decoder_heads or decoder_dim % 4:
-            raise ZooError(f"task.decoder_dim is {decoder_dim}; it has to be a multiple of 4 and of task.decoder_heads, {decoder_heads}")
+        check_heads("task.decoder_dim", decoder_dim, "task.decoder_heads", decoder_heads)
         self.patch, self.side = backbone.patch_size, backbone.size // backbone.patch_size
         self.keep = self.side**2 - hidden_count(mask_ratio, self.side**2)
         self.normalize_target, self.smallest_crop, self.flip = normalize_target, smallest_crop, flip
