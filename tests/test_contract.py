@@ -15,7 +15,7 @@ from zoo import registry
 from zoo.heads import Teacher
 from zoo.registry import find_task, list_tasks
 from zoo.tasks.base import PretextTask, TaskOutput
-from zoo.testing import SIZES, _backbone_for, _make, check_task
+from zoo.testing import SIZES, _backbone_for, _batch, _make, check_task
 from zoo.views import to_float
 
 
@@ -46,6 +46,20 @@ def test_every_teacher_follows_by_its_momentum_and_ends_where_it_is():
             torch.testing.assert_close(next(teacher.parameters()), task.momentum * before + (1 - task.momentum) * student)
         found.add(entry.name)
     assert found >= {"byol", "data2vec", "dino", "dinov2", "ibot", "ijepa", "moco"}
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in list_tasks() if entry.origin == "zoo"])
+def test_the_backbone_runs_in_the_precision_asked_for_and_the_loss_does_not(name):
+    cls, found = find_task(name), set()
+    task = _make(cls, _backbone_for(cls, {}), SIZES[0], {})
+    layers = [layer for layer in task.backbone.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        views = task.views(_batch(cls, SIZES[0]))
+    for layer in layers:                            # only now: a tokenizer or a teacher outside that cooks targets has its own
+        layer.register_forward_hook(lambda layer, given, out: found.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task(views).loss
+    assert found == {torch.bfloat16} and loss.dtype == torch.float32
 
 
 # ---- one that keeps every promise ------------------------------------------------------------------------------------------

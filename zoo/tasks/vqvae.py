@@ -58,8 +58,8 @@ class VQVAE(PretextTask):
 
     def forward(self, views: tuple[Tensor]) -> TaskOutput:
         (image,) = views
+        z = wide(self.encode(image))                                                # (B, M, h, w)
         with torch.autocast(image.device.type, enabled=False):
-            z = wide(self.encode(image))                                            # (B, M, h, w)
             self.codebook.begin(z.detach())
             index = self.codebook.nearest(z)
             chosen = self.codebook(index)
