@@ -36,6 +36,21 @@ def expect(monkeypatch, name: str, **splits: int) -> None:
     monkeypatch.setitem(catalogue.ENTRIES, name, replace(entry, info=replace(entry.info, splits=splits)))
 
 
+def pin(monkeypatch, name: str, given: Path, **changed) -> None:
+    """Let what lies below the folder be what is known of a set: its files, or, where one is, its archive, which is packed."""
+    known = replace(sources.SOURCES[name], **changed)
+    if known.archive is None:
+        known = replace(known, digest=sources.digest_of(sources.hash_files(given)))
+    else:
+        archive = given / known.archive[0]
+        packed = [path for path in given.iterdir() if path.is_dir()]
+        with tarfile.open(archive, "w:gz") as tar:
+            for path in packed:
+                tar.add(path, path.name)
+        known = replace(known, archive=(archive.name, hashlib.sha256(archive.read_bytes()).hexdigest()))
+    monkeypatch.setitem(sources.SOURCES, name, known)
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
     path.write_bytes(header + array.tobytes())
@@ -79,6 +94,7 @@ def test_cifar(tmp_path, monkeypatch, name):
     (given / known.meta["filename"]).write_bytes(pickle.dumps({known.meta["key"]: classes}))
     monkeypatch.setattr(known, "meta", {**known.meta, "md5": md5(given / known.meta["filename"])})
     expect(monkeypatch, name, train=18, validation=2, test=3)
+    pin(monkeypatch, name, tmp_path / "given")
 
     assert get_data(name, tmp_path / "given").name == "raw"
     data = load_data(name, download=False)
@@ -109,6 +125,7 @@ def test_stl10(tmp_path, monkeypatch):
     images = write_stl10(tmp_path / "given/stl10_binary", monkeypatch)
     expect(monkeypatch, "stl10", train=18, validation=2, test=6)
     expect(monkeypatch, "stl10-unlabeled", train=22, validation=2, test=6)
+    pin(monkeypatch, "stl10", tmp_path / "given")
     get_data("stl10", tmp_path / "given")
     data = load_data("stl10", download=False)
     assert torch.equal(data.fields["image"], torch.from_numpy(images[:26]))
@@ -122,18 +139,6 @@ def test_stl10(tmp_path, monkeypatch):
     assert more.splits["train"].tolist() == [*range(18), *range(26, 30)]
     assert torch.equal(more.splits["validation"], data.splits["validation"])
     assert more.fingerprint != data.fingerprint
-
-
-def pack_imagenette(folder: Path, monkeypatch) -> None:
-    """The archive as torchvision knows it, of what lies in folder/imagenette2-160."""
-    known = torchvision.datasets.Imagenette._ARCHIVES
-    archive = folder / "imagenette2-160.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder / "imagenette2-160", "imagenette2-160")
-    pinned = md5(archive)
-    monkeypatch.setattr(
-        torchvision.datasets.Imagenette, "_ARCHIVES", known | {"160px": (known["160px"][0], pinned)}
-    )
 
 
 def test_imagenette(tmp_path, monkeypatch):
@@ -151,9 +156,8 @@ def test_imagenette(tmp_path, monkeypatch):
                 (image if picture % 3 else image.convert("RGB")).save(
                     folder / f"{wnid}_{picture:02}.JPEG", quality=95
                 )
-    monkeypatch.setitem(sources.SOURCES, "imagenette", replace(sources.SOURCES["imagenette"], count=140))
     expect(monkeypatch, "imagenette", train=110, validation=10, test=20)
-    pack_imagenette(tmp_path / "given", monkeypatch)
+    pin(monkeypatch, "imagenette", tmp_path / "given", count=140)
     get_data("imagenette", tmp_path / "given")
     data = load_data("imagenette", 24, download=False)
     assert data.fields["image"].shape == (140, 3, 24, 24)
@@ -165,7 +169,7 @@ def test_imagenette(tmp_path, monkeypatch):
     assert torch.equal(data.fields["label"][data.splits["validation"]], torch.arange(10))
 
     (tmp_path / "given/imagenette2-160/val" / wnids[0] / f"{wnids[0]}_00.JPEG").write_bytes(b"no picture")
-    pack_imagenette(tmp_path / "given", monkeypatch)
+    pin(monkeypatch, "imagenette", tmp_path / "given")
     get_data("imagenette", tmp_path / "given" / "imagenette2-160.tgz")
     with pytest.raises(ZooError, match=f"{wnids[0]}_00.JPEG can't be decoded"):
         load_data("imagenette", 24, download=False)

@@ -293,49 +293,46 @@ def test_files_are_known_by_their_names(name, path, wanted):
     assert SOURCES[name].wanted(path) == wanted
 
 
-def test_every_source_is_pinned_or_checked():
+def test_every_source_is_pinned():
     for name, known in SOURCES.items():
         assert known.name == name and known.ways and known.advice
-        assert (known.digest and len(known.digest) == 64) or known.check or known.archive
+        pins = [known.digest, known.archive and known.archive[1]]
+        assert [len(sha) for sha in pins if sha] == [64]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
-def test_files_that_torchvision_does_not_know_are_refused(tmp_path, name):
-    known = SOURCES[name]
-    names = {
-        "cifar10": [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"],
-        "cifar100": ["train", "test", "meta"],
-        "stl10": [
-            "train_X.bin",
-            "train_y.bin",
-            "test_X.bin",
-            "test_y.bin",
-            "unlabeled_X.bin",
-            "class_names.txt",
-        ],
-    }[name]
-    base = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "stl10": "stl10_binary"}[name]
-    (tmp_path / base).mkdir()
-    for file in names:
-        (tmp_path / base / file).write_bytes(b"not it")
-    with pytest.raises(ZooError, match=f"{base}/.* is damaged, or not the one that torchvision knows"):
-        sources.get(known, tmp_path)
+def test_files_that_are_not_cifar10_are_refused(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for file in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch", "batches.meta"]:
+        (folder / file).write_bytes(b"not it")
+    with pytest.raises(ZooError, match="aren't those of cifar10 .*: they are damaged or of another version"):
+        sources.get(SOURCES["cifar10"], tmp_path)
 
 
-def test_an_imagenette_archive_that_torchvision_does_not_know_is_refused(tmp_path):
-    (tmp_path / "imagenette2-160.tgz").write_bytes(b"not it")
-    for given in (tmp_path / "imagenette2-160.tgz", tmp_path):
-        with pytest.raises(ZooError, match="imagenette2-160.tgz is damaged, or not the 160-pixel archive"):
-            sources.get(SOURCES["imagenette"], given)
+@pytest.mark.parametrize("name", ["cifar100", "stl10", "imagenette"])
+def test_an_archive_that_is_not_known_is_refused(tmp_path, name):
+    archive = SOURCES[name].archive[0]
+    (tmp_path / archive).write_bytes(b"not it")
+    for given in (tmp_path / archive, tmp_path):
+        with pytest.raises(ZooError, match=f"{archive} isn't the {archive} that is known .*: it is damaged or of another"):
+            sources.get(SOURCES[name], given)
 
 
-def test_unpacked_pictures_of_imagenette_are_refused_since_nothing_could_check_them(tmp_path):
-    folder = tmp_path / "given" / "imagenette2-160" / "val" / "n01440764"
-    folder.mkdir(parents=True)
-    (folder / "n01440764_1.JPEG").write_bytes(b"anything")
-    one = replace(SOURCES["imagenette"], count=1)
-    for given in (tmp_path / "given", tmp_path / "given" / "imagenette2-160"):
-        with pytest.raises(ZooError, match="holds no imagenette2-160.tgz; .* give that instead of unpacked pictures"):
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("cifar100", "cifar-100-python/train"),
+        ("stl10", "stl10_binary/train_X.bin"),
+        ("imagenette", "imagenette2-160/val/n01440764/n01440764_1.JPEG"),
+    ],
+)
+def test_unpacked_files_of_an_archive_are_refused_since_nothing_could_check_them(tmp_path, name, file):
+    path = tmp_path / "given" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"anything")
+    one = replace(SOURCES[name], count=1)
+    for given in (tmp_path / "given", tmp_path / "given" / file.split("/")[0]):
+        with pytest.raises(ZooError, match=f"holds no {one.archive[0]}; .* give that instead of unpacked files"):
             sources.get(one, given)
     with pytest.raises(ZooError, match="neither a file nor a folder"):
         sources.get(one, tmp_path / "nothing")

@@ -4,11 +4,12 @@ A set lies in `<home>/data/NAME`: `raw/` holds its files as they are after unpac
 and sha256 of each and one digest of them all, `decoded/` what datasets.py made of them. The folder appears by
 one rename, under a lock, so that a reader sees all of it or nothing.
 
-The digest is the sha256 of `sha256sum`'s own output over the files in order of their names. It is pinned here
-for fashion-mnist and emoji, where it could be measured. The others are what torchvision knows by md5, at their
-arrival: each raw file of CIFAR-10, CIFAR-100 and STL-10, and Imagenette's archive, so that its pictures aren't
-taken unpacked. For all, the sha256 of the first arrival are kept (`files.json`), and read again whenever the
-set is decoded: they say that nothing changed since, not who made it.
+The digest is the sha256 of `sha256sum`'s own output over the files in order of their names, so that it doesn't
+matter which mirror or compression brought them. It is pinned here for fashion-mnist and emoji, which were
+measured, and for CIFAR-10, of which several have published the sha256 of every file beside the md5 that
+torchvision pins. CIFAR-100, STL-10 and Imagenette are published as one archive each, and known by its sha256;
+of these nothing is taken unpacked. For all, the sha256 of what arrived are kept (`files.json`), and read again
+whenever the set is decoded.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ class Source:
     count, limit   how many files there have to be, and how many bytes they can have together
     ways           how to get them, in order; each takes an empty folder and returns one to gather from
     advice         what to install when no way is open
-    digest         the pin, where it could be measured
-    check          of the raw folder; raises ZooError
-    archive        what `--from` names -> what is read of it, checked; raises ZooError
+    digest         the pin of what is read
+    archive        where that isn't known, the name of the one archive that may bring it, and its sha256
     """
 
     name: str
@@ -54,8 +54,7 @@ class Source:
     ways: tuple[Callable[[Path], Path], ...]
     advice: str
     digest: str | None = None
-    check: Callable[[Path], None] | None = None
-    archive: Callable[[Path], Path] | None = None
+    archive: tuple[str, str] | None = None
 
 
 def folder_of(name: str) -> Path:
@@ -104,18 +103,13 @@ def get(source: Source, given: Path | None = None, download: bool = True) -> Pat
             if given is None:
                 _try_ways(source, work, download)
             else:
-                _take(source, given, work)
+                _unpack(source, given, work / "set", given.name)
             _install(source, work / "set")
         except OSError as error:
             raise paths.explain(error, work, source.limit) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return folder_of(source.name) / "raw"
-
-
-def _take(source: Source, given: Path, work: Path) -> None:
-    read = given if source.archive is None else source.archive(given)
-    _unpack(source, read, work / "set", given.name)
 
 
 def _try_ways(source: Source, work: Path, download: bool) -> None:
@@ -147,6 +141,8 @@ def _try_ways(source: Source, work: Path, download: bool) -> None:
 
 def _unpack(source: Source, given: Path, folder: Path, label: str) -> None:
     """Gather the files into folder/raw, check and record them; raises ZooError."""
+    if source.archive is not None:
+        given = _archive_in(given, source.name, *source.archive)
     (folder / "raw").mkdir()
     found = fetch.gather(given, source.wanted, folder / "raw", source.limit)
     if len(found) != source.count:
@@ -160,10 +156,26 @@ def _unpack(source: Source, given: Path, folder: Path, label: str) -> None:
             f"the files in {given} aren't those of {source.name} (sha256 {digest_of(files)[:12]}, not "
             f"{source.digest[:12]}): they are damaged or of another version"
         )
-    if source.check is not None:
-        source.check(folder / "raw")
     record = {"name": source.name, "from": label, "digest": digest_of(files), "files": files}
     paths.write_text(folder / "files.json", json.dumps(record, indent=0))
+
+
+def _archive_in(given: Path, name: str, archive: str, pinned: str) -> Path:
+    """The archive that is given, or that lies in a folder, if it is the one of that sha256; raises ZooError."""
+    found = given / archive if given.is_dir() else given
+    if not found.is_file():
+        raise ZooError(
+            f"{given} holds no {archive}; {name} is known by the sha256 of that archive, so give that instead of "
+            "unpacked files, which nothing could check" if given.is_dir() else f"{given} is neither a file nor a folder"
+        )
+    with open(found, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha != pinned:
+        raise ZooError(
+            f"{found} isn't the {archive} that is known (sha256 {sha[:12]}, not {pinned[:12]}): it is damaged or "
+            "of another version"
+        )
+    return found
 
 
 def _install(source: Source, fresh: Path) -> None:
@@ -259,55 +271,7 @@ def _named(pattern: str) -> fetch.Wanted:
     return wanted
 
 
-def _torchvision_md5(kind: str) -> Callable[[Path], None]:
-    """A check of a raw folder by the md5 that torchvision's class pins; names the file that differs."""
-
-    def check(raw: Path) -> None:
-        import torchvision.datasets
-
-        known = getattr(torchvision.datasets, kind)
-        pins = [*known.train_list, *known.test_list]
-        if hasattr(known, "meta"):
-            pins.append([known.meta["filename"], known.meta["md5"]])
-        for name, md5 in pins:
-            path = raw / known.base_folder / name
-            if not path.is_file():
-                raise ZooError(f"{known.base_folder}/{name} is missing")
-            if _md5(path) != md5:
-                raise ZooError(
-                    f"{known.base_folder}/{name} is damaged, or not the one that torchvision knows"
-                )
-
-    return check
-
-
-def _imagenette_archive(given: Path) -> Path:
-    """The archive that is given, or that lies in a folder; by its md5, for nobody vouches for the single pictures."""
-    import torchvision.datasets
-
-    address, md5 = torchvision.datasets.Imagenette._ARCHIVES["160px"]
-    name = address.rsplit("/", 1)[-1]
-    archive = given / name if given.is_dir() else given
-    if given.is_dir() and not archive.is_file():
-        raise ZooError(
-            f"{given} holds no {name}; torchvision knows Imagenette by the md5 of that archive alone, so give "
-            "that instead of unpacked pictures, which nothing could check"
-        )
-    if archive.is_file() and _md5(archive) != md5:
-        raise ZooError(
-            f"{archive} is damaged, or not the 160-pixel archive of Imagenette that torchvision knows"
-        )
-    return archive
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _torchvision(
-    name: str, kind: str, pattern: str, count: int, limit: int, arguments: str = "", **checks
-) -> Source:
+def _torchvision(name: str, kind: str, pattern: str, count: int, limit: int, arguments: str = "", **pins) -> Source:
     return Source(
         name=name,
         wanted=_named(pattern),
@@ -315,7 +279,7 @@ def _torchvision(
         limit=limit,
         ways=(fetch.from_torchvision(f"datasets.{kind}(root, {arguments}download=True)"),),
         advice="connect to the network and try again",
-        **(checks or {"check": _torchvision_md5(kind)}),
+        **pins,
     )
 
 
@@ -354,9 +318,18 @@ SOURCES = {
             r"cifar-10-batches-py/(?:data_batch_[1-5]|test_batch|batches\.meta)",
             count=7,
             limit=200_000_000,
+            digest="29b08ea2c78e847a426ab274a57a0497a9b95e437a53d0d9f80c14c4314639a9",
         ),
         _torchvision(
-            "cifar100", "CIFAR100", r"cifar-100-python/(?:train|test|meta)", count=3, limit=200_000_000
+            "cifar100",
+            "CIFAR100",
+            r"cifar-100-python/(?:train|test|meta)",
+            count=3,
+            limit=200_000_000,
+            archive=(
+                "cifar-100-python.tar.gz",
+                "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+            ),
         ),
         _torchvision(
             "stl10",
@@ -364,6 +337,7 @@ SOURCES = {
             r"stl10_binary/(?:(?:train|test)_[Xy]\.bin|unlabeled_X\.bin|class_names\.txt)",
             count=6,
             limit=3_200_000_000,
+            archive=("stl10_binary.tar.gz", "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866"),
         ),
         _torchvision(
             "imagenette",
@@ -372,7 +346,10 @@ SOURCES = {
             count=13_394,
             limit=400_000_000,
             arguments="size='160px', ",
-            archive=_imagenette_archive,
+            archive=(
+                "imagenette2-160.tgz",
+                "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
+            ),
         ),
     )
 }
