@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -274,6 +275,18 @@ def test_precision_of_the_input_and_autocast_change_nothing(view):
 def test_functions_of_given_parameters_take_whole_numbers_too(adjust):
     x = pictures(5)
     assert torch.equal(adjust(x), adjust(views.to_float(x))) and adjust(x).max() <= 1
+
+
+@pytest.mark.parametrize("view", [partial(views.color_jitter, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1), views.random_grayscale,
+                                  views.random_blur, views.random_solarize])
+def test_inplace_gives_the_same_and_changes_what_is_given(view):
+    x = views.to_float(pictures(16))
+    given = x.clone()
+    torch.manual_seed(5)
+    expected = view(x)
+    assert torch.equal(x, given) and not torch.equal(expected, x)
+    torch.manual_seed(5)
+    assert view(x, inplace=True) is x and torch.equal(x, expected)
 
 
 def test_simclr_view_is_its_parts_in_the_papers_order():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,12 +54,12 @@ class TinyMapConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = _taps(self, *x.shape[-2:]) if self.training and x.ndim == 4 and len(x) else None
+        taps = _taps(*x.shape[-2:], self.kernel_size, self.stride, self.padding) if self.training and x.ndim == 4 and len(x) else None
         if taps is None:
             return super().forward(x)
         rows, columns, index = taps
         pixels = rows * columns
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, index.to(x.device))      # (out, pixels out * pixels in, in)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, torch.tensor(index, device=x.device))      # (out, pixels out * pixels in, in)
         weight = weight.unflatten(1, (pixels, -1)).transpose(0, 1).flatten(2).flatten(0, 1)             # (pixels out * out, pixels in * in)
         plain = self.weight.is_contiguous()         # torch's convolution has its result in the layout of its filters, and DDP minds
         flat = x.flatten(1) if plain and x.shape[2] * x.shape[3] == 1 else x.permute(0, 2, 3, 1).flatten(1)
@@ -67,23 +68,22 @@ class TinyMapConv2d(nn.Conv2d):
         return out if self.bias is None else out + self.bias.to(out.dtype).view(1, -1, 1, 1)
 
 
-def _taps(layer: nn.Conv2d, height: int, width: int) -> tuple[int, int, Tensor] | None:
+@functools.lru_cache(maxsize=256)
+def _taps(height: int, width: int, kernels: tuple[int, int], strides: tuple[int, int], paddings: tuple[int, int]) -> tuple[int, int, list[int]] | None:
     """Rows and columns of the output, and for each pair of a pixel out and a pixel in the place in the filter by which they are multiplied.
 
     None where some pair isn't joined at all, or the matrix would be larger than it is worth.
     """
-    sides, places = [], []
-    for side, kernel, stride, padding in zip((height, width), layer.kernel_size, layer.stride, layer.padding, strict=True):
-        out = (side + 2 * padding - kernel) // stride + 1
-        place = torch.arange(side)[None] - stride * torch.arange(out)[:, None] + padding            # (out, in)
-        if out < 1 or int(place.min()) < 0 or int(place.max()) >= kernel:
+    rows, columns = ((side + 2 * padding - kernel) // stride + 1
+                     for side, kernel, stride, padding in zip((height, width), kernels, strides, paddings, strict=True))
+    for side, out, kernel, stride, padding in zip((height, width), (rows, columns), kernels, strides, paddings, strict=True):
+        if out < 1 or padding - stride * (out - 1) < 0 or side - 1 + padding >= kernel:
             return None
-        sides.append(out)
-        places.append(place)
-    filter_size, pixels = layer.kernel_size[0] * layer.kernel_size[1], height * width
-    if pixels >= filter_size or pixels * sides[0] * sides[1] > 2 * filter_size:
+    filter_size, pixels = kernels[0] * kernels[1], height * width
+    if pixels >= filter_size or pixels * rows * columns > 2 * filter_size:
         return None
-    return *sides, (places[0][:, None, :, None] * layer.kernel_size[1] + places[1][None, :, None, :]).flatten()
+    return rows, columns, [(y - strides[0] * row + paddings[0]) * kernels[1] + x - strides[1] * column + paddings[1]
+                           for row in range(rows) for column in range(columns) for y in range(height) for x in range(width)]
 
 
 def _plain(layer: nn.Module) -> bool:
@@ -93,7 +93,7 @@ def _plain(layer: nn.Module) -> bool:
 
 def is_tiny(layer: nn.Conv2d, height: int, width: int) -> bool:
     """Whether `quicken` lets the layer compute a map of so many pixels as a matrix product."""
-    return _plain(layer) and _taps(layer, height, width) is not None
+    return _plain(layer) and _taps(height, width, layer.kernel_size, layer.stride, layer.padding) is not None
 
 
 def quicken(module: nn.Module, tokens: int | None = None) -> None:

@@ -3,6 +3,7 @@
 Every function takes images (B, C, H, W), uint8 or float in [0, 1], C 1 or 3, and returns float32 in [0, 1]. Randomness comes from torch's
 default generator of the images' device, and the order of a jitter from that of the CPU. Pure functions with given parameters come first;
 they equal torchvision's. torchvision's own transforms draw one set of parameters for a whole batch, which is why these exist.
+What is given stays as it is, unless `inplace` is, by which float images are changed themselves and a copy is saved.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ def crop_resize(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Ten
     """
     rows, columns = (out, out) if isinstance(out, int) else out
     x = to_float(x)
-    down = _triangles(top, height, rows, x.shape[-2])                                       # (B, rows, H)
-    across = _triangles(left, width, columns, x.shape[-1])                                  # (B, columns, W)
+    if (rows, x.shape[-2]) == (columns, x.shape[-1]):                                       # both axes at once
+        down, across = _triangles(torch.cat([top, left]), torch.cat([height, width]), rows, x.shape[-1]).chunk(2)
+    else:
+        down = _triangles(top, height, rows, x.shape[-2])                                   # (B, rows, H)
+        across = _triangles(left, width, columns, x.shape[-1])                              # (B, columns, W)
     if flip is not None:
         across = torch.where(flip.view(-1, 1, 1), across.flip(1), across)
     return _products(down, x, across)
@@ -121,19 +125,24 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     tap = torch.arange(kernel, device=x.device) - kernel // 2
     weight = torch.exp(-0.5 * (tap[None] / sigma[:, None]) ** 2)
     weight = weight / weight.sum(1, keepdim=True)                                           # (B, kernel)
-    return _products(_band(weight, x.shape[-2]), x, _band(weight, x.shape[-1]))
+    down = _band(weight, x.shape[-2])
+    return _products(down, x, down if x.shape[-2] == x.shape[-1] else _band(weight, x.shape[-1]))
 
 
 def _band(weight: Tensor, size: int) -> Tensor:
     """(B, kernel) -> (B, size, size): the convolution along an axis as a matrix, reflecting at both ends."""
-    kernel = weight.shape[1]
-    here = torch.arange(size, device=weight.device)
-    there_and_back = max(1, 2 * (size - 1))
-    source = (here[:, None] + torch.arange(kernel, device=weight.device) - kernel // 2) % there_and_back      # (size, kernel)
-    source = torch.minimum(source, there_and_back - source)
-    chosen = F.one_hot(source, size).to(weight.dtype)                                       # (size, kernel, size)
     with torch.autocast(weight.device.type, enabled=False):
-        return torch.einsum("bk,nkm->bnm", weight, chosen)
+        return (weight @ _places(weight.shape[1], size, weight.device, weight.dtype)).unflatten(1, (size, size))
+
+
+@functools.lru_cache(maxsize=8)
+def _places(kernel: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(kernel, size * size): one where a tap of the kernel, over a pixel of the axis, finds a pixel."""
+    with torch.inference_mode(False):                                                       # it stays for calls that are not
+        here = torch.arange(size, device=device)
+        there_and_back = max(1, 2 * (size - 1))
+        source = (here + torch.arange(kernel, device=device)[:, None] - kernel // 2) % there_and_back           # (kernel, size)
+        return F.one_hot(torch.minimum(source, there_and_back - source), size).to(dtype).flatten(1)
 
 
 def solarize(x: Tensor, threshold: float = 0.5) -> Tensor:
@@ -192,7 +201,8 @@ def random_resized_crop(x: Tensor, size: int, scale: tuple[float, float] = (0.2,
 
 
 @_in_parts
-def color_jitter(x: Tensor, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8) -> Tensor:
+def color_jitter(x: Tensor, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8,
+                 inplace: bool = False) -> Tensor:
     """Brightness, contrast, saturation and hue, each by a random factor per image, for a share `p` of the images.
 
     Factors are uniform in [1 - v, 1 + v] (not below 0), hue in [-v, v] of the circle, as in torchvision's ColorJitter.
@@ -210,27 +220,28 @@ def color_jitter(x: Tensor, brightness: float, contrast: float, saturation: floa
                 part = adjust(part, torch.empty(len(part), device=x.device).uniform_(low, high))
         return part
 
-    return _on_some(x, p, jitter)
+    return _on_some(x, p, jitter, inplace)
 
 
-def random_grayscale(x: Tensor, p: float = 0.2) -> Tensor:
+def random_grayscale(x: Tensor, p: float = 0.2, inplace: bool = False) -> Tensor:
     """A share `p` of the images without colour, still of three channels."""
     x = to_float(x)
-    return x if x.shape[1] == 1 else _on_some(x, p, lambda part: luminance(part).expand_as(part))
+    return x if x.shape[1] == 1 else _on_some(x, p, lambda part: luminance(part).expand_as(part), inplace)
 
 
 @_in_parts
-def random_blur(x: Tensor, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel: int | None = None) -> Tensor:
+def random_blur(x: Tensor, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5, kernel: int | None = None,
+                inplace: bool = False) -> Tensor:
     """A share `p` of the images blurred by a `sigma` uniform in the range, in pixels; by default the kernel is a tenth of the image,
     odd and at least 3, as SimCLR has it."""
     x = to_float(x)
     kernel = kernel or max(3, int(0.1 * x.shape[-1]) // 2 * 2 + 1)
-    return _on_some(x, p, lambda part: gaussian_blur(part, torch.empty(len(part), device=x.device).uniform_(*sigma), kernel))
+    return _on_some(x, p, lambda part: gaussian_blur(part, torch.empty(len(part), device=x.device).uniform_(*sigma), kernel), inplace)
 
 
-def random_solarize(x: Tensor, threshold: float = 0.5, p: float = 0.2) -> Tensor:
+def random_solarize(x: Tensor, threshold: float = 0.5, p: float = 0.2, inplace: bool = False) -> Tensor:
     """A share `p` of the images solarised."""
-    return _on_some(to_float(x), p, lambda part: solarize(part, threshold))
+    return _on_some(to_float(x), p, lambda part: solarize(part, threshold), inplace)
 
 
 @_in_parts
@@ -242,10 +253,10 @@ def simclr_view(x: Tensor, size: int, scale: tuple[float, float] = (0.2, 1.0), j
     """
     x = random_resized_crop(x, size, scale, flip=flip)
     if jitter > 0:
-        x = color_jitter(x, 0.8 * jitter, 0.8 * jitter, 0.8 * jitter, min(0.2 * jitter, 0.5))
+        x = color_jitter(x, 0.8 * jitter, 0.8 * jitter, 0.8 * jitter, min(0.2 * jitter, 0.5), inplace=True)
     if grayscale > 0:
-        x = random_grayscale(x, grayscale)
-    return random_blur(x, p=blur) if blur > 0 else x
+        x = random_grayscale(x, grayscale, inplace=True)
+    return random_blur(x, p=blur, inplace=True) if blur > 0 else x
 
 
 def multi_crop(x: Tensor, size: int, small_size: int, count: int, smallest_crop: float = 0.25, jitter: float = 0.5, grayscale: float = 0.2,
@@ -275,7 +286,10 @@ def _chance(batch: int, p: float, device: torch.device) -> Tensor:
     return torch.rand(batch, device=device) < p
 
 
-def _on_some(x: Tensor, p: float, change) -> Tensor:
-    """Apply `change` to a random share `p` of the batch, and pay for that share only."""
+def _on_some(x: Tensor, p: float, change: Callable[[Tensor], Tensor], inplace: bool) -> Tensor:
+    """Apply `change` to a random share `p` of the batch, and pay for that share only; with `inplace` the other images aren't even copied."""
     chosen = _chance(len(x), p, x.device).nonzero().squeeze(1)
-    return x.index_copy(0, chosen, change(x.index_select(0, chosen))) if len(chosen) else x
+    if not len(chosen):
+        return x
+    changed = change(x.index_select(0, chosen))
+    return x.index_copy_(0, chosen, changed) if inplace else x.index_copy(0, chosen, changed)
