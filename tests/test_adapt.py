@@ -15,7 +15,7 @@ from PIL import Image
 
 import zoo
 from zoo import card as cards
-from zoo.adapt import MODES, Adapted, adapt, with_classifier
+from zoo.adapt import Adapted, adapt, with_classifier
 from zoo.checkpoint import load_task, update_card
 from zoo.errors import ZooError
 from zoo.evaluate import table
@@ -97,6 +97,21 @@ def test_it_loads_where_the_zoo_is_not_installed(tmp_path):
     assert out.split() == ["10", *"0123456789"]
 
 
+def test_by_low_rank_the_folder_is_a_plain_model_of_timm_too(tmp_path, quick):
+    source, data = untrained(tmp_path / "source", "vit_tiny_patch16_224", **VIT), zoo.create_data("digits", size=16)
+    result = adapt(source, "digits", mode="lora", per_class=20, out=tmp_path / "out")
+    assert result.value == round(accuracy(predictions(result.folder, data), labels_of(data)["test"]), 2) and set(result.baselines) == {
+        "random weights", "pixels"}
+    own, state = load_task(source).backbone.model.state_dict(), timm.create_model(f"local-dir:{result.folder}", pretrained=True).state_dict()
+    assert state.keys() - own.keys() == {"head.weight", "head.bias"}
+    assert {torch.equal(value, state[key]) for key, value in own.items()} == {True, False}
+
+
+def test_low_rank_is_refused_before_any_work_where_there_is_no_linear_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "extract", None)
+    assert refused(trained(), "digits", mode="lora").startswith("test_resnet has no linear layer to add a matrix of low rank to; use --mode finetune")
+
+
 def test_labels_have_names_and_the_facts_are_kept(tmp_path):
     source = shutil.copytree(trained(), tmp_path / "source")
     update_card(source, license="CC-BY-4.0")
@@ -176,7 +191,7 @@ def test_fine_tuning_gets_the_seed_the_rows_and_the_probe(tmp_path, monkeypatch)
     assert torch.equal(rows, choose_labelled(labels_of(zoo.create_data("digits"))["train"], 3, 5)) and how == FineTuning(seed=5) and probe.tried
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["knn", "probe", "finetune"])
 def test_random_weights_and_raw_pixels_stand_beside_it(mode, tmp_path, quick):
     """In the protocol and with the labels of the checkpoint itself. Pixels have no network to fine-tune, and get a probe."""
     given = {"mode": mode, "per_class": 10, "seed": 2}
@@ -186,7 +201,7 @@ def test_random_weights_and_raw_pixels_stand_beside_it(mode, tmp_path, quick):
     assert result.baselines["pixels"] == round(table.frozen(protocol, raw_pixels(data), rows, 10), 2)
     if mode == "finetune":
         task = table.random_task(card, 0)
-        expected = table.finetuned(task, extract(task, data)["backbone"], data, rows, 2)
+        expected = table.finetuned(task, extract(task, data)["backbone"], data, rows, table.tuning_for(task, 2))
     else:
         expected = sum(table.frozen(protocol, extract(table.random_task(card, draw), data)["backbone"], rows, 10) for draw in range(3)) / 3
     assert result.baselines == {"random weights": round(expected, 2), "pixels": result.baselines["pixels"]}
@@ -294,7 +309,7 @@ def test_the_usual_folder_gets_a_number_where_it_is_taken():
 
 def test_colour_into_a_grey_network_is_refused(tmp_path):
     grey = untrained(tmp_path / "grey", in_chans=1)
-    for mode in MODES:
+    for mode in ("knn", "probe", "finetune"):
         assert "made for 1 channel(s)" in refused(grey, f"folder:{pictures(tmp_path / 'classes', images=30)}", mode=mode)
 
 

@@ -1,4 +1,4 @@
-"""Adapting a checkpoint to labelled pictures: nearest neighbours, a linear probe, or fine-tuning; the outcome is a folder that timm loads."""
+"""Adapting a checkpoint to labelled pictures: nearest neighbours, a linear probe, or fine-tuning, whole or by low rank; the outcome is a folder that timm loads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,13 +24,14 @@ from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
 from zoo.evaluate.features import (OWN, PIXELS, RANDOM, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount,
                                    require_labels)
-from zoo.evaluate.finetune import Classifier, finetune, predict
+from zoo.evaluate.finetune import LOW_RANK, Classifier, FineTuning, finetune, low_rank_layers, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
 from zoo.paths import explain, successors, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask
 
-MODES = ("knn", "probe", "finetune")
+MODES = ("knn", "probe", "finetune", "lora")
+TUNED = ("finetune", "lora")
 FACTS = "adapted.json"
 
 
@@ -39,7 +40,7 @@ class Adapted:
     """What came of it: accuracy in percent on the test split, and the folder of the classifier (None for knn, which has no weights).
 
     `baselines` says what the same labels give without pretraining: by "random weights" of the same network, adapted likewise (the mean of three,
-    but of one that is fine-tuned), and by raw "pixels", which have no network to fine-tune and get the linear probe then.
+    but of one that is tuned), and by raw "pixels", which have no network to fine-tune and get the linear probe then.
     """
 
     checkpoint: str
@@ -60,7 +61,8 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
     Args:
         checkpoint: a folder of a checkpoint or run, or a name in the hub.
         data: a set's name, or folder:PATH with a folder per class.
-        mode: knn, probe (logistic regression on frozen features) or finetune (the whole network, from the probe on).
+        mode: knn, probe (logistic regression on frozen features), finetune (the whole network, from the probe on) or lora (likewise, but only
+            matrices of low rank, which are then added to the linear layers of a transformer; needs peft).
         labels: share of the training labels that may be used, above 0 and at most 1.
         per_class: so many labels of each class instead.
         out: folder of the classifier; one that holds anything is refused. By default adapted/<checkpoint>-<data>-<mode>, with -2, -3, ... behind it
@@ -107,21 +109,28 @@ def _baselines(mode: str, card: dict, data: ZooData, rows: Tensor, seed: int) ->
     """Percent right on the test split of random weights and of raw pixels, with the labels of the training images `rows`."""
     protocol, classes = "knn" if mode == "knn" else "linear", len(data.dataset.info.classes)
     values = []
-    for draw in range(1 if mode == "finetune" else NETWORKS):
+    for draw in range(1 if mode in TUNED else NETWORKS):
         task = random_task(card, draw).to(best_device())
         bank = extract(task, data)[OWN]
-        values.append(finetuned(task, bank, data, rows, seed) if mode == "finetune" else frozen(protocol, bank, rows, classes))
+        values.append(finetuned(task, bank, data, rows, _tuning(mode, task, seed)) if mode in TUNED else frozen(protocol, bank, rows, classes))
     return {RANDOM: round(statistics.mean(values), 2), PIXELS: round(frozen(protocol, raw_pixels(data), rows, classes), 2)}
 
 
 def _classifier(mode: str, task: PretextTask, data: ZooData, rows: Tensor, seed: int) -> Classifier:
     """The backbone and a linear layer fitted on the training images `rows`, both of them fine-tuned if `mode` says so."""
     classes = len(data.dataset.info.classes)
+    if mode == "lora":
+        low_rank_layers(task.backbone)
     with_classifier(task.backbone, torch.zeros(classes, task.backbone.num_features), torch.zeros(classes))     # a ZooError now, not at the end
     probe = probe_of(extract(task, data, ("train", "validation"))[OWN], rows, classes)
-    if mode == "finetune":
-        return finetune(task.backbone, probe, data, rows, tuning_for(task, seed))
+    if mode in TUNED:
+        return finetune(task.backbone, probe, data, rows, _tuning(mode, task, seed))
     return Classifier(task.backbone, probe.weight, probe.bias).to(task.device)
+
+
+def _tuning(mode: str, task: PretextTask, seed: int) -> FineTuning:
+    how = tuning_for(task, seed)
+    return replace(how, **LOW_RANK) if mode == "lora" else how
 
 
 def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Module:

@@ -99,8 +99,9 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p = verb("adapt", verbs.adapt, "Adapt a checkpoint to labelled data and say how good it is on the test split.")
     p.add_argument("checkpoint", help="a name in the hub, or the folder of a checkpoint or run")
     p.add_argument("--data", required=True, help="a data set's name, folder:PATH or shards:PATH")
-    p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune"],
-                   help="probe, the default, is a linear classifier on frozen features, which zoo evaluate calls linear")
+    p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune", "lora"],
+                   help="probe, the default, is a linear classifier on frozen features, which zoo evaluate calls linear; lora adds matrices of low rank "
+                        "to a transformer's layers, and needs peft")
     p.add_argument("--labels", type=float, default=1.0, help="share of the training labels, above 0 and at most 1; default 1")
     p.add_argument("--per-class", type=int, help="labels of each class instead of a share")
     p.add_argument("--out", help="folder of the classifier; default adapted/CHECKPOINT-DATA-MODE, with -2, ... if taken")

@@ -210,7 +210,7 @@ def adapt(given: argparse.Namespace) -> Any:
                  seed=given.seed, baselines=not given.no_baselines)
     _say(given, f"{given.mode} on {given.data}: {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
     for name, value in result.baselines.items():
-        probe = " (linear probe)" if name == "pixels" and given.mode == "finetune" else ""
+        probe = " (linear probe)" if name == "pixels" and given.mode in ("finetune", "lora") else ""
         _say(given, f"  {name + probe:<24}{value:5.1f} %")
     return asdict(result)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -79,6 +80,51 @@ def test_it_begins_at_the_probe_and_is_never_worse_on_validation(digits):
     spoilt = finetune(backbone, probe, data, rows, FineTuning(steps=10, lr=30.0))           # far too fast: every later state is worse
     assert equal(state(spoilt), state(start))
     assert right(spoilt, data) == right(start, data)
+
+
+def test_by_low_rank_each_linear_layer_gets_a_matrix_of_that_rank_and_nothing_else_is_changed(digits, latest, monkeypatch):
+    """And what is measured afterwards is what was trained."""
+    data, backbone, rows, probe = digits
+    pictures, before, seen = data.dataset.fields["image"][:50].float() / 255, state(backbone), []
+    add = module._add_low_rank
+
+    def pooled(net):
+        with torch.no_grad():
+            return net.eval().pool(pictures)
+
+    def noted(net, rank):
+        added = add(net, rank)
+        merge = added.merge_and_unload
+        added.merge_and_unload = lambda: (seen.append(pooled(net)), merge())
+        assert torch.equal(pooled(net), pooled(backbone))                           # they begin at nothing
+        return added
+
+    monkeypatch.setattr(module, "_add_low_rank", noted)
+    generator = torch.get_rng_state()
+    model = finetune(backbone, probe, data, rows, FineTuning(steps=6, rank=2, lr=1e-2))
+    torch.testing.assert_close(pooled(model.backbone), seen[0], rtol=1e-4, atol=1e-5)
+    assert equal(state(backbone), before) and torch.equal(torch.get_rng_state(), generator)
+    after = state(model.backbone)
+    assert after.keys() == before.keys() and not any("lora" in type(part).__name__.lower() for part in model.modules())
+    changed = {key: after[key] - before[key] for key in before if not torch.equal(after[key], before[key])}
+    assert set(changed) == {f"model.{name}.weight" for name, part in backbone.model.named_modules() if isinstance(part, torch.nn.Linear)}
+    for name, change in changed.items():
+        values = torch.linalg.svdvals(change.double())
+        assert values[2] < 1e-5 * values[0] < 1e-3 * values[1], name                # of rank 2, and not less
+    assert not torch.equal(model.head.weight, probe.weight.float()) and all(p.requires_grad for p in model.parameters())
+    again = finetune(backbone, probe, data, rows, FineTuning(steps=6, rank=2, lr=1e-2))
+    assert equal(state(again), state(model))
+
+
+def test_low_rank_needs_linear_layers_and_peft(digits, monkeypatch):
+    data, backbone, rows, probe = digits
+    with pytest.raises(ZooError, match="test_resnet has no linear layer to add a matrix of low rank to; use --mode finetune"):
+        module.low_rank_layers(a_backbone("test_resnet", 16))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ZooError, match=r'not installed: pip install "pretext-zoo\[lora\]"'):
+        finetune(backbone, probe, data, rows, FineTuning(steps=1, rank=2))
+    with pytest.raises(ZooError, match="rank is 0; it has to be at least 1, or None"):
+        FineTuning(rank=0)
 
 
 def test_the_best_state_that_was_looked_at_is_kept(digits, monkeypatch):

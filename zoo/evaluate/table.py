@@ -11,6 +11,7 @@ and `sd` their standard deviation; random weights are the mean over several draw
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import statistics
 from collections.abc import Iterator
@@ -199,7 +200,7 @@ def baseline_candidates(card: dict, data: ZooData) -> list[Candidate]:
 
 
 def random_task(card: dict, draw: int) -> PretextTask:
-    """The card's task and backbone with fresh weights, another set of them for each `draw`, in eval mode."""
+    """The card's task and backbone with fresh weights, another set of them for each `draw`, in eval mode; a BatchNorm has seen no picture."""
     backbone, task = dict(card["backbone"]), dict(card["task"])
     with counted(torch.device("cpu"), draw, RANDOM_WEIGHTS):
         made = create_backbone(backbone.pop("name"), size=card["data"]["size"], **backbone)
@@ -211,8 +212,9 @@ def _row(candidate: Candidate, protocol: str, amount: float | int, data: ZooData
     classes, y = data.dataset.info.classes, candidate.banks[0].y
     if protocol == "finetune":                      # dear: as many runs as there are draws or networks, whichever are more
         runs = range(max(1 if full else FINETUNE_DRAWS, len(candidate.tasks)))
-        networks = list(zip(candidate.tasks, candidate.banks, strict=True))
-        values = [finetuned(*networks[run % len(networks)], data, choose_labelled(y["train"], amount, run, classes), run) for run in runs]
+        networks = zip(candidate.tasks, candidate.banks, strict=True)
+        values = [finetuned(task, bank, data, choose_labelled(y["train"], amount, run, classes), tuning_for(task, run))
+                  for run, (task, bank) in zip(runs, itertools.cycle(networks), strict=False)]
     else:
         chosen = [choose_labelled(y["train"], amount, draw, classes) for draw in range(1 if full else DRAWS)]
         values = [frozen(protocol, bank, rows, len(classes)) for bank in candidate.banks for rows in chosen]
@@ -234,10 +236,10 @@ def probe_of(bank: Bank, rows: Tensor, classes: int) -> Probe:
     return fit_probe(bank.x["train"][rows], bank.y["train"][rows], bank.x["validation"], bank.y["validation"], classes)
 
 
-def finetuned(task: PretextTask, bank: Bank, data: ZooData, rows: Tensor, draw: int) -> float:
+def finetuned(task: PretextTask, bank: Bank, data: ZooData, rows: Tensor, how: FineTuning) -> float:
     """Percent right on the test split of the task's backbone, fine-tuned from its probe on the training images `rows` (n,)."""
     probe = probe_of(bank, rows, len(data.dataset.info.classes))
-    model = finetune(task.backbone, probe, data, rows, tuning_for(task, draw))
+    model = finetune(task.backbone, probe, data, rows, how)
     return accuracy(predict(model, data, "test"), bank.y["test"])
 
 
