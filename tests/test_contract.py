@@ -62,6 +62,15 @@ def test_the_backbone_runs_in_the_precision_asked_for_and_the_loss_does_not(name
     assert found == {torch.bfloat16} and loss.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", [entry.name for entry in list_tasks() if entry.origin == "zoo"])
+def test_a_last_batch_of_one_picture_is_validated(name):
+    cls = find_task(name)
+    task = _make(cls, _backbone_for(cls, {}), SIZES[0], {}).eval()
+    alone = {field: values[:1] for field, values in _batch(cls, SIZES[0]).items()}
+    with torch.no_grad():
+        assert bool(task(task.views(alone)).loss.isfinite())
+
+
 # ---- one that keeps every promise ------------------------------------------------------------------------------------------
 
 URL = "https://example.org/an-idea"

@@ -177,3 +177,22 @@ def test_what_can_not_be_fitted_is_refused_in_a_sentence(call, says):
     with pytest.raises(ZooError) as caught:
         call()
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_strong_penalties_that_only_see_the_commonest_class_dont_end_the_search():
+    draw = torch.Generator().manual_seed(0)
+    y = (torch.rand(4000, generator=draw) < 0.02).long()
+    x = torch.randn(4000, 64, generator=draw)
+    x[:, 0] += 4 * y
+    probe = fit_probe(x[:2000], y[:2000], x[2000:], y[2000:], 2)
+    tried = list(probe.tried.values())
+    assert len(set(tried[:3])) == 1 and probe.penalty < 0.1                     # they were all the same
+    found = probe.predict(x[2000:])
+    assert (found[y[2000:] == 1] == 1).float().mean() > 0.5
+
+
+def test_nothing_is_better_than_every_picture_right():
+    x = torch.eye(3).repeat(20, 1) * 5 + torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) * 0.1
+    y = torch.arange(3).repeat(20)
+    probe = fit_probe(x, y, x, y, 3)
+    assert list(probe.tried.values())[-1] == 100 and len(probe.tried) == list(probe.tried.values()).index(100) + 1

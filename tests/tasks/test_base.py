@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import lightning as L
@@ -64,3 +65,33 @@ def test_processes_that_wait_for_every_gradient_are_told_what_gets_none():
     task.backbone.model.fc_norm.requires_grad_(False)
     check(torch.nn.Linear)
     assert sentence(check).startswith("the task colorize leaves spare.weight and 1 more of its parameters without gradient, and processes")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_last_step_of_an_epoch_weighs_as_much_though_fewer_batches_are_left_for_it():
+    """Five batches of one picture, four to a step: as much is left of the gradient of one as of four."""
+
+    class Seen(L.Callback):
+        norms: list[float] = []
+
+        def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+            self.norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])))
+
+    torch.manual_seed(0)
+    task = zoo.create_task("autoencoder", zoo.create_backbone("vit_tiny_patch16_224", size=16, **FC_NORM), code=4)
+    data = ZooData(generate(ENTRIES["digits"].info, size=16, images=80), 1)
+    data.dataset.fields["image"][:] = data.dataset.fields["image"][:1]
+    trainer = L.Trainer(max_steps=4, limit_train_batches=5, accumulate_grad_batches=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, callbacks=[Seen()])
+    task.optim = replace(task.optim, lr=1e-9)
+    trainer.fit(task, data)
+    assert Seen.norms == pytest.approx([Seen.norms[0]] * 4, rel=1e-4) and Seen.norms[0] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_another_width_are_refused_in_one_sentence(precision):
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    data = ZooData(generate(ENTRIES["digits"].info, size=16, images=20), 4)
+    assert sentence(lambda: trainer.fit(zoo.create_task("simclr", zoo.create_backbone("test_resnet", size=16)), data)).startswith(
+        f"precision {precision} would keep the weights in other than 32 bits, in which views and losses are computed; use one of 32-true, bf16-mixed")

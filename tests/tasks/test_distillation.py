@@ -87,6 +87,10 @@ def test_relations_have_no_scale_and_no_direction():
     assert nearest(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1], [0.1, 1.0]])).tolist() == [2, 3, 0, 1]
 
 
+def test_a_picture_alone_has_no_relations():
+    assert relative_distances(torch.ones(1, 5)).tolist() == [0.0]
+
+
 def test_the_teacher_is_frozen_and_leaves_no_trace():
     task = _task()
     task(task.views(_batch())).loss.backward()

@@ -18,7 +18,7 @@ from zoo.evaluate.knn import accuracy
 from zoo.evaluate.rank import check_features
 
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)     # strongest first: each fit starts from the one before
-PATIENCE = 2                                        # weaker penalties in a row that do worse, after which no weaker one is tried
+PATIENCE = 2                                        # weaker penalties in a row that do worse than the best, after which no weaker one is tried
 ROUGH, FINE, EXACT = 1e-3, 1e-6, 1e-9               # while choosing, for the probe, for fit_linear: about the root of how far the loss may
                                                     # lie above the optimum
 NEVER = -1e4                                        # bias of a class that no training image has
@@ -57,7 +57,7 @@ def fit_probe(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, classes: int
     """Logistic regression on features standardised by their own mean and deviation; the held-out images choose the penalty.
 
     x (n, D), y (n,) are fitted; held_x, held_y are a validation split. Penalties are tried from the strongest on, until two in a row do
-    worse; of equally good ones the strongest is taken.
+    worse than the best; of equally good ones the strongest is taken.
     """
     penalties = tuple(sorted(penalties, reverse=True))
     if not penalties:
@@ -69,7 +69,8 @@ def fit_probe(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, classes: int
         weight, bias = problem.solve(penalty, ROUGH)
         tried[penalty], starts[penalty] = accuracy(Probe(weight, bias, penalty, {}).predict(held_x), held_y), problem.at
         best = max(tried, key=lambda penalty: (tried[penalty], penalty))
-        if number - penalties.index(best) >= PATIENCE:      # the weaker, the dearer
+        # the weaker, the dearer; but strong ones may all say the commonest class alike, and only then begin to tell classes apart
+        if tried[best] == 100 or (number >= PATIENCE and max(list(tried.values())[-PATIENCE:]) < tried[best]):
             break
     problem.at = starts.get(best)
     weight, bias = problem.solve(best, FINE)

@@ -58,6 +58,7 @@ class counted:
 
 
 TRAINING, VALIDATION = 0, 1                         # first counter: the two never share a draw
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class PretextTask(L.LightningModule, ABC):
@@ -122,6 +123,9 @@ class PretextTask(L.LightningModule, ABC):
 
     # ---- what Lightning calls ------------------------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
+        if stage == "fit" and str(self.trainer.precision) not in PRECISIONS:
+            raise ZooError(f"precision {self.trainer.precision} would keep the weights in other than 32 bits, in which views and losses are computed; use one of "
+                           + ", ".join(PRECISIONS))
         if self.trainer.world_size > 1:
             use_global_batch_norm(self)
         if stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
@@ -147,7 +151,7 @@ class PretextTask(L.LightningModule, ABC):
         self._check_finite(logs, batch_idx)
         self._terms = {key: value.detach() if isinstance(value, Tensor) else value for key, value in logs.items()}, batch_idx
         self.log_dict(logs, batch_size=self._pictures_in(batch), prog_bar=True)
-        return output.loss
+        return output.loss * self._share(batch_idx)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         output = self._run(batch, VALIDATION, batch_idx)
@@ -205,6 +209,12 @@ class PretextTask(L.LightningModule, ABC):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 views = self.views(batch)
             return self(views)
+
+    def _share(self, batch_idx: int) -> float:
+        """What makes the gradients of a step a mean over its batches: Lightning divides by as many as are accumulated, also where an epoch ends sooner."""
+        many, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        first = batch_idx // many * many
+        return many / (batches - first) if math.isfinite(batches) and batches < first + many else 1.0
 
     def _pictures_in(self, batch: dict) -> int:
         return len(batch[self.needs[0]])

@@ -139,8 +139,8 @@ def load_timm(folder: Path) -> Backbone:
 
 
 def relative_distances(x: Tensor) -> Tensor:
-    """(B, D) -> Euclidean distances of all pairs, B (B - 1) / 2 of them, in units of their mean."""
-    distance = F.pdist(wide(x))
+    """(B, D) -> Euclidean distances of all pairs, B (B - 1) / 2 of them, in units of their mean; of a single row none, which is one of 0."""
+    distance = F.pdist(wide(x)) if len(x) > 1 else wide(x).sum(1) * 0
     return distance / distance.mean().clamp(min=1e-12)
 
 

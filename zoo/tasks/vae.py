@@ -24,7 +24,7 @@ from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import picture_decoder
-from zoo.losses import total
+from zoo.losses import total, wide
 from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
@@ -89,7 +89,7 @@ class VAE(PretextTask):
         """(B, C, H, W) -> mean and log variance of the code, both (B, M); in full precision, for they get exponentiated."""
         pooled = self.backbone.pool(image)
         with torch.autocast(image.device.type, enabled=False):
-            return self.posterior(pooled.to(image.dtype)).chunk(2, dim=1)
+            return self.posterior(wide(pooled)).chunk(2, dim=1)
 
     def decode(self, z: Tensor, channels: int) -> Tensor:
         """(B, M) -> (B, channels, H, W): means of the Gaussian, or logits of the Bernoulli; for grey the mean of the decoder's channels."""

@@ -78,10 +78,10 @@ class VICReg(PretextTask):
 
 
 def covariance_matrix(x: Tensor) -> Tensor:
-    """(B, D) -> (D, D), over the pictures of all ranks, of which there have to be two."""
+    """(B, D) -> (D, D), over the pictures of all ranks; zeros where there is but one."""
     count = total(x.new_tensor(float(len(x))))
     centred = x - total(x.sum(0)) / count
-    return total(centred.T @ centred) / (count - 1)
+    return total(centred.T @ centred) / (count - 1).clamp(min=1)
 
 
 def flatness(covariance: Tensor) -> Tensor:
