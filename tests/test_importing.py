@@ -183,6 +183,13 @@ def test_objects_among_the_hyper_parameters_are_named(tmp_path):
         import_checkpoint(file, "test_resnet", tmp_path / "made")
 
 
+@pytest.mark.parametrize("odd", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_plain_numbers_are_named(odd, tmp_path):
+    torch.save({"net": {"a": torch.zeros(2), "b": odd}}, tmp_path / "w.pth")
+    with pytest.raises(ZooError, match=r"net\.b is a tensor without plain numbers"):
+        read_tensors(tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("data", [b"", b"\x80\x04.", b"PK\3\4" + bytes(100), b"hello", (1 << 62).to_bytes(8, "little") + b"{}"])
 @pytest.mark.parametrize("name", ["w.ckpt", "w.safetensors"])
 def test_files_that_hold_no_weights(data, name, tmp_path):

@@ -21,7 +21,7 @@ from zoo.errors import ZooError, nearest
 
 SCHEMA, FILE, README = 1, "zoo.json", "README.md"
 LARGEST, DEEPEST = 1024 * 1024, 12                  # bytes of a card; levels of nesting
-LARGEST_SIZE, MOST_CHANNELS = 1024, 64              # pixels of a side; a stranger's card doesn't decide how much memory is taken
+LARGEST_SIZE, MOST_CHANNELS = 2048, 64              # pixels of a side; a stranger's card doesn't decide how much memory is taken
 PLACES = ("folder", "shards")                       # names of data that say where on a machine they lie
 SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")       # data only: nothing that runs when it is opened
 RESERVED = (FILE, README.lower())                   # the card can't list itself, and the README is made from it
@@ -165,10 +165,11 @@ def _check_plain(value: Any) -> None:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ZooError(f"{next(key for key in keys if keys.count(key) > 1)[:80]!r} is given twice")
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise ZooError(f"{key[:80]!r} is given twice")
+        out[key] = value
     return out
 
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 
 from zoo.card import Missing, open_plain
 from zoo.errors import ZooError, bare_address
-from zoo.paths import explain
+from zoo.paths import expanded, explain
 
 BLOCK = 1 << 20
 STALL = 20.0                                        # seconds without a byte after which a connection is given up
@@ -49,12 +49,12 @@ def open_carrier(address: str | Path) -> Carrier:
     text = str(address)
     scheme, separator, _ = text.partition("://")
     if not separator:
-        return Folder(Path(text).expanduser())
+        return Folder(expanded(text))
     if scheme == "file":
         parts = urllib.parse.urlsplit(text)
         if parts.netloc not in ("", "localhost"):
             raise ZooError(f"{text} names another machine; a file:// hub has three slashes, as in file:///srv/hub")
-        return Folder(Path(urllib.request.url2pathname(parts.path)))
+        return Folder(expanded(urllib.request.url2pathname(parts.path)))
     if scheme in ("https", "http"):
         return Web(text)
     if scheme == "hf":
@@ -218,6 +218,10 @@ class Web:
                 raise _answer(error, url, file) from None
         except (OSError, http.client.HTTPException) as error:
             raise _Passing(_reason(error)) from None
+        except ZooError:                            # of ours, about a redirect
+            raise
+        except ValueError as error:                 # a host, or a path, that can be none: also one that a server sends on to
+            raise ZooError(f"{_shown(url)} leads to an address that is none ({error}); percent-encode what isn't plain letters") from None
         with response:
             announced = _announced(response, url, file)
             if announced is not None and exact is not None and announced != exact:

@@ -23,7 +23,7 @@ from zoo.card import Missing, check_file, check_name, read_card
 from zoo.carriers import HF, Carrier, Folder, open_carrier
 from zoo.errors import ZooError, nearest
 from zoo.hub_index import INDEX, LARGEST, entry_of, index_text, parse_index
-from zoo.paths import beside, clear_leftovers, explain, home, offline, remove, shipped, swap, sync_folder, write_bytes, write_text
+from zoo.paths import beside, clear_leftovers, expanded, explain, home, offline, remove, shipped, swap, sync_folder, write_bytes, write_text
 
 LONGEST_LOCK = 600.0                                # seconds that another process may take to pull the same checkpoint
 
@@ -36,11 +36,11 @@ def find(name_or_dir: str | Path, hub: str | Path | None = None) -> Path:
     Raises ZooError for a folder without a checkpoint, an unknown name (with the nearest ones), and damage.
     """
     text = str(name_or_dir)
-    local = None if text.startswith("hf://") else local_checkpoint(Path(text).expanduser())
+    local = None if text.startswith("hf://") else local_checkpoint(expanded(text))
     if local is not None:
         read_card(local)
         return local
-    if Path(text).expanduser().exists() and not cards.SLUG.fullmatch(text):
+    if expanded(text).exists() and not cards.SLUG.fullmatch(text):
         raise ZooError(f"{text} holds no checkpoint: neither {cards.FILE} nor checkpoint/{cards.FILE} is in it; "
                        "if a run was cut short, go on with it by --resume")
     if not text.startswith("hf://") and not cards.SLUG.fullmatch(text):
@@ -50,7 +50,10 @@ def find(name_or_dir: str | Path, hub: str | Path | None = None) -> Path:
 
 def local_checkpoint(path: Path) -> Path | None:
     """The checkpoint folder that `path` is or, being a run's folder, holds; else None."""
-    return next((folder for folder in (path, path / "checkpoint") if (folder / cards.FILE).is_file()), None)
+    try:
+        return next((folder for folder in (path, path / "checkpoint") if (folder / cards.FILE).is_file()), None)
+    except OSError as error:                        # a name that is too long, or a folder that may not be entered
+        raise ZooError(f"{str(path)[:200]} can't be read: {error.strerror}") from error
 
 
 def list_checkpoints(hub: str | Path | None = None, pattern: str = "*") -> list[dict]:
@@ -91,8 +94,8 @@ def _index(carrier: Carrier, wanted: str | None = None) -> dict[str, dict]:
                 return {}                           # a checkout whose hub has nothing in it yet
             raise ZooError(f"{carrier.address} is not a hub: it has no {INDEX}; `zoo push CHECKPOINT --to FOLDER` makes one") from None
     entries = parse_index(data, f"{carrier.address}/{INDEX}")
-    if carrier.remote and not (memory.is_file() and memory.read_bytes() == data):
-        with contextlib.suppress(ZooError):         # a cache that can't be written is no reason not to read the hub
+    with contextlib.suppress(ZooError, OSError):    # a cache that can't be read or written is no reason not to read the hub
+        if carrier.remote and not (memory.is_file() and memory.read_bytes() == data):
             write_bytes(memory, data)
     return entries
 
@@ -213,6 +216,8 @@ def _bring_file(carrier: Carrier, path: str, staging: Path, entry: dict) -> None
         if fresh:
             part.unlink(missing_ok=True)
         resumed = part.exists()
+        if resumed:
+            part.chmod(0o644)                       # of a pull that was killed just before its end
         carrier.fetch(path, part, entry["size"])
         try:
             check_file(staging, entry)
@@ -245,7 +250,7 @@ def push(folder: str | Path, to: str | Path, name: str | None = None, replace: b
 
     Raises ZooError for a card without a licence, files that don't match their card, files beyond it, and a name that is taken.
     """
-    source = local_checkpoint(Path(folder).expanduser())
+    source = local_checkpoint(expanded(folder))
     if source is None:
         raise ZooError(f"{folder} holds no checkpoint: it has no {cards.FILE}")
     card = cards.public(read_card(source))
@@ -296,6 +301,8 @@ def _publish(source: Path, card: dict, carrier: Folder, target: Path, replace: b
     entries = _index(carrier)
     with beside(target) as staging:
         entry = entry_of(card, _stage(source, card, staging))
+        if target.exists() and target.name not in entries and local_checkpoint(target) is None:
+            raise ZooError(f"{target} is no checkpoint, and pushing under its name would remove it; push under another --name")
         if _damage(target, entry["card"]["sha256"]):            # else the very same checkpoint is there, perhaps of a push that was cut short
             if (target.exists() or target.name in entries) and not replace:
                 raise ZooError(f"{carrier.address} has another checkpoint called {target.name}; push under another --name, or with --replace")
@@ -368,6 +375,8 @@ def _verify_hub(carrier: Folder) -> list[str]:
     problems = []
     for name, entry in sorted(entries.items()):
         found = _damage(carrier.folder / name, entry["card"]["sha256"])
+        if (carrier.folder / name).is_symlink():
+            found = [f"{name} is a link, which no pull follows; put the folder itself there"]
         if not found:
             text = (carrier.folder / name / cards.FILE).read_bytes()
             card = cards.parse(text, name)

@@ -24,6 +24,7 @@ from zoo import card as cards
 from zoo.backbones import create_backbone
 from zoo.checkpoint import export
 from zoo.errors import ZooError, nearest
+from zoo.paths import expanded
 from zoo.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import IMPORTED
 from zoo.tasks.base import PretextTask, TaskOutput, counted
@@ -83,7 +84,9 @@ def import_checkpoint(file: str | Path, backbone: str, out: str | Path, *, size:
     sha256 as parent. Raises ZooError for a file that holds more than data, weights of another network (with the share that matches), two
     prefixes that match equally well, and weights that aren't finite.
     """
-    file, out = Path(file).expanduser(), Path(out)
+    file, out = expanded(file), Path(out)
+    if out.name in ("", ".."):                      # . has no name to write beside
+        out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ZooError(f"{out} exists already; remove it, or give another folder")
     with counted(torch.device("cpu"), 0, WEIGHTS):
@@ -147,6 +150,8 @@ def _what_else(error: str) -> str:
 
 def _tensors(value: Any, name: str, levels: int) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_nested:
+            raise ZooError(f"{name} is a tensor without plain numbers (sparse, nested or on no device); save it as a dense one, and import that")
         yield name, value
     elif isinstance(value, Mapping) and levels:
         for key, part in value.items():

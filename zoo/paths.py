@@ -21,7 +21,18 @@ PART = ".part"                                      # how the names of what is b
 
 def home() -> Path:
     """Folder of caches: `ZOO_HOME`, else ~/.cache/zoo. It is not created here."""
-    return Path(os.environ.get("ZOO_HOME") or Path.home() / ".cache" / "zoo").expanduser()
+    return expanded(os.environ.get("ZOO_HOME") or Path.home() / ".cache" / "zoo")
+
+
+def expanded(path: str | Path) -> Path:
+    """With the home that a leading ~ or ~name stands for. Raises ZooError for a name that nobody has, and for what can be no path."""
+    if "\0" in str(path):
+        raise ZooError(f"{str(path)!r} has a null character, which no path can have")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ZooError(f"{path} begins with the home of somebody unknown here ({error}); write the path in full, or ./~name for a folder of that name"
+                       ) from error
 
 
 def offline() -> bool:

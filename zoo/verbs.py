@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.paths import expanded
 
 KINDS = ("tasks", "backbones", "data", "recipes", "checkpoints")
 
@@ -135,7 +136,7 @@ def _checkpoint_info(given: argparse.Namespace) -> dict | None:
     from zoo.card import read_card
     from zoo.hub import local_checkpoint
 
-    folder = local_checkpoint(Path(given.name).expanduser())
+    folder = local_checkpoint(expanded(given.name))
     if folder is not None:
         return {"kind": "checkpoint"} | read_card(folder)
     row = next((row for row in _checkpoints(given) if row["name"] == given.name), None)

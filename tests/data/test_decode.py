@@ -36,6 +36,12 @@ def quarters() -> Image.Image:
     return image
 
 
+@pytest.mark.parametrize("value", [-9999.0, 70000.0])
+def test_a_picture_of_one_value_beyond_the_usual_range_is_black(tmp_path, value):
+    Image.fromarray(np.full((8, 8), value, np.float32)).save(tmp_path / "a.tiff")
+    assert read(tmp_path / "a.tiff").max() == 0
+
+
 def png(width: int, height: int, bits: int, rows: bytes) -> bytes:
     """An RGB file written by hand, for what Pillow doesn't write."""
     parts = [

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.data import datasets
 from zoo.data import decode as decoding
 from zoo.data import folder as module
 from zoo.data import folder_cache as caching
@@ -184,6 +185,25 @@ def test_a_change_makes_the_cache_anew(tmp_path, home, change):
     assert len(before.fields["image"].sum((1, 2, 3))) == 6  # and whoever had it open still has
     if change == "content":
         assert (after.fields["image"][0] == 255).all()
+
+
+def test_two_files_that_change_places_are_seen(tmp_path):
+    """Of one size and one time: their names alone are others."""
+    for name, shade in (("a", 0), ("b", 255), ("c", 100)):
+        Image.new("L", (8, 8), shade).save(tmp_path / f"{name}.bmp")
+        os.utime(tmp_path / f"{name}.bmp", ns=(1, 1))
+    before = load_folder(tmp_path).fields["image"][:, 0, 0, 0].tolist()
+    for old, new in (("a", "x"), ("b", "a"), ("x", "b")):
+        (tmp_path / f"{old}.bmp").rename(tmp_path / f"{new}.bmp")
+    assert before == [0, 255, 100] and load_folder(tmp_path).fields["image"][:, 0, 0, 0].tolist() == [255, 0, 100]
+
+
+def test_a_name_that_no_card_can_hold_is_refused_at_once(tmp_path):
+    place = tmp_path / "a\u202eb"
+    place.mkdir()
+    fill(place, "a.png", "b.png")
+    with pytest.raises(ZooError, match=r"a\?b has characters that can't be printed"):
+        datasets.data_info(f"folder:{place}")
 
 
 def test_fingerprint_is_of_names_content_and_size_alone(tmp_path):

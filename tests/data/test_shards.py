@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,6 +224,7 @@ def test_a_shard_that_shrinks_later_is_named(folder):
     ({"a.png": png(0), "a.json": b'{"label": -1}'}, "label of sample a .* is -1"),
     ({"a.png": png(0), "a.json": b'{"text": 5}'}, "text of sample a .* is 5"),
     ({"a.png": png(0), "a.txt": b"\xff"}, r"a\.txt .* can't be read"),
+    ({"a.png": png(0), "a.json": rb'{"text": "\ud83d"}'}, r"a\.json .* can't be read"),
     ({"a.png": png(0)}, "hold 1 pictures"),
     ({"a.npy": b"x"}, "hold 0 pictures"),
 ])
@@ -230,6 +232,28 @@ def test_samples_that_arent_whole_are_named_with_their_shard(tmp_path, members, 
     tar(tmp_path / "set" / "odd.tar", members)
     with pytest.raises(ZooError, match=said):
         load_data(f"shards:{tmp_path / 'set'}")
+
+
+def test_a_name_with_brackets_is_a_name_first(tmp_path):
+    shard(tmp_path / "a[1].tar", 0, 30)
+    assert load_data(f"shards:{tmp_path / 'a[1].tar'}", size=4).info.splits["train"] > 20
+
+
+@pytest.mark.parametrize("header", ["a size below nothing", "a map of holes that is none"])
+def test_headers_that_lead_nowhere_are_named(tmp_path, header):
+    file = shard(tmp_path / "set" / "odd.tar", 0, 30)
+    if header.startswith("a size"):
+        content = bytearray(file.read_bytes())
+        content[124:136] = b"\xff" * 4 + (-512).to_bytes(8, "big", signed=True)
+        content[148:156] = b" " * 8
+        content[148:156] = b"%06o\0 " % sum(content[:512])
+        file.write_bytes(content)
+    else:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = {"GNU.sparse.map": "a,b", "GNU.sparse.size": "5"}
+        with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as made:
+            made.addfile(info)
+    assert "odd.tar is damaged or cut short" in refused(lambda: load_data(f"shards:{tmp_path / 'set'}"))
 
 
 def test_places_without_shards(tmp_path, folder):
@@ -243,6 +267,12 @@ def test_places_without_shards(tmp_path, folder):
     assert "names 2 classes and there is a label 2" in refused(lambda: load_data(f"shards:{folder}"))
     (folder / "classes.txt").write_text("cat\ndog\nowl\n")
     assert load_data(f"shards:{folder}").info.classes == ("cat", "dog", "owl")
+    (folder / "classes.txt").write_bytes("Kätzchen\n".encode("latin-1"))
+    assert "classes.txt can't be read as text in UTF-8" in refused(lambda: load_data(f"shards:{folder}"))
+    (folder / "classes.txt").unlink()
+    (folder / "link.tar").symlink_to(tmp_path / "gone.tar")
+    assert "link.tar is a link to nothing" in refused(lambda: load_data(f"shards:{folder}"))
+    (folder / "link.tar").unlink()
     shard(folder / "more.tar", 150, 2)
     assert "more.tar isn't" in refused(lambda: load_data(f"shards:{folder}"))
     assert "data.bad_samples" in refused(lambda: load_data(f"shards:{folder}", bad_samples="skip"))

@@ -163,6 +163,40 @@ def test_push_into_a_folder_of_other_things(tmp_path, there):
     assert hub.verify(tmp_path / "new") == []
 
 
+@pytest.mark.parametrize("name", ["index.json", "notes"])
+def test_what_is_no_checkpoint_is_never_replaced(name, tmp_path, there):
+    (there / "notes").mkdir()
+    (there / "notes" / "thesis.txt").write_text("years of work")
+
+    def files():
+        return {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
+
+    before = files()
+    with pytest.raises(ZooError, match=f"{name} is no checkpoint, and pushing under its name would remove it"):
+        hub.push(tmp_path / "made", there, name=name, replace=True)
+    assert files() == before
+
+
+def test_a_link_is_what_verify_names_too(tmp_path, there):
+    (there / NAME).rename(tmp_path / "elsewhere")
+    (there / NAME).symlink_to(tmp_path / "elsewhere")
+    assert hub.verify(there) == [f"{NAME} is a link, which no pull follows; put the folder itself there"]
+
+
+@pytest.mark.parametrize("address", ["https://a..b/hub", "http://localhost:1/ü", "file:///x%00y", "~nobody-of-that-name/hub", "n" * 300])
+def test_addresses_that_can_be_none(address):
+    with pytest.raises(ZooError) as caught:
+        hub.list_checkpoints(address)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "n" * 300, "a/" + "n" * 300])
+def test_names_that_can_be_none(name, there):
+    with pytest.raises(ZooError) as caught:
+        hub.find(name, there)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_name_is_taken_once(tmp_path, there):
     assert hub.push(tmp_path / "made", there) == str(there / NAME)          # the same again is no conflict
     other = write_folder(tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}])

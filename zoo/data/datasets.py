@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import paths
+from zoo.card import UNPRINTABLE, printable
 from zoo.data.catalogue import ENTRIES, DataInfo, Entry
 from zoo.errors import ZooError, nearest
 
@@ -61,6 +62,8 @@ def list_data() -> list[DataInfo]:
 
 def data_info(name: str) -> DataInfo:
     """The entry of a named set, of a folder of pictures (its file names are read, nothing is decoded), or of shards (indexed once)."""
+    if isinstance(name, str) and UNPRINTABLE.search(name):
+        raise ZooError(f"{printable(name)} has characters that can't be printed, which no card may hold; rename the folder, or link to it by another name")
     if isinstance(name, str) and name.startswith(FOLDER):
         from zoo.data.folder import folder_info
 

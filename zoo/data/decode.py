@@ -138,7 +138,7 @@ def _deep(image: Image) -> Image:
     if low >= 0 and high <= full:
         values *= 255 / full
     else:
-        values = (values - low) * (255 / (high - low))
+        values = (values - low) * (255 / ((high - low) or 1.0))           # of one value everywhere it is black
     return pillow.fromarray(values)
 
 

@@ -284,7 +284,9 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
                     )
                 if member.isreg():  # links and devices are never followed nor made
                     yield name, (lambda member=member: tar.extractfile(member))
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
+    except ZooError:
+        raise
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError, ValueError) as error:
         raise ZooError(f"{archive} can't be read as an archive ({error}); get it again") from error
 
 

@@ -178,7 +178,7 @@ def _scan(root: Path, extensions: Iterable[str]) -> tuple[list[File], Counter]:
                 found = (Path(entry.path), f"{prefix}{entry.name}/")
                 (links if entry.is_symlink() else folders).append(found)
             elif stat.S_ISREG(status.st_mode) and kind in extensions:
-                files.append(File(prefix + entry.name, status.st_size, status.st_mtime_ns))
+                files.append(File(prefix + entry.name, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)))
             else:
                 others[kind] += 1
         links.sort(key=lambda link: link[1], reverse=True)

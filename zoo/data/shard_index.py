@@ -82,13 +82,15 @@ def find_shards(path: str) -> tuple[Path, list[Path]]:
         raise ZooError("shards: needs a path, as in shards:~/pictures or shards:'~/pictures/train-*.tar'")
     if os.path.isdir(plain):
         root = Path(plain).resolve()
-        found = sorted(p for p in root.rglob("*.tar") if p.is_file() and not p.name.startswith("."))
+        found = sorted(p for p in root.rglob("*.tar") if (p.is_file() or p.is_symlink()) and not p.name.startswith("."))
+        if lost := next((p for p in found if not p.exists()), None):
+            raise ZooError(f"the shard {shown(lost)} is a link to nothing; mend it or remove it")
         if not found:
             packed = next(iter(sorted(p for p in root.rglob("*.tar.*") if p.is_file())), None)
             why = f"; {packed.name} is compressed, and only plain tars are read at any point" if packed else ""
             raise ZooError(f"{shown(root)} holds no .tar{why}; `zoo data shard FOLDER --out DIR` makes shards of a folder of pictures")
         return root, found
-    found = sorted(Path(p).resolve() for p in glob.glob(plain, recursive=True) if os.path.isfile(p))
+    found = sorted(Path(p).resolve() for p in ([plain] if os.path.isfile(plain) else glob.glob(plain, recursive=True)) if os.path.isfile(p))
     if not found:
         above = Path(plain).absolute().parent
         beside = [shown(name) for name in os.listdir(above)] if above.is_dir() else []
@@ -145,7 +147,10 @@ def _open(final: Path, shards: list[Path]) -> Index | None:
 
 def _classes_file(root: Path) -> str:
     path = root / "classes.txt"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZooError(f"{shown(path)} can't be read as text in UTF-8: {error}") from error
 
 
 def _build(root: Path, shards: list[Path], names: list[str], sizes: list[int], part: Path) -> None:
@@ -211,7 +216,7 @@ def _samples(shard: Path, length: int) -> Iterator[Sample]:
             while (member := tar.next()) is not None:
                 tar.members = []                    # which would grow with the shard
                 end = member.offset_data + member.size
-                if end > length:
+                if end > length or member.size < 0:
                     raise tarfile.ReadError("unexpected end of data")
                 if not member.isreg() or member.issparse():
                     continue
@@ -229,7 +234,11 @@ def _samples(shard: Path, length: int) -> Iterator[Sample]:
             file.seek(end + -end % 512)
             if file.read(512) != bytes(512):
                 raise tarfile.ReadError("its closing mark is missing")
-    except (tarfile.TarError, EOFError) as error:
+    except ZooError:
+        raise
+    except OSError as error:
+        raise ZooError(f"the shard {shown(shard)} can't be read: {error.strerror}") from error
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise ZooError(f"the shard {shown(shard)} is damaged or cut short ({error}); get or make it again") from error
     if sample is not None and _complete(sample, shard):
         yield sample
@@ -252,6 +261,7 @@ def _add(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFil
                 given = {"label": int(content)} if kind == "cls" else json.loads(content)
                 sample.label = given.get("label", sample.label)
                 sample.text = given.get("text", sample.text)
+                str(sample.text).encode()           # half a character is none
         except (ValueError, AttributeError, RecursionError) as error:
             raise ZooError(f"{member.name} of {shown(shard)} can't be read: {error}") from error
     else:

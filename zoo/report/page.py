@@ -15,7 +15,7 @@ import yaml
 from zoo.card import check_metric, read_card, read_file
 from zoo.errors import ZooError
 from zoo.hub import find
-from zoo.paths import write_text
+from zoo.paths import expanded, write_text
 from zoo.report.charts import Series, lines
 from zoo.report.markup import document, linked, pairs, picture, text
 from zoo.report.results import bars_html, table_html, tables
@@ -63,7 +63,7 @@ def write_page(path: str | Path, folders: str | Path | Sequence[str | Path], row
     title = f"{len(checkpoints)} checkpoints compared" if several else checkpoints[0].label
     body = [_comparison(checkpoints, title)] if several else []
     body += [_article(checkpoint, "h2" if several else "h1", known) for checkpoint in checkpoints]
-    return write_text(Path(path).expanduser(), document(title, "\n".join(body)))
+    return write_text(expanded(path), document(title, "\n".join(body)))
 
 
 def _name(checkpoints: list[Checkpoint]) -> None:

@@ -23,6 +23,7 @@ from zoo.backbones import Backbone, create_backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.losses import gather, negative_cosine, normalized, wide
+from zoo.paths import expanded
 from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
@@ -104,7 +105,7 @@ def load_teacher(name: str) -> Backbone:
     from zoo.checkpoint import load_backbone        # above this file in the order of imports: a teacher is a finished checkpoint
     from zoo.hub import find, local_checkpoint
 
-    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    folder = expanded(name.removeprefix("local-dir:"))
     try:
         if (folder / "config.json").is_file() and local_checkpoint(folder) is None:
             backbone = load_timm(folder)
