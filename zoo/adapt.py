@@ -1,4 +1,7 @@
-"""Adapting a checkpoint to labelled pictures: nearest neighbours, a linear probe, or fine-tuning, whole or by low rank; the outcome is a folder that timm loads."""
+"""Adapting a checkpoint to labelled pictures: nearest neighbours, a linear probe, or fine-tuning, whole or by low rank.
+
+The outcome is a folder that timm loads.
+"""
 
 from __future__ import annotations
 

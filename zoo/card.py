@@ -21,7 +21,7 @@ from zoo.errors import ZooError, nearest
 
 SCHEMA, FILE, README = 1, "zoo.json", "README.md"
 LARGEST, DEEPEST = 1024 * 1024, 12                  # bytes of a card; levels of nesting
-LARGEST_SIZE, MOST_CHANNELS = 2048, 64              # pixels of a side; a stranger's card doesn't decide how much memory is taken
+LARGEST_SIZE, MOST_CHANNELS = 2048, 64              # pixels of a side, in cards as in recipes; a stranger's card doesn't decide how much memory is taken
 PLACES = ("folder", "shards")                       # names of data that say where on a machine they lie
 SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")       # data only: nothing that runs when it is opened
 RESERVED = (FILE, README.lower())                   # the card can't list itself, and the README is made from it

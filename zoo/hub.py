@@ -301,7 +301,7 @@ def _publish(source: Path, card: dict, carrier: Folder, target: Path, replace: b
     entries = _index(carrier)
     with beside(target) as staging:
         entry = entry_of(card, _stage(source, card, staging))
-        if target.exists() and target.name not in entries and local_checkpoint(target) is None:
+        if target.exists() and target.name not in entries and not (target / cards.FILE).is_file():
             raise ZooError(f"{target} is no checkpoint, and pushing under its name would remove it; push under another --name")
         if _damage(target, entry["card"]["sha256"]):            # else the very same checkpoint is there, perhaps of a push that was cut short
             if (target.exists() or target.name in entries) and not replace:

@@ -205,13 +205,14 @@ def _recipe_help(given: argparse.Namespace, changes: dict) -> Any:
 def adapt(given: argparse.Namespace) -> Any:
     from dataclasses import asdict
 
+    from zoo.adapt import TUNED
     from zoo.adapt import adapt as run
 
     result = run(given.checkpoint, given.data, mode=given.mode, labels=given.labels, per_class=given.per_class, out=given.out, hub=given.hub,
                  seed=given.seed, baselines=not given.no_baselines)
     _say(given, f"{given.mode} on {given.data}: {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
     for name, value in result.baselines.items():
-        probe = " (linear probe)" if name == "pixels" and given.mode in ("finetune", "lora") else ""
+        probe = " (linear probe)" if name == "pixels" and given.mode in TUNED else ""
         _say(given, f"  {name + probe:<24}{value:5.1f} %")
     return asdict(result)
 

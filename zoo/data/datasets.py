@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import paths
-from zoo.card import UNPRINTABLE, printable
+from zoo.card import LARGEST_SIZE, UNPRINTABLE, printable
 from zoo.data.catalogue import ENTRIES, DataInfo, Entry
 from zoo.errors import ZooError, nearest
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from zoo.data.sources import Source
 
 FOLDER, SHARDS = "folder:", "shards:"
-LARGEST = 2048  # pixels; a size above it is taken for a slip of the finger
 MAPPED = 512 << 20  # bytes from which an array is mapped instead of read
 LAYOUT = 1  # of the decoded files; raise it when what they hold changes
 
@@ -131,8 +130,8 @@ def load_data(name: str, size: int | None = None, download: bool = True, bad_sam
 
 def check_size(size: int | None) -> None:
     """Raises ZooError unless `size` is a side in pixels, or None for the set's own."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST):
-        raise ZooError(f"data.size is {size!r}; it has to be a whole number of pixels from 1 to {LARGEST}")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
+        raise ZooError(f"data.size is {size!r}; it has to be a whole number of pixels from 1 to {LARGEST_SIZE}")
 
 
 def _entry(name: str) -> Entry:

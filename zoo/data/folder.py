@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.card import LARGEST_SIZE
 from zoo.data.folder_cache import VERSION, File, Policy, cached
 from zoo.data.folder_cache import shown as _shown
 from zoo.errors import ZooError, nearest
@@ -82,8 +83,8 @@ def load_folder(path: str | Path, size: int | None = None, bad_samples: str = "r
     from zoo.data.datasets import Dataset
 
     size = DEFAULT_SIZE if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 2048:
-        raise ZooError(f"data.size is {size!r}; for a folder it is a whole number of pixels from 4 to 2048")
+    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
+        raise ZooError(f"data.size is {size!r}; for a folder it is a whole number of pixels from 4 to {LARGEST_SIZE}")
     check_policy(bad_samples, bad_share)
     root, files, layout = look(path)
     policy = Policy(bad_samples, bad_share, lambda bad: _substitutes(bad, layout, files))

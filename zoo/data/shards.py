@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.card import LARGEST_SIZE
 from zoo.data.decode import decode_bytes
 from zoo.data.folder import DEFAULT_SIZE, check_policy
 from zoo.data.folder_cache import PATIENCE, shown
@@ -66,8 +67,8 @@ def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", 
         raise ZooError("data.bad_samples is 'skip', and shards aren't decoded beforehand, so nobody knows how many batches that would leave, which all "
                        "processes have to agree on; set it to replace, or make shards with `zoo data shard`, which takes only pictures that can be read")
     size = DEFAULT_SIZE if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 2048:
-        raise ZooError(f"data.size is {size!r}; for shards it is a whole number of pixels from 4 to 2048")
+    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
+        raise ZooError(f"data.size is {size!r}; for shards it is a whole number of pixels from 4 to {LARGEST_SIZE}")
     index = indexed(path)
     spares = Spares(index, bad_share) if bad_samples == "replace" else None
     fields: dict = {"image": Pictures(index, size, spares)}
