@@ -109,6 +109,19 @@ def test_the_usual_folder_gets_a_number_where_another_run_has_taken_it(capfd):
     assert refused(USUAL) == f"{USUAL} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER"
 
 
+@pytest.mark.parametrize("name", ["checkpoint/notes.txt", "last.ckpt", "previous.ckpt"])
+def test_what_somebody_keeps_under_a_name_of_ours_is_left_alone(name):
+    theirs = Path("mine") / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    assert refused("mine") == "mine holds no run, but a file or folder of a name that a run would replace; move it away, or add --out ANOTHER-FOLDER"
+    assert theirs.read_text() == "years of work" and [path for path in Path("mine").rglob("*") if path.is_file()] == [theirs]
+
+
+def test_a_folder_without_a_name_is_none():
+    assert refused("") == "out is empty; give a folder, or leave it out"
+
+
 def _interrupted(**also) -> None:
     """The command line, killed in its fourth step; a state is saved each second."""
 

@@ -122,6 +122,8 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     resolved = _sized(resolved, info)
     lowers = info.name.startswith((FOLDER, SHARDS)) and "data.batch_size" not in changes
+    if out is not None and not str(out).strip():
+        raise ZooError("out is empty; give a folder, or leave it out")
     folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
@@ -367,14 +369,14 @@ def _claim(folder: Path, resolved: dict, resume: bool, alone: bool | None) -> No
     saved = folder / "recipe.yaml"
     if alone is False:
         raise ZooError(f"another process is training in {folder}; wait until it has ended, or add --out ANOTHER-FOLDER")
-    if not saved.is_file():
-        if resume:
-            raise ZooError(f"{folder} holds no run to resume; leave out --resume to start one")
-        return
     if not resume:
         if run_folder.is_free(folder, alone):
             return
+        if not saved.is_file():
+            raise ZooError(f"{folder} holds no run, but a file or folder of a name that a run would replace; move it away, or add --out ANOTHER-FOLDER")
         raise ZooError(f"{folder} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER")
+    if not saved.is_file():
+        raise ZooError(f"{folder} holds no run to resume; leave out --resume to start one")
     for key, was, now in run_folder.differences(folder, resolved):
         raise ZooError(f"{folder} was begun with {key} {was!r}, and the recipe now says {now!r}; resume it unchanged, or start a new run with --out")
     clear_leftovers(folder)

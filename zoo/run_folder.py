@@ -41,10 +41,13 @@ def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: bool) -> d
 
 
 def is_free(folder: Path, alone: bool | None) -> bool:
-    """Whether a run can begin in `folder`: none was, or one that ended before it saved anything. Of that, only who is `alone` can be sure."""
-    if alone is False or not (folder / RECIPE).is_file():
-        return alone is not False
-    return alone is True and not any((folder / name).exists() for name in (LAST, PREVIOUS, CHECKPOINT))
+    """Whether a run can begin in `folder`: none was, or one that ended before it saved anything. Of that, only who is `alone` can be sure.
+
+    What has the name of something that a run saves is nobody's to replace, whether there is a recipe beside it or not.
+    """
+    if alone is False or any((folder / name).exists() for name in (LAST, PREVIOUS, CHECKPOINT)):
+        return False
+    return alone is True or not (folder / RECIPE).is_file()
 
 
 def newest(usual: Path, resolved: dict, lowers: bool) -> Path:
