@@ -118,6 +118,15 @@ def test_what_somebody_keeps_under_a_name_of_ours_is_left_alone(name):
     assert theirs.read_text() == "years of work" and [path for path in Path("mine").rglob("*") if path.is_file()] == [theirs]
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_without_the_facts_that_a_run_was_begun_with_it_is_not_begun_anew(content):
+    """Over what it had saved."""
+    run = train("run")
+    before = (run / "last.ckpt").read_bytes()
+    (run / "run.json").unlink() if content is None else (run / "run.json").write_text(content)
+    assert "run.json" in refused("run", resume=True) and (run / "last.ckpt").read_bytes() == before
+
+
 def test_a_folder_without_a_name_is_none():
     assert refused("") == "out is empty; give a folder, or leave it out"
 

@@ -303,8 +303,8 @@ class _Run:
         """The state to go on from. What the run is made of has to be what it was."""
         facts = {"data": self.data.dataset.fingerprint, "torch": torch.__version__, "processes": self.training.processes}
         known = self.folder / "run.json"
-        if resume and known.is_file():
-            for key, was in json.loads(known.read_text()).items():
+        if resume:
+            for key, was in run_folder.facts_of(known).items():
                 if facts.get(key) != was and key == "data":
                     raise ZooError(f"the data of {self.folder} have changed since the run began, so it can't be resumed; start a new one with --out")
                 if facts.get(key) != was and key == "processes":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import sys
@@ -38,6 +39,17 @@ def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: bool) -> d
             given = given - {"data.batch_size"}
         return recipes.resolve(resolved, {key: was[key] for key in now.keys() & was.keys() - given})
     return resolved
+
+
+def facts_of(known: Path) -> dict:
+    """What a run was begun with besides its recipe. Raises ZooError where that can't be told, for then nothing says that it goes on as it was."""
+    try:
+        facts = json.loads(known.read_text())
+    except (OSError, ValueError) as error:
+        raise ZooError(f"{known} can't be read ({error}), so nobody can tell what the run was begun with; put it back, or start a new run with --out") from error
+    if not isinstance(facts, dict):
+        raise ZooError(f"{known} isn't what a run writes there; put it back, or start a new run with --out")
+    return facts
 
 
 def is_free(folder: Path, alone: bool | None) -> bool:
