@@ -197,3 +197,19 @@ def test_a_bar_is_taken_away_when_training_fails(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         fit(progress, 5)
     assert progress.bar is None
+
+
+def test_a_run_goes_on_though_nobody_reads_its_lines_any_more(monkeypatch):
+    """As in `zoo pretrain RECIPE 2>&1 | head -1`."""
+    end, start = os.pipe()
+    os.close(end)
+    with open(start, "w") as nowhere:
+        monkeypatch.setattr(sys, "stderr", nowhere)
+        progress = Progress()
+        trainer = fit(progress, 20)
+        monkeypatch.undo()
+        assert trainer.global_step == 20
+        with pytest.raises(BrokenPipeError):        # and there was nobody indeed
+            nowhere.write("x")
+            nowhere.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), nowhere.fileno())

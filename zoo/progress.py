@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -67,9 +68,8 @@ class Progress(L.Callback):
         self._close_bar()
         if self.visible:
             facts, seen = self.facts, [f"{key} {float(trainer.callback_metrics[key]):.3g}" for key in SHOWN[1:] if key in trainer.callback_metrics]
-            print(f"{self.description}: {trainer.global_step - self.first_step:,} steps in {facts['minutes']:.1f} minutes, "
-                  f"{facts['images_per_second']:,.0f} images/s, {facts['data_wait']:.0%} of it waiting for data"
-                  + "".join(f", {fact}" for fact in seen), file=sys.stderr, flush=True)
+            _say(f"{self.description}: {trainer.global_step - self.first_step:,} steps in {facts['minutes']:.1f} minutes, "
+                 f"{facts['images_per_second']:,.0f} images/s, {facts['data_wait']:.0%} of it waiting for data" + "".join(f", {fact}" for fact in seen))
 
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         self._close_bar()
@@ -103,8 +103,14 @@ class Progress(L.Callback):
             self.bar.update(self.line, completed=step, facts=self._facts())
             return
         left = (self.total - step) * (now - self.start) / max(step - self.first_step, 1)
-        print(f"{self.description}: step {step:,} of {self.total:,}, {self._facts()}, {left / 60:.1f} minutes left", file=sys.stderr, flush=True)
+        _say(f"{self.description}: step {step:,} of {self.total:,}, {self._facts()}, {left / 60:.1f} minutes left")
 
     def _facts(self) -> str:
         wait = self.waited / max(self.waited + self.worked, 1e-9)
         return ", ".join([f"{key} {value:.3g}" for key, value in self.metrics.items()] + [f"{self.rate or 0:,.0f} images/s", f"data wait {wait:.0%}"])
+
+
+def _say(text: str) -> None:
+    """A line on standard error; a run goes on though nobody reads it any more (`| head`, a terminal that was closed)."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
