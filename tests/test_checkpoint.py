@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -286,6 +287,19 @@ def test_update_card_refuses_damage_and_the_cache(saved, tmp_path, monkeypatch):
     folder = export(make(), tmp_path / "c", a_card_for(make()))
     (folder / "heads.safetensors").write_bytes(b"")
     with pytest.raises(ZooError, match="heads.safetensors"):
+        update_card(folder, license="MIT")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"pretrained_cfg": 1}'])
+def test_update_card_refuses_a_configuration_that_is_none(saved, text):
+    _, folder = saved
+    (folder / "config.json").write_text(text)
+    card = json.loads((folder / "zoo.json").read_text())
+    (entry,) = (file for file in card["files"] if file["path"] == "config.json")
+    entry.update(bytes=len(text)) if "bytes" in entry else entry.update(size=len(text))
+    entry["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "zoo.json").write_text(json.dumps(card))
+    with pytest.raises(ZooError, match="config.json"):
         update_card(folder, license="MIT")
 
 

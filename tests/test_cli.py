@@ -287,13 +287,43 @@ def test_a_sentence_stays_on_one_line(refused, monkeypatch):
 
 def test_a_reader_who_goes_away():
     """zoo list | head: no complaint, also where all of it was still in the buffer."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])}
     for words in (["list", "tasks"], ["list", "backbones"], ["--help"], ["verify", "--json"]):
         reader, writer = os.pipe()
         os.close(reader)
-        done = subprocess.run([sys.executable, "-m", "zoo.cli", *words], stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
+        done = subprocess.run([sys.executable, "-m", "zoo.cli", *words], stdout=writer, stderr=subprocess.PIPE, env=_environment(), check=False)
         os.close(writer)
         assert (done.returncode, done.stderr) == (0, b""), words
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_standard_output_that_is_full():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "zoo.cli", "list", "tasks"], stdout=full, stderr=subprocess.PIPE, text=True, env=_environment(), check=False)
+    assert done.returncode == 2 and re.fullmatch("zoo: .* can't be .*: No space left on device\n", done.stderr)
+
+
+def test_a_name_that_the_terminal_has_no_letters_for(place):
+    """As bytes that aren't UTF-8, or where the terminal speaks ASCII alone."""
+    name = os.fsdecode("\u00fc".encode() + b"\xff")
+    os.mkdir(name)
+    for words in (["data", "shard", name, "--out", name], ["data", "shard", name, "--out", name, "--json"]):
+        done = subprocess.run([sys.executable, "-m", "zoo.cli", *words], capture_output=True, env=_environment() | {"PYTHONIOENCODING": "ascii:strict"}, check=False)
+        assert done.returncode == 2 and done.stderr.startswith(b"zoo: ") and done.stderr.isascii() and done.stderr.count(b"\n") == 1
+    done = subprocess.run([sys.executable, "-m", "zoo.cli", "new-task", "mine", "--out", name + "/new", "--json"], capture_output=True, check=False,
+                          env=_environment() | {"PYTHONIOENCODING": "ascii:strict"})
+    assert json.loads(done.stdout) == {"folder": name + "/new"}
+
+
+def test_a_command_that_is_printed_can_be_typed(zoo_says):
+    _, out, _ = zoo_says("new-task", "mine", "--out", "a b")
+    assert "pip install -e 'a b'\n  pytest 'a b'" in out
+    _, out, _ = zoo_says("pretrain", recipe_file(), "--trainer.max_steps", "2", "--out", "my run", "--no-progress")
+    assert "zoo evaluate 'my run'" in out
+
+
+def _environment() -> dict[str, str]:
+    """Of a process that finds this zoo."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])}
 
 
 # ---- signals ---------------------------------------------------------------------------------------------------------------

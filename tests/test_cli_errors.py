@@ -62,7 +62,12 @@ ERRORS = [
     (["pretrain", SHIPPED, "--smoke", "--data.name", "fashion-mnits"], "there is no data set 'fashion-mnits'; did you mean fashion-mnist?"),
     (["pretrain", SHIPPED, "--smoke", "--data.name", "/"], "'/' is a folder, not the name of a data set; write folder:/"),
     (["pretrain", SHIPPED, "--data.name", "folder:nowhere"], "there is no folder .*nowhere"),
-    (["pretrain", SHIPPED, "--trainer.max_steps", "0"], "doesn't say how long to train; set trainer.max_steps or trainer.max_epochs"),
+    (["pretrain", SHIPPED, "--trainer.max_steps", "-1"], "doesn't say how long to train; set trainer.max_steps or trainer.max_epochs"),
+    (["pretrain", SHIPPED, "--trainer.max_steps", "0", "--trainer.max_epochs", "1"], "trainer.max_steps is 0; give at least 1, or -1 for no limit"),
+    (["pretrain", SHIPPED, "--backbone.img_size", "32"], "backbone.img_size can't be set in a recipe.*is data.size"),
+    (["pretrain", SHIPPED, "--backbone.size", "32"], "backbone.size can't be set in a recipe.*is data.size"),
+    (["pretrain", SHIPPED, "--smoke", "--backbone.global_pool", "''"], "backbone.global_pool is empty, and a pretext task reads pooled features"),
+    (["pretrain", SHIPPED, "--out", "~nobody-here/run"], "begins with the home of somebody unknown here"),
     (["pretrain", SHIPPED, "--data.name", "digits", "--data.batch_size", "5000"], "the train split of digits has 1,258 images and one step needs 5,000"),
     (["pretrain", SHIPPED, "--data.batch_size", "0"], "data.batch_size is 0"),
     (["pretrain", SHIPPED, "--data.size", "-3"], "data.size is -3; it has to be a whole number of pixels"),
@@ -82,7 +87,12 @@ ERRORS = [
     (["report", "{run}", "nowhere"], "has no checkpoint nowhere|nowhere is neither|there is no hub"),
     (["report", "{run}", "--out", "/proc/nowhere/page.html"], "/proc/nowhere/page.html can't be written"),
     (["new-task", "My_Task"], "'My_Task' can't name a task"),
+    (["report", "{run}", "--out", "/dev/null"], "/dev/null can't be written: it is no ordinary file; give another"),
+    (["report", "{run}", "--out", "a" * 300], "can't be written: File name too long"),
+    (["info", "a" * 300], "File name too long|is neither a task"),
     (["new-task", "mae"], "there is a task mae already"),
+    (["new-task", "a" * 300], "can't be used: File name too long"),
+    (["new-task", "imported"], "imported stands in a card for the task that nobody knows; choose another name"),
 ]
 
 

@@ -246,3 +246,16 @@ def test_shipped(tmp_path, monkeypatch):
 def test_shipped_in_this_checkout():
     root = Path(paths.__file__).parent.parent
     assert shipped("recipes") == root / "recipes" and shipped("hub") == root / "hub" and shipped("nothing") is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_what_is_no_file_is_not_replaced(kind, tmp_path):
+    place = made = tmp_path / "there"
+    made.mkdir() if kind == "folder" else os.mkfifo(made)
+    if "link" in kind:
+        place = tmp_path / "link"
+        place.symlink_to(made)
+    before = os.lstat(place)
+    with pytest.raises(ZooError, match="can't be written: it is no ordinary file; give another"):
+        write_bytes(place, NEW)
+    assert os.path.samestat(os.lstat(place), before) and len(list(tmp_path.iterdir())) == 1 + ("link" in kind)

@@ -18,6 +18,7 @@ import zoo
 from zoo import cli
 from zoo.errors import ZooError
 from zoo.newtask import class_name, new_task
+from zoo.recipe import read
 
 ROOT = Path(zoo.__file__).parent.parent
 RECIPE = "recipes/align-uniform-test-resnet-fashion-mnist.yaml"
@@ -106,7 +107,7 @@ def test_their_own_tests_pass(installed):
 
 # ---- the skeleton --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["my-idea", "pretext", "task", "my-task", "3d-puzzle", "class", "x", "random-resized-crop"])
+@pytest.mark.parametrize("name", ["my-idea", "pretext", "task", "my-task", "3d-puzzle", "class", "x", "random-resized-crop", "123", "1e3", "true", "null"])
 def test_a_skeleton_is_complete_under_every_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = new_task(name)
@@ -123,6 +124,7 @@ def test_a_skeleton_is_complete_under_every_name(name, tmp_path, monkeypatch):
     (written,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
     assert written.name == class_name(name) and written.name.isidentifier() and written.name not in imported
     ast.parse((folder / "tests" / "test_task.py").read_text())
+    assert read(folder / "recipes" / f"{name}-test-resnet-fashion-mnist.yaml")["task"]["name"] == name, "as a word"
 
 
 @pytest.mark.parametrize("name", ["", "My-Idea", "my_idea", "my idea", "-idea", "idea-", "my--idea", "../idea", "\u00fcber", "idea\n", "a.b"])

@@ -57,8 +57,9 @@ def pictures(folder: Path, count: int) -> Path:
 # ---- what is refused -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("given", "sentence"), [
-    ({}, "doesn't say how long to train; set trainer.max_steps or trainer.max_epochs"), ({"max_steps": 0}, "doesn't say how long"),
-    ({"max_epochs": -1}, "doesn't say how long"), ({"max_steps": 1, "accumulate": 0}, "trainer.accumulate is 0; the least is 1"),
+    ({}, "doesn't say how long to train; set trainer.max_steps or trainer.max_epochs"),
+    ({"max_steps": 0}, "trainer.max_steps is 0; give at least 1, or -1 for no limit"), ({"max_steps": 0, "max_epochs": 1}, "trainer.max_steps is 0"),
+    ({"max_steps": 1, "max_epochs": -5}, "trainer.max_epochs is -5"), ({"max_epochs": -1}, "doesn't say how long"), ({"max_steps": 1, "accumulate": 0}, "trainer.accumulate is 0; the least is 1"),
     ({"max_steps": 1, "clip": -0.5}, "trainer.clip is -0.5; the least is 0"), ({"max_steps": 1, "validate_every": -1}, "trainer.validate_every is -1"),
     ({"max_epochs": 1, "save_every": 0}, "trainer.save_every is 0; the least is 1")])
 def test_a_training_that_is_none(given, sentence):
@@ -363,6 +364,34 @@ def test_a_task_hears_of_true_steps_and_of_the_end(tmp_path, monkeypatch):
     values = recipe(trainer={"max_steps": 5, "accumulate": 2}) | {"task": {"name": "watched"}}
     zoo.pretrain(values, out=tmp_path / "run", progress=False)
     assert made[0].progress == [(step + 1) / 5 for step in range(5)] and made[0].progress[-1] == 1 and made[0].began == 1
+
+
+@pytest.mark.parametrize(("given", "what"), [
+    (lambda loss: loss, r"a tensor \(\) of float32"), (lambda loss: TaskOutput(loss.expand(3)), r"a tensor \(3,\) of float32"),
+    (lambda loss: TaskOutput(loss.item()), "a float"), (lambda loss: None, "a NoneType")])
+def test_what_is_no_loss_is_said_so(given, what, tmp_path, monkeypatch):
+    """As whoever comes from plain Lightning may write it."""
+    monkeypatch.setattr(Watched, "name", "watched")
+    monkeypatch.setitem(registry._here, "watched", Watched)
+    monkeypatch.setattr(Watched, "forward", lambda self, views: given(self.backbone.pool(views[0]).square().mean()))
+    with pytest.raises(ZooError, match=f"forward of the task watched gave {what}; it has to give a TaskOutput whose loss is a tensor with one number"):
+        zoo.pretrain(recipe() | {"task": {"name": "watched"}}, out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(("drawn", "what"), [
+    ({"grid": torch.zeros(2, 2)}, r"a tensor \(2, 2\) of float32 for 'grid'"), ({"grid": [1.0]}, "a list for 'grid'"),
+    (torch.zeros(3, 4, 4), r"a tensor \(3, 4, 4\) of float32"), ({"grid": torch.zeros(3, 4, 4, dtype=torch.uint8)}, "of uint8 for 'grid'")])
+def test_what_is_no_picture_costs_no_training(drawn, what, tmp_path, monkeypatch):
+    monkeypatch.setattr(Watched, "name", "watched")
+    monkeypatch.setitem(registry._here, "watched", Watched)
+    values = recipe() | {"task": {"name": "watched"}}
+    with monkeypatch.context() as changed:
+        changed.setattr(Watched, "picture", lambda self, batch: drawn)
+        with pytest.raises(ZooError, match=f"picture of the task watched gave .*{what}; it has to give .* by name; mend that, and --resume"):
+            zoo.pretrain(values, out=tmp_path / "run", progress=False)
+    monkeypatch.setattr(Watched, "training_step", lambda *given: pytest.fail("it is trained already"))
+    run = zoo.pretrain(values, out=tmp_path / "run", resume=True, progress=False)
+    assert read_card(run / "checkpoint")["steps"] == 12
 
 
 def test_plain_lightning_from_fit_to_predict(tmp_path):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
+import killing
 import pytest
 import run_example
 import timm
+from run_example import weights
 
 import zoo
 from zoo import cli, hub
@@ -74,7 +77,8 @@ def test_on_digits(place, monkeypatch, capsys):
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert cli.main(["quickstart"]) == 2
-    assert capsys.readouterr().err == "zoo: quickstart holds a quickstart already; remove it, or add --out ANOTHER-FOLDER\n"
+    assert capsys.readouterr().err == ("zoo: quickstart holds a quickstart already; add --resume to go on with one that was interrupted, "
+                                       "remove it, or add --out ANOTHER-FOLDER\n")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -84,7 +88,7 @@ def test_on_fashion_mnist_where_it_can_be_had(place, monkeypatch, capsys):
     small = run_example.train(place / "small")
     update_card(small / "checkpoint", name="small")
 
-    def pretrain(recipe, out, progress, **changes):
+    def pretrain(recipe, out, progress, resume, **changes):
         asked.update(recipe=recipe, out=out, changes=changes)
         Path(out).parent.mkdir(parents=True)
         return small.rename(out)
@@ -101,3 +105,24 @@ def test_on_fashion_mnist_where_it_can_be_had(place, monkeypatch, capsys):
     assert asked["recipe"] == "simclr-test-resnet-fashion-mnist" and asked["changes"] == {}
     assert asked["measured"] == [("fashion-mnist", ("knn", "linear"), (1.0, 0.01)), ("fashion-mnist", ("finetune",), (0.01,))]
     assert "digits" not in capsys.readouterr().err and Path(result["page"]).is_file()
+
+
+def test_one_that_was_interrupted_goes_on(place, monkeypatch):
+    """In its training, and behind it: with the same weights as without, and without training again."""
+    monkeypatch.setattr("zoo.data.datasets.get_data", offline)
+    whole = zoo.quickstart("whole", steps=STEPS, progress=False)
+
+    def to_be_killed():
+        killing.at(zoo.tasks.base.PretextTask, "training_step", 4)
+        zoo.quickstart("cut", steps=STEPS, progress=False)
+
+    assert killing.forked(to_be_killed) == -signal.SIGKILL and Path("cut/run/recipe.yaml").is_file()
+    with pytest.raises(ZooError, match="cut holds a quickstart already; add --resume to go on"):
+        zoo.quickstart("cut", steps=STEPS, progress=False)
+    with monkeypatch.context() as changed:
+        changed.setattr(table, "evaluate", lambda *given, **also: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            zoo.quickstart("cut", steps=STEPS, progress=False, resume=True)
+    monkeypatch.setattr("zoo.pretrain.pretrain", lambda *given, **also: pytest.fail("it is trained already"))
+    again = zoo.quickstart("cut", steps=STEPS, progress=False, resume=True)
+    assert weights(Path("cut/run")) == weights(Path("whole/run")) and again["rows"] == whole["rows"] and Path(again["page"]).is_file()

@@ -42,6 +42,8 @@ def with_nested(self, backbone, sizes: list[list[Callable] | int] = None): ...
 def without_annotation(self, backbone, width=3): ...
 def with_unknown(self, backbone, width: "Nowhere" = 3): ...                      # noqa: F821
 def with_name(self, backbone, name: str = "x"): ...
+def with_seed(self, backbone, seed: int = 3): ...
+def with_optim(self, backbone, optim: str = "adam"): ...
 
 
 @pytest.mark.parametrize(("init", "said"), [
@@ -51,7 +53,8 @@ def with_name(self, backbone, name: str = "x"): ...
     (with_any, "has an argument what"), (with_dict, "has an argument words"), (with_bare_list, "has an argument sizes"),
     (with_typing_list, "has an argument sizes"), (with_list_of_any, "has an argument sizes"), (with_nested, "has an argument sizes"),
     (without_annotation, "doesn't say what type its argument width has"),
-    (with_unknown, "an annotation in __init__ that can't be read: name 'Nowhere'"), (with_name, "has an argument called name")])
+    (with_unknown, "an annotation in __init__ that can't be read: name 'Nowhere'"), (with_name, "has an argument called name"),
+    (with_seed, "has an argument called seed, which is the seed of a whole run"), (with_optim, "has an argument called optim")])
 def test_signatures_that_are_refused(init, said, probe):             # noqa: F811
     task = probe(init)
     for call in (lambda: check_signature(task), lambda: resolve({**BASE, "task": {"name": "probe"}}), lambda: keys({"task.name": "probe"})):
@@ -61,13 +64,12 @@ def test_signatures_that_are_refused(init, said, probe):             # noqa: F81
 
 def test_signatures_that_are_taken(probe):                          # noqa: F811
     def init(self, backbone: zoo.PretextTask, a: int, b: float = 1, c: bool = True, d: str = "x", e: Literal["a", "b"] = "a", f: int | None = None, *,
-             g: list[int] | None = None, h: tuple[int, ...] = (1,), i: typing.Annotated[int, "pixels"] = 1, seed: int = 3, help: bool = False):
+             g: list[int] | None = None, h: tuple[int, ...] = (1,), i: typing.Annotated[int, "pixels"] = 1, help: bool = False):
         pass
 
     check_signature(probe(init))
     resolved = resolve({**BASE, "task": {"name": "probe", "a": 1, "help": True}})
-    assert resolved["task"] == {"name": "probe", "a": 1, "b": 1.0, "c": True, "d": "x", "e": "a", "f": None, "g": None, "h": [1], "i": 1, "seed": 3,
-                                "help": True}
+    assert resolved["task"] == {"name": "probe", "a": 1, "b": 1.0, "c": True, "d": "x", "e": "a", "f": None, "g": None, "h": [1], "i": 1, "help": True}
     assert sentence(lambda: resolve({**BASE, "task": {"name": "probe"}})) == "the recipe lacks task.a"
 
 

@@ -109,12 +109,12 @@ def test_the_usual_folder_gets_a_number_where_another_run_has_taken_it(capfd):
     assert refused(USUAL) == f"{USUAL} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER"
 
 
-@pytest.mark.parametrize("name", ["checkpoint/notes.txt", "last.ckpt", "previous.ckpt"])
+@pytest.mark.parametrize("name", ["checkpoint/notes.txt", "last.ckpt", "previous.ckpt", "recipe.yaml", "run.json", "metrics.csv", "bad_samples.jsonl"])
 def test_what_somebody_keeps_under_a_name_of_ours_is_left_alone(name):
     theirs = Path("mine") / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("years of work")
-    assert refused("mine") == "mine holds no run, but a file or folder of a name that a run would replace; move it away, or add --out ANOTHER-FOLDER"
+    assert refused("mine") == f"mine holds no run, but {name.split('/')[0]}, which a run would replace; move it away, or add --out ANOTHER-FOLDER"
     assert theirs.read_text() == "years of work" and [path for path in Path("mine").rglob("*") if path.is_file()] == [theirs]
 
 
@@ -125,6 +125,22 @@ def test_without_the_facts_that_a_run_was_begun_with_it_is_not_begun_anew(conten
     before = (run / "last.ckpt").read_bytes()
     (run / "run.json").unlink() if content is None else (run / "run.json").write_text(content)
     assert "run.json" in refused("run", resume=True) and (run / "last.ckpt").read_bytes() == before
+
+
+def test_a_run_that_ended_before_it_saved_anything_is_begun_anew(monkeypatch):
+    def fail(*given):
+        raise ZooError("a fault in the first step")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(zoo.tasks.base.PretextTask, "training_step", fail)
+        assert refused("run") == "a fault in the first step"
+    assert {path.name for path in Path("run").iterdir()} >= {"run.json", "recipe.yaml"}
+    assert train("run") == Path("run") and (Path("run") / "checkpoint").is_dir()
+
+
+def test_the_home_of_a_person(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train("~/run") == tmp_path / "run" and (tmp_path / "run/checkpoint").is_dir() and not Path("~").exists()
 
 
 def test_a_folder_without_a_name_is_none():

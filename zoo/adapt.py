@@ -30,7 +30,7 @@ from zoo.evaluate.features import (OWN, PIXELS, RANDOM, best_device, choose_labe
 from zoo.evaluate.finetune import LOW_RANK, Classifier, FineTuning, finetune, low_rank_layers, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
-from zoo.paths import explain, successors, sync_folder, write_bytes, write_text
+from zoo.paths import expanded, explain, successors, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask
 
 MODES = ("knn", "probe", "finetune", "lora")
@@ -90,7 +90,8 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
     source = find(checkpoint, hub)
     card = cards.read_card(source)
     require_labels(data_info(data))
-    if out is not None and _is_taken(Path(out)):
+    out = None if out is None else expanded(out)
+    if out is not None and _is_taken(out):
         raise ZooError(f"{out} exists already; remove it, or add --out ANOTHER-FOLDER")
     module = create_data(data, size=card["data"]["size"], **cards.bad_samples_of(card, data))
     task, y, classes = load_task(source).to(best_device()), labels_of(module), module.dataset.info.classes
@@ -101,7 +102,7 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
         model = _classifier(mode, task, module, rows, seed)
         value = accuracy(predict(model, module, "test"), y["test"])
     beside = _baselines(mode, card, module, rows, seed) if baselines else {}
-    folder = None if mode == "knn" else _free(card["name"], data, mode) if out is None else Path(out)
+    folder = None if mode == "knn" else _free(card["name"], data, mode) if out is None else out
     result = Adapted(card["name"], data, mode, amount, len(rows), classes, round(value, 2), beside, folder)
     if folder is not None:
         _write(folder, model, card, source, result)

@@ -197,6 +197,8 @@ def _timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
     for word in REFUSED:
         if word in arguments:
             raise ZooError(f"backbone.{word} can't be set: a pretext task starts from fresh weights and reads features")
+    if not arguments.get("global_pool", "avg"):
+        raise ZooError(f"backbone.global_pool is empty, and a pretext task reads pooled features; leave it out for {name}'s own pooling, or give avg")
     for word, value in arguments.items():
         if _total(value) > MOST:
             raise ZooError(f"backbone.{word} is {str(value)[:80]}; depths, widths and the like of a backbone are at most {MOST:,}")

@@ -92,7 +92,7 @@ def update_card(folder: str | Path, **changes: Any) -> dict:
     card |= changes
     config = None
     if "license" in changes:                        # timm shows it too
-        config = json.loads(cards.read_file(folder, card, CONFIG))
+        config = _config(folder, card)
         config["pretrained_cfg"]["license"] = changes["license"]
         entry = cards.entry_for(CONFIG, data := _json(config))
         card["files"] = [entry if known["path"] == CONFIG else known for known in card["files"]]
@@ -222,16 +222,21 @@ def _build(folder: Path, card: dict) -> Backbone:
     with torch.random.fork_rng(devices=[]), _bounded(folder, card):
         backbone = create_backbone(keywords.pop("name"), size=card["data"]["size"], **keywords)
     where = folder / CONFIG
-    config = cards.read_json(cards.read_file(folder, card, CONFIG), str(where))
-    wanted = timm_config(backbone, card["license"])
-    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg"), dict):
-        raise ZooError(f"{where} is not a description of a timm model")
+    config, wanted = _config(folder, card), timm_config(backbone, card["license"])
     if odd := sorted((config.keys() - CONFIG_KEYS) | (config["pretrained_cfg"].keys() - PRETRAINED_KEYS)):
         raise ZooError(f"{where} has {odd[0]}, which doesn't belong into a checkpoint")
     for key in ("architecture", "num_classes", "model_args"):
         if config.get(key) != json.loads(json.dumps(wanted[key])):
             raise ZooError(f"{where} and {cards.FILE} describe different networks: {key} is {str(config.get(key))[:80]} and {str(wanted[key])[:80]}")
     return backbone
+
+
+def _config(folder: Path, card: dict) -> dict:
+    """What timm reads of a checkpoint."""
+    config = cards.read_json(cards.read_file(folder, card, CONFIG), str(folder / CONFIG))
+    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg"), dict):
+        raise ZooError(f"{folder / CONFIG} is not a description of a timm model")
+    return config
 
 
 def _bounded(folder: Path, card: dict) -> Bounded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from typing import Any, NoReturn
 
 from zoo import registry, verbs
 from zoo.errors import Terminated, ZooError, nearest
+
+# what a person can put right about a path or a disk
+REFUSALS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,6 +90,7 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p = verb("quickstart", verbs.quickstart, "The whole path on Fashion-MNIST: pretrain, push, pull, adapt, report.")
     p.add_argument("--out", default="quickstart", help="folder for all that is written")
     p.add_argument("--steps", type=int, help="optimizer steps instead of the recipe's")
+    p.add_argument("--resume", action="store_true", help="go on with an interrupted one; give the other words as then")
     p.add_argument("--no-progress", action="store_true", help="draw no progress bar")
     p = verb("pretrain", verbs.pretrain, "Run a recipe. Every key of it can be given as --group.key VALUE.", add_help=False,
              usage="zoo pretrain RECIPE [--out DIR] [--resume] [--smoke] [--logger NAME] [--no-progress] [--json] [--offline] [--group.key VALUE ...]")
@@ -166,6 +171,9 @@ def completion(given: argparse.Namespace) -> Any:
 def main(words: list[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return its exit code. Raises what is a defect of ours."""
     received: list[int] = []
+    for stream in (sys.stdout, sys.stderr) if words is None else ():
+        if hasattr(stream, "reconfigure"):                  # names of files may be more than the terminal has letters for
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _signals(received):
             status = _run(sys.argv[1:] if words is None else list(words))
@@ -185,11 +193,20 @@ def main(words: list[str] | None = None) -> int:
         status = 0                                          # argparse's --help
     except BrokenPipeError:                                 # zoo list | head
         status = 0
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(f"zoo: {error.filename or 'what this was to write'} can't be used: {error.strerror}", file=sys.stderr)
+        return 2
     try:
         if sys.stdout is not None:                          # as it is where it was closed
             sys.stdout.flush()                              # here, since a complaint at the interpreter's end can't be caught
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"zoo: standard output can't be written: {error.strerror}", file=sys.stderr)
+        return 2
     return status
 
 
@@ -242,7 +259,12 @@ def _run(words: list[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(), _offline(given.offline), registry.naming_damage():
         result = given.function(given)
     if given.json:
-        print(json.dumps(result, ensure_ascii=False, default=str))
+        text = json.dumps(result, ensure_ascii=False, default=str)
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:                          # JSON has its own way to write other letters
+            text = json.dumps(result, default=str)
+        print(text)
     return given.status
 
 

@@ -19,6 +19,11 @@ def rows_of(*rows: Tensor, pad: int = 2, background: float = 1.0) -> Tensor:
     return torch.nn.functional.pad(torch.cat(blank, 1), (0, 0, 0, pad), value=background)
 
 
+def is_picture(given: object) -> bool:
+    """Whether it is a tensor (3, H, W) of floats, such as `rows_of` makes."""
+    return isinstance(given, Tensor) and given.ndim == 3 and len(given) == 3 and given.numel() > 0 and given.is_floating_point()
+
+
 def image_grid(images: Tensor, columns: int = 8, pad: int = 2, background: float = 1.0) -> Tensor:
     """Pictures (n, 1 or 3, H, W) in rows of `columns` -> one picture (3, H', W') in [0, 1]."""
     return rows_of(*images.split(columns), pad=pad, background=background)

@@ -84,7 +84,7 @@ def import_checkpoint(file: str | Path, backbone: str, out: str | Path, *, size:
     sha256 as parent. Raises ZooError for a file that holds more than data, weights of another network (with the share that matches), two
     prefixes that match equally well, and weights that aren't finite.
     """
-    file, out = expanded(file), Path(out)
+    file, out = expanded(file), expanded(out)
     if out.name in ("", ".."):                      # . has no name to write beside
         out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

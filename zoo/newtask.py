@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from zoo.errors import ZooError
-from zoo.paths import write_text
-from zoo.registry import NAME, list_tasks
+from zoo.paths import expanded, write_text
+from zoo.registry import IMPORTED, NAME, list_tasks
 
 TAKEN_CLASSES = ("PretextTask", "TaskOutput")
 
@@ -19,10 +19,12 @@ def new_task(name: str, out: str | Path | None = None) -> Path:
     """
     if not NAME.fullmatch(name) or name.endswith("-") or "--" in name:
         raise ZooError(f"{name!r} can't name a task; use lower-case letters and digits, in words joined by hyphens, such as my-task")
+    if name == IMPORTED:
+        raise ZooError(f"{name} stands in a card for the task that nobody knows; choose another name")
     for entry in list_tasks():
         if entry.name == name:
             raise ZooError(f"there is a task {name} already, from {entry.origin}; choose another name")
-    folder = Path(out) if out is not None else Path(f"zoo-{name}")
+    folder = expanded(out if out is not None else f"zoo-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ZooError(f"{folder} exists and isn't empty; add --out ANOTHER-FOLDER")
     module = "zoo_" + name.replace("-", "_")
@@ -159,7 +161,7 @@ TEMPLATE["recipes/@NAME@-test-resnet-fashion-mnist.yaml"] = '''\
 seed: 0
 data: {name: fashion-mnist, batch_size: 256}
 backbone: {name: test_resnet, output_stride: 8}
-task: {name: @NAME@, hidden: 0.4}
+task: {name: "@NAME@", hidden: 0.4}
 optim: {lr: 2.0e-3, weight_decay: 0.05, warmup: 0.1}
 trainer: {max_steps: 600, precision: bf16, channels_last: true}
 '''

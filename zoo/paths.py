@@ -59,6 +59,8 @@ def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path
     path = Path(path)
     temporary = None
     try:
+        if path.exists() and not path.is_file():    # a pipe, /dev/null or a folder would be replaced, or can't be
+            raise ZooError(f"{name or path} can't be written: it is no ordinary file; give another")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         with os.fdopen(handle, "wb") as file:

@@ -28,15 +28,16 @@ from zoo.data.module import ZooData, batches_done, create_data
 from zoo.errors import Terminated, ZooError
 from zoo.evaluate.online import FeatureHealth, Looks, OnlineKNN
 from zoo.evaluate.table import check_metric
+from zoo.grid import is_picture
 from zoo.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
-from zoo.paths import clear_leftovers, write_text
+from zoo.paths import expanded, write_text
 from zoo.preemption import Preemption
 from zoo.progress import Progress
 from zoo.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import find_task
 from zoo.resumable import LAST, Clock, SafeCheckpointIO, SaveState, newest_good
-from zoo.tasks.base import PretextTask, counted, create_task
+from zoo.tasks.base import PretextTask, counted, create_task, kind_of
 
 WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation
 LOOKED_AT = 2000                                    # validation pictures of a look, where a recipe doesn't say how often to look
@@ -81,7 +82,10 @@ class Training:
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1 and self.max_epochs < 1:
+        for key in ("max_steps", "max_epochs"):
+            if getattr(self, key) < 1 and getattr(self, key) != -1:
+                raise ZooError(f"trainer.{key} is {getattr(self, key)}; give at least 1, or -1 for no limit")
+        if self.max_steps == self.max_epochs == -1:
             raise ZooError("the recipe doesn't say how long to train; set trainer.max_steps or trainer.max_epochs")
         for key, least in (("accumulate", 1), ("clip", 0), ("validate_every", 0), ("save_every", 1), ("devices", 1), ("nodes", 1), ("timeout", 1)):
             if getattr(self, key) is not None and getattr(self, key) < least:
@@ -124,7 +128,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     lowers = info.name.startswith((FOLDER, SHARDS)) and "data.batch_size" not in changes
     if out is not None and not str(out).strip():
         raise ZooError("out is empty; give a folder, or leave it out")
-    folder = Path(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
+    folder = expanded(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
         resolved = run_folder.begun_with(folder, resolved, given, lowers)
@@ -134,7 +138,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
                 folder, alone = until_the_end.enter_context(run_folder.chosen(folder, resolved, lowers))
             else:
                 alone = until_the_end.enter_context(run_folder.held(folder, make=not resume))
-            _claim(folder, resolved, resume, alone)
+            run_folder.claim(folder, resolved, resume, alone)
         return _Run(name, resolved, folder, info, smoke, lowers).train(resume, logger, progress)
 
 
@@ -285,7 +289,7 @@ class _Run:
             callbacks = [*callbacks, Looks()]
         if t.processes > 1:
             callbacks = [*callbacks, ranks.Watch(t.timeout)]
-        return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs if t.max_epochs > 0 else -1, accelerator=t.accelerator, devices=t.devices,
+        return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs, accelerator=t.accelerator, devices=t.devices,
                          num_nodes=t.nodes, strategy=ranks.strategy(t.processes, t.timeout, t.strategy),
                          precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
                          gradient_clip_val=t.clip or None, check_val_every_n_epoch=None if evenly else t.validate_every or 1,
@@ -302,7 +306,7 @@ class _Run:
     def _state(self, resume: bool) -> Path | None:
         """The state to go on from. What the run is made of has to be what it was."""
         facts = {"data": self.data.dataset.fingerprint, "torch": torch.__version__, "processes": self.training.processes}
-        known = self.folder / "run.json"
+        known = self.folder / run_folder.FACTS
         if resume:
             for key, was in run_folder.facts_of(known).items():
                 if facts.get(key) != was and key == "data":
@@ -315,12 +319,12 @@ class _Run:
         self.resolved = self.resolved | {"data": self.resolved["data"] | {"batch_size": self.data.batch_size}}
         if not self.first:
             return None
+        write_text(known, json.dumps(facts, indent=1))                      # first, since by it the rest is known to be a run's
         (self.folder / BAD_SAMPLES).unlink(missing_ok=True)                 # of a run that ended here before it had saved anything
         if bad := self.data.dataset.bad:
             listed = write_text(self.folder / BAD_SAMPLES, bad_lines(bad))
             print(f"{len(bad):,} images can't be read and were {'replaced' if 'replaced_by' in bad[0] else 'left out'}; {listed} names them",
                   file=sys.stderr)
-        write_text(known, json.dumps(facts, indent=1))
         recipes.save(self.resolved, self.folder / "recipe.yaml")
         return None
 
@@ -329,7 +333,13 @@ class _Run:
         batch = next(iter(self.data.batches(split, batch_size=64)))
         task = self.task.cpu().float().eval()
         with counted(torch.device("cpu"), self.resolved["seed"], PICTURES), torch.no_grad():
-            return task.picture(batch)
+            pictures = task.picture(batch)
+        wrong = [kind_of(pictures)] if not isinstance(pictures, dict) else [
+            f"{kind_of(picture)} for {name!r}" for name, picture in pictures.items() if not isinstance(name, str) or not is_picture(picture)]
+        if wrong:
+            raise ZooError(f"picture of the task {task.name} gave {wrong[0]}; it has to give (3, H, W) tensors of floats by name; mend that, and "
+                           f"--resume, with --out {self.folder}, writes the checkpoint of what is trained")
+        return pictures
 
     def _card(self, trainer: L.Trainer) -> dict:
         info, r = self.data.dataset.info, self.resolved
@@ -363,23 +373,6 @@ def _smaller(resolved: dict) -> dict:
     if devices * nodes == 1:
         small["trainer"]["strategy"] = "ddp"        # one process has nothing to share
     return small
-
-
-def _claim(folder: Path, resolved: dict, resume: bool, alone: bool | None) -> None:
-    saved = folder / "recipe.yaml"
-    if alone is False:
-        raise ZooError(f"another process is training in {folder}; wait until it has ended, or add --out ANOTHER-FOLDER")
-    if not resume:
-        if run_folder.is_free(folder, alone):
-            return
-        if not saved.is_file():
-            raise ZooError(f"{folder} holds no run, but a file or folder of a name that a run would replace; move it away, or add --out ANOTHER-FOLDER")
-        raise ZooError(f"{folder} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER")
-    if not saved.is_file():
-        raise ZooError(f"{folder} holds no run to resume; leave out --resume to start one")
-    for key, was, now in run_folder.differences(folder, resolved):
-        raise ZooError(f"{folder} was begun with {key} {was!r}, and the recipe now says {now!r}; resume it unchanged, or start a new run with --out")
-    clear_leftovers(folder)
 
 
 @contextlib.contextmanager

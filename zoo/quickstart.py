@@ -5,19 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
 from zoo.errors import ZooError
+from zoo.paths import expanded
 
 RECIPE, NAME = "simclr-test-resnet-fashion-mnist", "quickstart"
 FEW = 0.01                                          # share of the labels in the table's other half
 
 
-def quickstart(out: str | Path = "quickstart", steps: int | None = None, progress: bool = True) -> dict:
+def quickstart(out: str | Path = "quickstart", steps: int | None = None, progress: bool = True, resume: bool = False) -> dict:
     """Pretrain a small recipe, push it to a hub folder, pull it back, adapt it three ways, and show what it is worth.
 
     Args:
         out: folder for everything that is written; it must not hold an earlier quickstart.
         steps: optimizer steps instead of the recipe's.
+        resume: go on with an interrupted one in `out`.
 
     Returns {data, rows, checkpoint, hub, page, minutes}. Uses Fashion-MNIST, or scikit-learn's digits where that can't be had.
     """
@@ -27,16 +30,18 @@ def quickstart(out: str | Path = "quickstart", steps: int | None = None, progres
     from zoo.pretrain import pretrain
     from zoo.report.page import write_page
 
-    start, out = time.perf_counter(), Path(out)
-    if (out / "run").exists():
-        raise ZooError(f"{out} holds a quickstart already; remove it, or add --out ANOTHER-FOLDER")
+    start, out = time.perf_counter(), expanded(out)
+    run = out / "run"
+    if not resume and (run.exists() or (out / "hub").exists()):
+        raise ZooError(f"{out} holds a quickstart already; add --resume to go on with one that was interrupted, remove it, or add --out ANOTHER-FOLDER")
     data, changes = _data()
     if steps is not None:
         changes["trainer.max_steps"] = steps
     _say(f"pretraining {RECIPE} on {data}")
-    run = pretrain(RECIPE, out=out / "run", progress=progress, **changes)
+    if not (run / "checkpoint").is_dir():
+        pretrain(RECIPE, out=run, resume=(run / "recipe.yaml").is_file(), progress=progress, **changes)
     update_card(run / "checkpoint", license="Apache-2.0")
-    hub.push(run / "checkpoint", out / "hub", name=NAME)
+    hub.push(run / "checkpoint", out / "hub", name=NAME, replace=resume)
     pulled = hub.pull(NAME, hub=str(out / "hub"))
     _say(f"pushed to {out / 'hub'} and pulled back as {NAME!r}, every file's sha256 checked")
     _say("adapting: nearest neighbours, a linear probe, and fine-tuning, beside random weights and raw pixels")
@@ -45,7 +50,7 @@ def quickstart(out: str | Path = "quickstart", steps: int | None = None, progres
     page = write_page(out / "report.html", [run / "checkpoint"], rows)
     minutes = (time.perf_counter() - start) / 60
     print_table(rows)
-    _say(f"done in {minutes:.1f} minutes; open {page} for pictures, or go on with:  zoo adapt {NAME} --hub {out / 'hub'} --data {data}")
+    _say(f"done in {minutes:.1f} minutes; open {page} for pictures, or go on with:  zoo adapt {NAME} --hub {quote(str(out / 'hub'))} --data {data}")
     return {"data": data, "rows": rows, "checkpoint": str(run / "checkpoint"), "hub": str(out / "hub"), "page": str(page),
             "minutes": round(minutes, 2)}
 

@@ -18,11 +18,12 @@ from typing import Any
 import yaml
 
 from zoo.errors import ZooError, nearest
-from zoo.paths import shipped, write_text
+from zoo.paths import expanded, shipped, write_text
 from zoo.registry import SECRET, task_outline
 
 ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
 LARGEST, DEEPEST = 64 * 1024, 8                     # bytes of a recipe; levels of nesting
+RESERVED = {"name": "in a recipe the name of the task", "seed": "the seed of a whole run", "optim": "the group of the optimizer"}
 OPEN = "backbone."                                  # keywords under it are timm's own, checked when the model is built
 
 
@@ -86,7 +87,7 @@ def read(recipe: str | Path) -> dict:
 
 def find(recipe: str | Path) -> Path:
     """The file of a recipe, given as a path or by name."""
-    path = Path(recipe)
+    path = expanded(recipe)
     try:
         if path.is_file():
             return path
@@ -201,8 +202,8 @@ def check_signature(task: type) -> None:
     for name, parameter in list(inspect.signature(task.__init__).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ZooError(f"{who} takes {str(parameter).split(':')[0]}; its arguments have to be written out, so that a recipe's can be checked")
-        if name == "name":
-            raise ZooError(f"{who} has an argument called name, which in a recipe is the name of the task; call it something else")
+        if name in RESERVED:
+            raise ZooError(f"{who} has an argument called {name}, which is {RESERVED[name]}; call it something else")
         if name != "backbone" and name not in hints:
             raise ZooError(f"{who} doesn't say what type its argument {name} has")
         if name != "backbone" and not _is_plain(hints[name]):
@@ -283,6 +284,8 @@ def _ordered(value: Any) -> Any:
 def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
     if key not in defaults and not (key.startswith(OPEN) and key.removeprefix(OPEN).isidentifier()):
         raise ZooError(f"{key} is not a key of this recipe{nearest(key, defaults)}")
+    if key in ("backbone.size", "backbone.img_size"):
+        raise ZooError(f"{key} can't be set in a recipe: the side of the pictures, for the data and the backbone alike, is data.size")
     if SECRET.search(key) and not isinstance(value, (bool, types.NoneType)):        # as a ViT's class_token
         raise ZooError(f"{key} looks like a secret, and a recipe is kept and published with its checkpoint; leave it out")
     if value is None and defaults.get(key, 0) is not None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo import recipe as recipes
+from zoo.data.folder_cache import BAD_SAMPLES
 from zoo.errors import ZooError
-from zoo.paths import explain, successors
+from zoo.paths import clear_leftovers, explain, successors
 from zoo.resumable import LAST, PREVIOUS
 
-RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
+RECIPE, CHECKPOINT, FACTS = "recipe.yaml", "checkpoint", "run.json"
+WRITTEN = (LAST, PREVIOUS, CHECKPOINT, FACTS, RECIPE, BAD_SAMPLES, "metrics.csv")       # what a run replaces
 FREE_KEYS = {"trainer.devices", "trainer.nodes", "trainer.timeout"}     # of which a resumed run may have others: the product of the first two is run.json's
 
 
@@ -52,6 +54,24 @@ def facts_of(known: Path) -> dict:
     return facts
 
 
+def claim(folder: Path, resolved: dict, resume: bool, alone: bool | None) -> None:
+    """Raises ZooError unless the run of `resolved` may write into `folder`, of which `held` has said who is in it."""
+    if alone is False:
+        raise ZooError(f"another process is training in {folder}; wait until it has ended, or add --out ANOTHER-FOLDER")
+    if not resume:
+        if is_free(folder, alone):
+            return
+        if not _is_run(folder):
+            name = next(name for name in WRITTEN if (folder / name).exists())
+            raise ZooError(f"{folder} holds no run, but {name}, which a run would replace; move it away, or add --out ANOTHER-FOLDER")
+        raise ZooError(f"{folder} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER")
+    if not (folder / RECIPE).is_file():
+        raise ZooError(f"{folder} holds no run to resume; leave out --resume to start one")
+    for key, was, now in differences(folder, resolved):
+        raise ZooError(f"{folder} was begun with {key} {was!r}, and the recipe now says {now!r}; resume it unchanged, or start a new run with --out")
+    clear_leftovers(folder)
+
+
 def is_free(folder: Path, alone: bool | None) -> bool:
     """Whether a run can begin in `folder`: none was, or one that ended before it saved anything. Of that, only who is `alone` can be sure.
 
@@ -59,7 +79,15 @@ def is_free(folder: Path, alone: bool | None) -> bool:
     """
     if alone is False or any((folder / name).exists() for name in (LAST, PREVIOUS, CHECKPOINT)):
         return False
-    return alone is True or not (folder / RECIPE).is_file()
+    return alone is True if _is_run(folder) else not any((folder / name).exists() for name in WRITTEN)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run was begun in `folder`: what it writes first is there, and is such."""
+    try:
+        return facts_of(folder / FACTS).keys() >= {"data", "torch"}
+    except ZooError:
+        return False
 
 
 def newest(usual: Path, resolved: dict, lowers: bool) -> Path:

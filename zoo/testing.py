@@ -30,8 +30,9 @@ from zoo.backbones import Backbone, create_backbone
 from zoo.data.catalogue import DataInfo
 from zoo.data.generated import generate
 from zoo.errors import ZooError
+from zoo.grid import is_picture
 from zoo.registry import find_task
-from zoo.tasks.base import TRAINING, VALIDATION, PretextTask, TaskOutput, counted
+from zoo.tasks.base import TRAINING, VALIDATION, PretextTask, TaskOutput, counted, kind_of
 
 SIZES, IMAGES, STEPS = (32, 24), 16, 40             # pixels; pictures of the fixed batch; steps in which its loss has to fall
 FALL = 0.02                                         # of the first loss, at least
@@ -262,8 +263,7 @@ def _check_pictures(task: PretextTask, batch: dict) -> None:
         drawn = twin.picture(batch)
     _promise(isinstance(drawn, dict), f"picture gave a {type(drawn).__name__}; it is a dict of pictures by name")
     for name, image in drawn.items():
-        right = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3 and image.is_floating_point()
-        _promise(right, f"the picture {name!r} is {getattr(image, 'shape', type(image))}; it is float (3, H, W)")
+        _promise(is_picture(image), f"the picture {name!r} is {kind_of(image)}; it is float (3, H, W)")
         _promise(bool(((image >= 0) & (image <= 1)).all()), f"the picture {name!r} has values outside 0 to 1, or NaN")
 
 

@@ -10,7 +10,7 @@ import fnmatch
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from zoo.errors import ZooError, nearest
@@ -154,7 +154,7 @@ def data(given: argparse.Namespace) -> Any:
         from zoo.data.shard_writer import write_shards
 
         path = write_shards(given.name, given.out, given.per_shard)
-        _say(given, f"{path}\nuse it as --data.name shards:{path}")
+        _say(given, f"{path}\nuse it as --data.name {quote(f'shards:{path}')}")
         return {"folder": str(path), "data": f"shards:{path}"}
     if not given.name:
         raise ZooError("zoo data get needs a name; see zoo data list")
@@ -182,7 +182,7 @@ def pretrain(given: argparse.Namespace) -> Any:
     if not first():                                 # one of several processes has said it
         given.json = False
         return None
-    _say(given, f"{folder / 'checkpoint'} is the checkpoint; see what it is worth with:  zoo evaluate {folder}")
+    _say(given, f"{folder / 'checkpoint'} is the checkpoint; see what it is worth with:  zoo evaluate {quote(str(folder))}")
     return {"run": str(folder), "checkpoint": str(folder / "checkpoint")}
 
 
@@ -251,7 +251,7 @@ def report(given: argparse.Namespace) -> Any:
 def quickstart(given: argparse.Namespace) -> Any:
     from zoo.quickstart import quickstart as run
 
-    return run(out=given.out, steps=given.steps, progress=not given.no_progress)
+    return run(out=given.out, steps=given.steps, progress=not given.no_progress, resume=given.resume)
 
 
 # ---- hubs ----------------------------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def new_task(given: argparse.Namespace) -> Any:
     from zoo.newtask import new_task as run
 
     folder = run(given.name, given.out)
-    _say(given, f"{folder} is written. Install and test it with:\n  pip install -e {folder}\n  pytest {folder}")
+    _say(given, f"{folder} is written. Install and test it with:\n  pip install -e {quote(str(folder))}\n  pytest {quote(str(folder))}")
     return {"folder": str(folder)}
 
 

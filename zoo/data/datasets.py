@@ -92,7 +92,7 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
         return Path(sklearn.datasets.__file__).parent / "data"
     from zoo.data import sources
 
-    return sources.get(sources.SOURCES[entry.source], None if source is None else Path(source))
+    return sources.get(sources.SOURCES[entry.source], None if source is None else paths.expanded(source))
 
 
 def load_data(name: str, size: int | None = None, download: bool = True, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:

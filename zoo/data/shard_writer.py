@@ -40,7 +40,7 @@ def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000) -> 
     if isinstance(per_shard, bool) or not isinstance(per_shard, int) or per_shard < 1:
         raise ZooError(f"--per-shard is {per_shard!r}; it is a whole number of pictures, at least 1")
     root, files, layout = look(folder)
-    out = Path(os.path.expanduser(out)).absolute()
+    out = paths.expanded(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ZooError(f"{shown(out)} exists and isn't an empty folder; give another --out")
     try:

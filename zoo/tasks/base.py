@@ -38,6 +38,11 @@ class TaskOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
+def kind_of(value: Any) -> str:
+    """What somebody gave, for a sentence: a tensor by its shape, all else by its type."""
+    return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
 class counted:
     """Inside, torch's generators (CPU, and `device` if it is a GPU) are seeded by counters; outside they are as found."""
 
@@ -208,7 +213,11 @@ class PretextTask(L.LightningModule, ABC):
         with counted(self.device, self.seed, self.global_rank, *counters):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 views = self.views(batch)
-            return self(views)
+            output = self(views)
+        if not isinstance(output, TaskOutput) or not isinstance(output.loss, Tensor) or output.loss.ndim:
+            raise ZooError(f"forward of the task {self.name or type(self).__name__} gave {kind_of(getattr(output, 'loss', output))}; it has to give a TaskOutput whose loss is a "
+                           "tensor with one number")
+        return output
 
     def _share(self, batch_idx: int) -> float:
         """What makes the gradients of a step a mean over its batches: Lightning divides by as many as are accumulated, also where an epoch ends sooner."""
