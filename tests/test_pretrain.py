@@ -187,6 +187,17 @@ def test_pictures_without_labels(tmp_path):
     assert rows and {"val_loss", "spread", "effective_rank"} <= set(header.split(",")) and "knn" not in header
 
 
+def test_what_is_drawn_is_of_all_classes(tmp_path, monkeypatch):
+    """In a folder the pictures of a class lie together, and the first would be of one alone."""
+    for name in "abc":
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        pictures(tmp_path / "pictures" / name, 40)
+    drawn = []
+    monkeypatch.setattr(find_task("autoencoder"), "picture", lambda task, batch: drawn.append(batch["label"]) or {})
+    train(tmp_path / "run", data={"name": f"folder:{tmp_path / 'pictures'}", "batch_size": 8}, trainer={"max_steps": 1})
+    assert set(drawn[0][:8].tolist()) == {0, 1, 2}
+
+
 def test_two_pictures_are_enough(tmp_path):
     """And a split that is empty then: there is no validation, and the picture is drawn of training pictures."""
     folder = pictures(tmp_path / "pictures", 2)

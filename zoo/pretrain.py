@@ -24,7 +24,7 @@ from zoo.card import short_name
 from zoo.colour import require_colour
 from zoo.data.datasets import FOLDER, SHARDS, DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
-from zoo.data.module import ZooData, batches_done, create_data
+from zoo.data.module import ZooData, batches_done, create_data, take
 from zoo.errors import Terminated, ZooError
 from zoo.evaluate.online import FeatureHealth, Looks, OnlineKNN
 from zoo.evaluate.table import check_metric
@@ -330,7 +330,8 @@ class _Run:
 
     def _pictures(self) -> dict[str, torch.Tensor]:
         split = "validation" if len(self.data.dataset.splits["validation"]) else "train"
-        batch = next(iter(self.data.batches(split, batch_size=64)))
+        rows = self.data.dataset.splits[split]      # mixed, for in a folder those of one class lie together
+        batch = take(self.data.dataset.fields, rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:64]])
         task = self.task.cpu().float().eval()
         with counted(torch.device("cpu"), self.resolved["seed"], PICTURES), torch.no_grad():
             pictures = task.picture(batch)
@@ -362,7 +363,9 @@ class _Run:
 
 
 def _summary(task: PretextTask) -> str:
-    return (sys.modules[type(task).__module__].__doc__ or "").strip().split("\n")[0]
+    kind = type(task)
+    text = kind.__doc__ if kind.__module__ == "__main__" else sys.modules[kind.__module__].__doc__      # a script or notebook is about more than its task
+    return (text or "").strip().split("\n")[0]
 
 
 def _smaller(resolved: dict) -> dict:
