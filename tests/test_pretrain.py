@@ -23,7 +23,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from run_example import recipe, train, weights
+from run_example import RECIPE, recipe, train, weights
 
 import zoo
 from zoo import registry
@@ -337,10 +337,12 @@ def test_a_run_leaves_the_process_as_it_was(fails, tmp_path):
         logging.getLogger("lightning.pytorch").setLevel(logging.NOTSET)
 
 
-def test_a_run_is_quiet(tmp_path, capsys, caplog):
+@pytest.mark.parametrize("task", [RECIPE["task"], {"name": "byol"}], ids=["autoencoder", "byol, with a teacher"])
+def test_a_run_is_quiet(task, tmp_path, capsys, caplog):
+    values = recipe(trainer={"validate_every": 1}) | {"task": task}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(tmp_path / "run", trainer={"validate_every": 1})
+        zoo.pretrain(values, out=tmp_path / "run", progress=False)
     assert capsys.readouterr() == ("", "") and caplog.records == []
 
 

@@ -389,6 +389,7 @@ def _quiet():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
             warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True")    # one rank alone looked
+            warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode at the start of training")  # teachers are meant to be
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
