@@ -26,7 +26,8 @@ NAMES = sorted(json.loads((HUB / "index.json").read_text())["checkpoints"])
 def test_the_hub_is_whole_small_and_has_every_family():
     assert hub.verify(HUB) == []
     assert sum(path.stat().st_size for path in HUB.rglob("*") if path.is_file()) <= 60e6
-    assert {entry["task"] for entry in hub.list_checkpoints(HUB)} >= {"autoencoder", "vae", "mae", "colorize", "simclr"}
+    assert {entry["task"] for entry in hub.list_checkpoints(HUB)} >= {
+        "autoencoder", "vae", "mae", "colorize", "ijepa", "rotation", "simclr", "vicreg", "swav", "distillation", "supervised"}
 
 
 @pytest.mark.parametrize("name", NAMES)
