@@ -43,6 +43,7 @@ JSON = {
     "reproduce": [["reproduce", "{run}"]],
     "report": [["report", "{run}"]],
     "import": [["import", "{run}/checkpoint/model.safetensors", "--backbone", "test_resnet", "--out", "imported"]],
+    "export": [["export", "{run}"], ["export", "small", "--hub", "{hub}", "--out", "other.pt2"]],
     "pull": [["pull", "small", "--hub", "{hub}"]],
     "push": [["push", "{run}", "--to", "another", "--name", "renamed"]],
     "verify": [["verify"], ["verify", "{hub}"], ["verify", "{run}"]],
@@ -70,7 +71,7 @@ def test_json_and_nothing_else(words, zoo_says, monkeypatch):
 
 def _elsewhere(words: list[str]) -> list[str]:
     """What a verb that writes needs to be called a second time."""
-    return {"pretrain": ["--out", "second"], "import": ["--out", "second"], "push": ["--replace"]}.get(words[0], []) + (["--out", "second"] if "0.01" in words else [])
+    return {"pretrain": ["--out", "second"], "import": ["--out", "second"], "export": ["--out", "second.pt2"], "push": ["--replace"]}.get(words[0], []) + (["--out", "second"] if "0.01" in words else [])
 
 
 def test_what_a_library_prints_is_kept_apart_from_json(zoo_says, monkeypatch):

@@ -37,7 +37,7 @@ from zoo.testing import check_task
 ROOT = Path(zoo.__file__).parent.parent
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("examples/*/README.md")) if "```" in path.read_text())
 INSTALLS = ["pip install -e . && zoo quickstart", 'pip install -e ".[dev]" && pytest']     # which the gate, .ci/run, runs as they stand in the README
-MENTIONED = ["zoo new-task", "zoo adapt", "zoo evaluate"]       # spoken of within a line, and not to be typed without a name
+MENTIONED = ["zoo new-task", "zoo adapt", "zoo evaluate", "zoo export"]       # spoken of within a line, and not to be typed without a name
 NAMED = "simclr-resnet10t-fashion-mnist"                # the checkpoint that the documents speak of
 
 

@@ -140,6 +140,12 @@ def _add_hubs(verb: Callable[..., _Parser]) -> None:
     p.add_argument("--size", type=int, help="side of the pictures in pixels; default the model's own")
     p.add_argument("--license", help="SPDX name of the licence of the weights; by default none is claimed")
     p.add_argument("--allow-partial", action="store_true", help="leave what the file lacks at random numbers instead of refusing it")
+    p = verb("export", verbs.export, "Write the network of a checkpoint, or a classifier of zoo adapt, as one file for other runtimes.")
+    p.add_argument("checkpoint", help="a name in the hub, the folder of a checkpoint or run, or that of a classifier that zoo adapt wrote")
+    p.add_argument("--to", default="torch-export", choices=["torch-export", "onnx"],
+                   help="torch-export, the default, which torch alone runs, or onnx, which needs onnx, onnxscript and onnxruntime")
+    p.add_argument("--out", help="the file; default NAME.pt2 or NAME.onnx")
+    _hub(p)
     p = verb("pull", verbs.pull, "Bring a checkpoint from a hub, every file's sha256 checked, and print its folder.")
     p.add_argument("name", help="a name in the hub, or hf://org/name@revision")
     _hub(p)

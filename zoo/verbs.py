@@ -280,6 +280,15 @@ def import_(given: argparse.Namespace) -> Any:
             "missing": list(found.missing)}
 
 
+def export(given: argparse.Namespace) -> Any:
+    from zoo.exporting import export_checkpoint
+
+    found = export_checkpoint(given.checkpoint, given.to, given.out, given.hub)
+    _say(given, found.sentence)
+    return {"file": str(found.file), "format": found.format, "output": found.kind, "input": list(found.input), "outputs": found.outputs,
+            "difference": found.difference}
+
+
 def push(given: argparse.Namespace) -> Any:
     from zoo import hub
 
