@@ -267,8 +267,8 @@ def refused(checkpoint, data: str, **given) -> str:
 
 @pytest.mark.parametrize(("data", "given", "says"), [
     ("digits", {"mode": "prob"}, "'prob' is no way to adapt; did you mean probe?"),
-    ("digits", {"labels": 0}, "0.0 is no amount of labels; give a share above 0 and at most 1"),
-    ("digits", {"labels": 5}, "5.0 is no amount of labels"),
+    ("digits", {"labels": 0}, "0 is no amount of labels; give a share above 0 and at most 1"),
+    ("digits", {"labels": 5.0}, "5.0 is no amount of labels"), ("digits", {"labels": 1, "per_class": 3}, "two ways to say how many labels"),
     ("digits", {"labels": float("nan")}, "nan is no amount of labels"),
     ("digits", {"per_class": 0}, "0 is no amount of labels"),
     ("digits", {"per_class": 123}, "class 8 has 122 training images; ask for at most 122"),

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -140,9 +141,39 @@ def test_transform_is_what_the_backbone_expects(saved):
     picture = Image.effect_noise((48, 40), 80).convert("RGB").resize((32, 32))
     tensor = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)[None] / 255
     assert torch.allclose(transform(picture)[None], task.backbone.normalize(tensor))
-    assert transform(Image.new("L", (100, 40), 128)).shape == (3, 32, 32) and transform(Image.new("RGBA", (32, 90))).shape == (3, 32, 32)
+    assert transform(Image.new("L", (100, 40), 128)).shape == (3, 32, 32)
     assert torch.equal(pickle.loads(pickle.dumps(transform))(picture), transform(picture))
-    assert repr(transform).startswith('Transform(convert("RGB"), resize 32 antialiased, centre crop 32, mean (')
+    assert repr(transform).startswith("Transform(upright RGB, resize 32 antialiased, centre crop 32, mean (")
+    with pytest.raises(ZooError, match="the transform takes a PIL image, and this is a Tensor"):
+        transform(tensor)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L", "P", "CMYK", "turned by EXIF", "transparent", "transparent P", "16 bits", "strip"])
+def test_transform_reads_a_picture_as_a_folder_does(kind, saved, tmp_path):
+    """Otherwise features of a picture would be others than those that were trained and measured."""
+    _, folder = saved
+    model, transform = checkpoint.load(folder)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 70, 4), dtype=np.uint8)
+    image, options = Image.fromarray(noise[..., :3]), {}
+    if kind in ("L", "P", "CMYK"):
+        image = image.convert(kind)
+    elif kind == "turned by EXIF":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    elif kind.startswith("transparent"):
+        image = Image.fromarray(noise)
+        image = image if kind == "transparent" else image.quantize(64)
+    elif kind == "16 bits":
+        image = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    elif kind == "strip":
+        image = image.resize((400, 8))
+    (tmp_path / "pictures").mkdir()
+    for number in range(2):
+        image.save(tmp_path / f"pictures/{number}.{'tif' if kind == 'CMYK' else 'png'}", **options)
+    (path, _) = sorted((tmp_path / "pictures").iterdir())
+    read = zoo.load_data(f"folder:{tmp_path / 'pictures'}", size=32).fields["image"][:1].float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
+    assert torch.allclose(transform(Image.open(path))[None], (read - mean) / std, atol=1e-6)
 
 
 def test_transform_agrees_with_timms_own(saved):
@@ -158,7 +189,7 @@ def test_transform_agrees_with_timms_own(saved):
 def test_a_grey_transform_for_a_grey_backbone(tmp_path):
     task = make("grey")
     _, transform = checkpoint.load(export(task, tmp_path / "c", a_card_for(task)))
-    assert transform(Image.new("RGB", (64, 48), (255, 0, 0))).shape == (1, 32, 32) and 'convert("L")' in repr(transform)
+    assert transform(Image.new("RGB", (64, 48), (255, 0, 0))).shape == (1, 32, 32) and "upright grey" in repr(transform)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "heads.safetensors", "config.json", "views.png"])

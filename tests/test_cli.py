@@ -38,7 +38,8 @@ JSON = {
     "data": [["data", "list"], ["data", "get", "digits"]],
     "quickstart": [["quickstart"]],
     "pretrain": [["pretrain", SHIPPED, "--help"], ["pretrain", SHIPPED, "--smoke", "--no-progress"]],
-    "adapt": [["adapt", "{run}", "--data", "digits", "--mode", "knn", "--per-class", "3"], ["adapt", "{run}", "--data", "digits", "--labels", "0.01"]],
+    "adapt": [["adapt", "{run}", "--data", "digits", "--mode", "knn", "--per-class", "3"], ["adapt", "{run}", "--data", "digits", "--labels", "0.01"],
+              ["adapt", "{run}", "--data", "digits", "--mode", "knn", "--labels", "5"]],
     "evaluate": [["evaluate", "small", "--hub", "{hub}", "--protocols", "knn", "--labels", "3"]],
     "reproduce": [["reproduce", "{run}"]],
     "report": [["report", "{run}"]],
@@ -180,7 +181,7 @@ def test_what_an_adapted_checkpoint_is_compared_with(mode, zoo_says, monkeypatch
     words = ["adapt", "{run}", "--data", "digits", "--per-class", "3", "--mode", mode, "--out"]
     first, *lines = zoo_says(*words, "a")[1].splitlines()
     found = json.loads(zoo_says(*words, "b", "--json")[1])
-    assert first == f"{mode} on digits: {found['value']:.1f} % on test; the classifier is a" and list(found["baselines"]) == ["random weights", "pixels"]
+    assert first == f"{mode} on digits ({found['images']:,} labels, 3 per class): {found['value']:.1f} % on test; the classifier is a" and list(found["baselines"]) == ["random weights", "pixels"]
     names = ["random weights", "pixels" if mode == "probe" else "pixels (linear probe)"]
     assert [line.split(maxsplit=0)[0].rsplit(maxsplit=2) for line in lines] == [
         [name, f"{value:.1f}", "%"] for name, value in zip(names, found["baselines"].values(), strict=True)]

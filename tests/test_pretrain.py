@@ -429,3 +429,22 @@ def test_plain_lightning_from_fit_to_predict(tmp_path):
     features = whole.predict(task, torch.utils.data.DataLoader(list(data.batches("test", 100)), batch_size=None))
     assert sum(len(part["backbone"]) for part in features) == 269 and features[0]["backbone"].shape == (100, task.backbone.num_features)
     assert isinstance(task, find_task("simclr")) and json.dumps(task.arguments)
+
+
+@pytest.mark.parametrize(("batch", "sentence"), [
+    (lambda: (torch.rand(4, 3, 16, 16), torch.zeros(4)), "a batch is a (list|tuple), and the task simclr takes a dict with image, as zoo.create_data gives it"),
+    (lambda: {"picture": torch.rand(4, 3, 16, 16)}, "the task simclr needs image, which the batches don't have; they hold picture")])
+def test_batches_that_no_task_can_read(batch, sentence, tmp_path):
+    """As torchvision's data sets give them."""
+    task = zoo.create_task("simclr", zoo.create_backbone("test_resnet", size=16), hidden=32, outputs=16)
+    loader = torch.utils.data.DataLoader([0, 1], batch_size=2, collate_fn=lambda rows: batch())
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    with pytest.raises(ZooError, match=sentence):
+        trainer.fit(task, loader)
+
+
+def test_what_is_no_backbone():
+    with pytest.raises(ZooError, match="a task takes a backbone that zoo.create_backbone made, and this is a str"):
+        zoo.create_task("simclr", "resnet18")
+    with pytest.raises(ZooError, match="and this is a ResNet"):
+        zoo.create_task("simclr", timm.create_model("test_resnet"))

@@ -102,7 +102,7 @@ def test_files(tmp_path):
     assert "did you mean simclr-resnet10t-fashion-mnist" in sentence(lambda: read("simclr-resnet10t-fashion"))
     assert "neither as a file nor among those that came with the zoo" in sentence(lambda: read(tmp_path / "none.yaml"))
     assert "File name too long" in sentence(lambda: read(TEXTS[0] * 20))            # the text where a name belongs
-    assert "there is no recipe 'a\\x00b'" in sentence(lambda: read("a\0b"))
+    assert "'a\\x00b' has a null character" in sentence(lambda: read("a\0b"))
 
 
 # ---- the command line's words --------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ NAN, INF = float("nan"), float("inf")
     ("data.size", "big", "^data.size is big, but has to be (int or null|null or int)$"),
     ("optim.name", "adam", "^optim.name is adam, but has to be one of the words 'adamw', 'sgd', 'lars'$"),
     # nothing, and no numbers
-    ("optim.lr", None, "optim.lr can't be empty"), ("seed", None, "seed can't be empty"), ("backbone.depth", None, "backbone.depth can't be empty"),
+    ("optim.lr", None, "optim.lr can't be empty"), ("seed", None, "seed can't be empty"),
     ("backbone.channels", [1, None], "backbone.channels can't be empty"), ("optim.lr", NAN, "optim.lr is nan; it has to be a finite number"),
     ("optim.lr", -INF, "optim.lr is -inf; it has to be a finite number"), ("optim.lr", ".inf", "optim.lr is inf; it has to be a finite number"),
     ("optim.lr", "1e999", "optim.lr is inf"), ("optim.lr", "nan", "optim.lr is nan"), ("backbone.x", INF, "backbone.x is inf"),
@@ -274,3 +274,11 @@ def test_help_lists_exactly_the_keys_of_the_recipe(name, capsys):
     for line in ("--optim.lr float [0.001; here 0.5]", "--trainer.precision 32|bf16 [32", "--data.size int or null [null",
                  "--data.name str [required"):
         assert line in printed
+
+
+def test_a_keyword_of_the_recipes_backbone_can_be_taken_out():
+    """For another backbone, which doesn't know it."""
+    values = {"data": {"name": "digits"}, "backbone": {"name": "test_resnet", "output_stride": 8}, "task": {"name": "simclr"}, "trainer": {"max_steps": 1}}
+    changes = overrides(["--backbone.name", "vit_tiny_patch16_224", "--backbone.output_stride", "null", "--backbone.patch_size", "8"])
+    assert resolve(values, changes)["backbone"] == {"name": "vit_tiny_patch16_224", "patch_size": 8}
+    assert resolve(values, {"backbone.depth": None})["backbone"] == values["backbone"], "what isn't there can be taken out too"

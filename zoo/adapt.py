@@ -57,7 +57,7 @@ class Adapted:
     folder: Path | None
 
 
-def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float = 1.0, per_class: int | None = None,
+def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float | int = 1.0, per_class: int | None = None,
           out: str | Path | None = None, hub: str | Path | None = None, seed: int = 0, baselines: bool = True) -> Adapted:
     """Adapt a checkpoint to a labelled set and measure it on the test split, once, beside random weights and raw pixels.
 
@@ -66,8 +66,8 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
         data: a set's name, or folder:PATH with a folder per class.
         mode: knn, probe (logistic regression on frozen features), finetune (the whole network, from the probe on) or lora (likewise, but only
             matrices of low rank, which are then added to the linear layers of a transformer; needs peft).
-        labels: share of the training labels that may be used, above 0 and at most 1.
-        per_class: so many labels of each class instead.
+        labels: share of the training labels that may be used (a float, above 0 and at most 1), or so many of each class (an int), as for `evaluate`.
+        per_class: the latter, by another name.
         out: folder of the classifier; one that holds anything is refused. By default adapted/<checkpoint>-<data>-<mode>, with -2, -3, ... behind it
             where that is taken.
         seed: decides which labels, and fine-tuning's order.
@@ -81,11 +81,11 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
 
     if mode not in MODES:
         raise ZooError(f"{mode!r} is no way to adapt{nearest(mode, MODES)}")
-    if per_class is not None and labels != 1.0:
+    if per_class is not None and (labels != 1.0 or isinstance(labels, int)):
         raise ZooError("labels and per_class are two ways to say how many labels may be used; give one of them")
     if mode == "knn" and out is not None:
         raise ZooError("nearest neighbours leave no classifier to write; leave out --out, or use --mode probe")
-    amount = float(labels) if per_class is None else per_class
+    amount = labels if per_class is None else per_class
     require_amount(amount)
     source = find(checkpoint, hub)
     card = cards.read_card(source)
@@ -208,13 +208,15 @@ A classifier of {len(result.classes)} classes, {result.value:.1f} % right on the
 
 ```python
 import timm, torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("local-dir:PATH", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-logits = model(transform(Image.open("picture.png").convert("{"RGB" if channels == 3 else "L"}")).unsqueeze(0))
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("{"RGB" if channels == 3 else "L"}")
+logits = model(transform(picture).unsqueeze(0))
 print(model.pretrained_cfg["label_names"][logits.argmax()])
 ```
 
-`{FACTS}` says what it was made from.
+It was trained on pictures that lie on white where they are transparent, and whose values, if they have 16 bits, were scaled to 8: Pillow's `convert`
+does neither. `{FACTS}` says what it was made from.
 """

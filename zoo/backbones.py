@@ -215,7 +215,8 @@ def _timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
     except UNFIT as error:
         words = str(error).split("'")
         if isinstance(error, TypeError) and "unexpected keyword" in str(error) and len(words) > 1:
-            raise ZooError(f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for what it takes") from error
+            raise ZooError(f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for what it takes, and take one "
+                           f"of the recipe's out by --backbone.{words[1]} null") from error
         raise ZooError(f"timm can't build {name} with {arguments | size_word}: {because(error)}") from error
 
 

@@ -28,6 +28,7 @@ from zoo import card as cards
 from zoo.backbones import Backbone, create_backbone
 from zoo.building import BESIDE, Bounded
 from zoo.card import README, read_card
+from zoo.data.decode import squared
 from zoo.errors import ZooError
 from zoo.paths import beside, explain, home, restore, swap, write_bytes, write_text
 from zoo.tasks.base import PretextTask, create_task
@@ -144,7 +145,7 @@ def timm_config(backbone: Backbone, license: str | None) -> dict:
     return {"architecture": backbone.name, "num_classes": 0, "num_features": backbone.model.num_features,
             "model_args": _plain_model(backbone.name, backbone.size, backbone.arguments)[1],
             "pretrained_cfg": {"num_classes": 0, "input_size": [backbone.channels, backbone.size, backbone.size],
-                               "fixed_input_size": bool(default.get("fixed_input_size", False)), "interpolation": "bilinear", "crop_pct": 1.0,
+                               "fixed_input_size": bool(default.get("fixed_input_size", False)), "interpolation": "bicubic", "crop_pct": 1.0,
                                "crop_mode": "center", "mean": list(backbone.mean), "std": list(backbone.std),
                                "first_conv": default.get("first_conv"), "classifier": default.get("classifier"), "license": license}}
 
@@ -263,7 +264,8 @@ def _fill(module: nn.Module, wanted: dict[str, Tensor], folder: Path, card: dict
 
 
 class Transform:
-    """A PIL image -> (C, H, W) float tensor: RGB (or grey), short side to `size` antialiased, centre crop, normalised."""
+    """A PIL image -> (C, H, W) float tensor, read as the pictures of a folder are (upright, on white where transparent, 16 bits scaled to 8): RGB or
+    grey, the short side to `size` antialiased, centre crop, normalised. Raises ZooError for what is no PIL image."""
 
     def __init__(self, size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
         self.size, self.channels, self.mean, self.std = size, channels, tuple(mean), tuple(std)
@@ -271,10 +273,11 @@ class Transform:
     def __call__(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.v2 import functional as TF
 
-        x = TF.pil_to_tensor(image.convert("RGB" if self.channels == 3 else "L")).float() / 255
-        x = TF.center_crop(TF.resize(x, [self.size], antialias=True), [self.size, self.size])
-        return TF.normalize(x, list(self.mean), list(self.std))
+        if not isinstance(image, Image.Image):
+            raise ZooError(f"the transform takes a PIL image, and this is a {type(image).__name__}; make one of it by PIL.Image.fromarray or PIL.Image.open")
+        square = squared(image, self.size)
+        return TF.normalize(TF.pil_to_tensor(square if self.channels == 3 else square.convert("L")).float() / 255, list(self.mean), list(self.std))
 
     def __repr__(self) -> str:
-        mode = "RGB" if self.channels == 3 else "L"
-        return f'Transform(convert("{mode}"), resize {self.size} antialiased, centre crop {self.size}, mean {self.mean}, std {self.std})'
+        mode = "RGB" if self.channels == 3 else "grey"
+        return f"Transform(upright {mode}, resize {self.size} antialiased, centre crop {self.size}, mean {self.mean}, std {self.std})"

@@ -107,8 +107,8 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune", "lora"],
                    help="probe, the default, is a linear classifier on frozen features, which zoo evaluate calls linear; lora adds matrices of low rank "
                         "to a transformer's layers, and needs peft")
-    p.add_argument("--labels", type=float, default=1.0, help="share of the training labels, above 0 and at most 1; default 1")
-    p.add_argument("--per-class", type=int, help="labels of each class instead of a share")
+    p.add_argument("--labels", help="share of the training labels such as 0.01, or a whole number of each class such as 5; default all")
+    p.add_argument("--per-class", type=int, help="the latter, by another name")
     p.add_argument("--out", help="folder of the classifier; default adapted/CHECKPOINT-DATA-MODE, with -2, ... if taken")
     p.add_argument("--seed", type=int, default=0, help="decides which labels, and fine-tuning's order")
     p.add_argument("--no-baselines", action="store_true", help="leave out random weights and raw pixels")

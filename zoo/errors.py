@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
 
 # in quotes or not; with a single slash too, as pathlib leaves it, but then folder:/srv is a path
@@ -38,8 +39,9 @@ def bare_address(address: str) -> str:
 
 
 def because(error: BaseException) -> str:
-    """The end of a sentence: somebody else's error on one line, at most 200 characters of it."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    """The end of a sentence: somebody else's error on one line, at most 200 characters of it. One without words is told by the line that raised it."""
+    text = str(error).strip() or next((frame.line for frame in reversed(traceback.extract_tb(error.__traceback__))), None) or ""
+    return " ".join(f"{type(error).__name__}: {text}".split())[:200]
 
 
 def nearest(word: str, known: Iterable[str], most: int = 12) -> str:

@@ -257,8 +257,8 @@ def push(folder: str | Path, to: str | Path, name: str | None = None, replace: b
     if extra := _extra(source, card):
         raise ZooError(f"{source / extra[0]} is not in the card of this checkpoint; move it elsewhere, then push")
     if card["license"] is None:
-        raise ZooError(f"{source} has no licence yet, and nobody may use it without; decide on one and write it into the card: "
-                       'zoo.checkpoint.update_card(folder, license="Apache-2.0")')
+        raise ZooError(f"{source} has no licence yet, and nobody may use it without; decide on one and push with it, as by "
+                       "--license Apache-2.0, or from Python zoo.checkpoint.update_card(folder, license=...) first")
     if name is not None:
         card["name"] = check_name(name, "the name in the hub")
     if str(to).startswith("hf://"):

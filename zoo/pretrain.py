@@ -231,6 +231,8 @@ class _Run:
         log = create_logger(logger, self.folder, self.resolved) if self.first else False
         clock, bar = Clock(), Progress(description=self.name, quiet=not progress)
         self.saving = saving = SaveState(self.folder, self.training.save_every)
+        if self.first:
+            saving.beside = {path: path.read_bytes() for path in (self.folder / run_folder.FACTS, self.folder / run_folder.RECIPE)}
         self.preemption = Preemption(saving)
         trainer = self._trainer(log, [LambdaCallback(setup=self._agree), clock, saving, self.preemption, bar])   # saving is nobody's waiting for data
         if self.training.channels_last:

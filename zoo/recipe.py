@@ -252,6 +252,8 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
             raise ZooError(f"{key} is given twice")
         values[key] = value
     values |= changes or {}
+    for key in [key for key, value in (changes or {}).items() if value is None and key.startswith(OPEN)]:       # a keyword that another backbone lacks
+        del values[key]
     check = parser(_task(values), schema or groups())
     defaults = dict(flat(check.get_defaults().as_dict()))
     known = {key.split(".")[0] for key in defaults if "." in key}

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import shutil
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -81,6 +82,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise ZooError(f"{path} can't be read as the state of a run: {str(error).splitlines()[0][:300]}") from error
 
 
+class LocalCheckpointIO(TorchCheckpointIO):
+    """Lightning's, for files of this machine: by itself it would run what an address serves."""
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if "://" in str(path):
+            raise ZooError(f"{str(path)[:80]} is an address, and the state of a run that comes from elsewhere isn't loaded; get the file, and give its path")
+        return super().load_checkpoint(path, map_location, weights_only)
+
+
 class SaveState(L.Callback):
     """Saves the resumable state every so many optimizer steps, always into last.ckpt; the writer keeps the one before.
 
@@ -92,6 +102,7 @@ class SaveState(L.Callback):
         self.path, self.every, self.saved = folder / LAST, every, 0
         self.step, self.stepped = 0, False          # stepped: the batch ended with an optimizer step, and wasn't only added up
         self.curves: dict[str, Any] = {}
+        self.beside: dict[Path, bytes] = {}         # files without which the state can't be gone on from
         self._saving, self._rows = False, 0
         self._loops: dict[str, Any] | None = None   # as they are to be saved until the validation that is due has ended
 
@@ -127,6 +138,10 @@ class SaveState(L.Callback):
         """Save the state of the step that has just ended, if that isn't done. To be called from on_train_batch_end, and in validation."""
         if self.saved != trainer.global_step:
             self.saved, self._saving = trainer.global_step, True
+            for path, data in self.beside.items():
+                if not path.exists():               # somebody has tidied up
+                    write_bytes(path, data)
+                    print(f"{path} was gone and is written again", file=sys.stderr, flush=True)
             trainer.save_checkpoint(self.path)
             self._saving = False
 

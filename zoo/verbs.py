@@ -207,10 +207,13 @@ def adapt(given: argparse.Namespace) -> Any:
 
     from zoo.adapt import TUNED
     from zoo.adapt import adapt as run
+    from zoo.card import label_amount
 
-    result = run(given.checkpoint, given.data, mode=given.mode, labels=given.labels, per_class=given.per_class, out=given.out, hub=given.hub,
+    labels = 1.0 if given.labels is None else _amount(given.labels)
+    result = run(given.checkpoint, given.data, mode=given.mode, labels=labels, per_class=given.per_class, out=given.out, hub=given.hub,
                  seed=given.seed, baselines=not given.no_baselines)
-    _say(given, f"{given.mode} on {given.data}: {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
+    used = f"{result.images:,} labels, {label_amount(result.labels)}"
+    _say(given, f"{given.mode} on {given.data} ({used}): {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
     for name, value in result.baselines.items():
         probe = " (linear probe)" if name == "pixels" and given.mode in TUNED else ""
         _say(given, f"  {name + probe:<24}{value:5.1f} %")

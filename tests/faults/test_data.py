@@ -18,6 +18,7 @@ from killing import within
 from PIL import Image
 
 import zoo
+from zoo import cli
 from zoo.card import read_card
 from zoo.data import decode as decoding
 from zoo.data import folder_cache as caching
@@ -367,6 +368,27 @@ except ZooError as error: print(error)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and "could not be read within" in done.stdout
+
+
+def test_r16_a_shard_that_never_comes_does_not_hold_up_the_end(tmp_path):
+    """Once it is indexed, the shard becomes a pipe: a thread waits for it, and neither the sentence nor the end of the process does."""
+    fill(tmp_path / "pictures", 20)
+    assert cli.main(["data", "shard", str(tmp_path / "pictures"), "--out", str(tmp_path / "shards")]) == 0
+    code = """
+import os, pathlib, sys
+from zoo.data import shards
+from zoo.errors import ZooError
+shards.PATIENCE = 0.3
+image = shards.load_shards(sys.argv[1], 8).fields["image"]
+assert len(image[:4]) == 4
+for path in pathlib.Path(sys.argv[1]).glob("*.tar"):
+    path.unlink()
+    os.mkfifo(path)
+try: image[:4]
+except ZooError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "shards")], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "gave no picture for 0.3 s; see to the disk or server that they lie on" in done.stdout, done.stderr
 
 
 def test_r16_a_pipe_in_the_folder_is_not_waited_for(tmp_path):

@@ -158,6 +158,27 @@ def test_r10_a_folder_that_vanishes_is_made_again(tmp_path):
     assert step_of(newest_good(tmp_path / "run")) == 2
 
 
+def test_r10_a_run_whose_folder_vanishes(tmp_path, undisturbed, capsys):
+    """What it saves from there on can be gone on from: the recipe and what else it was begun with are written again, and that is said."""
+    values, step, seen = recipe(max_steps=6, validate_every=0), PretextTask.training_step, []
+
+    def to_be_killed():
+        def tidied(self, *given):
+            seen.append(1)
+            if len(seen) == 3:
+                shutil.rmtree(tmp_path / "run")
+            return step(self, *given)
+
+        PretextTask.training_step = tidied
+        at(PretextTask, "training_step", 4)
+        pretrain(values, tmp_path / "run")
+
+    assert forked(to_be_killed) == -signal.SIGKILL
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"recipe.yaml", "run.json", "last.ckpt"}
+    resumed = go_on(values, tmp_path / "run")
+    assert (resumed / "checkpoint/model.safetensors").read_bytes() == (undisturbed(values) / "checkpoint/model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("moment", [0, pytest.param(1, marks=long), pytest.param(2, marks=long), pytest.param(3, marks=long), 4])
 def test_r10_a_run_on_a_disk_with_errors(moment, tmp_path, monkeypatch, undisturbed):
     """A function stands in for the disk: a device that answers EIO takes the kernel's device mapper, which few test machines have."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -118,16 +120,46 @@ def test_r17_a_process_is_lost(number, here):
             time.sleep(0.1)
         (second,) = children(process.pid)
         os.kill(second, number)
+        lost = time.monotonic()
         assert process.wait(timeout=60) == 2
+        assert time.monotonic() - lost < (10 if number == signal.SIGKILL else 5 + 15), "of a killed one it learns at once, of a stopped one after the time-out"
     finally:
         for pid in (*children(process.pid), process.pid) if process.poll() is None else ():
             os.kill(pid, signal.SIGKILL)
     text = Path(said.name).read_text()
     assert "zoo: process 0 of 2 lost another one, which ended or didn't answer for 5 seconds (trainer.timeout)" in text and "--resume" in text
     assert "Traceback" not in text and not alive(second), "an orphan"
+    assert "process 0 was here, the last call at the end:" in text and re.search(r'File ".*", line \d+, in fit', text), "nothing says where the process waited"
     if number == signal.SIGSTOP:
         assert "most recent call first" in text and "all_reduce" in text, "nothing says where the process waited"
     assert newest_good(out) is not None
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+def test_r17_the_first_process_is_lost(number, here):
+    """It had started the other one, which ends all the same."""
+    out, said = Path(f"first-{number.name}"), open(f"first-{number.name}.txt", "w+")
+    words = ["zoo", "pretrain", "small.yaml", "--out", str(out), "--trainer.timeout", "5", "--trainer.max_steps", "1000000", "--trainer.validate_every", "0"]
+    process = subprocess.Popen(command(words), env=plain(), stdout=said, stderr=said)
+    second = None
+    try:
+        until = time.monotonic() + 200
+        while not (out / "previous.ckpt").exists():
+            assert process.poll() is None and time.monotonic() < until, Path(said.name).read_text()
+            time.sleep(0.1)
+        (second,) = children(process.pid)
+        os.kill(process.pid, number)
+        until = time.monotonic() + 30
+        while alive(second):
+            assert time.monotonic() < until, "the other one waits for ever"
+            time.sleep(0.1)
+    finally:
+        for pid in (process.pid, *([second] if second and alive(second) else [])):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+    assert "process 1 of 2 lost another one" in Path(said.name).read_text() and newest_good(out) is not None
 
 
 # ---- other ways to start ------------------------------------------------------------------------------------------------------

@@ -186,6 +186,15 @@ def test_r3_every_task_killed_at_any_step(task, sweep):
     assert sweep(recipe(task, max_steps=5), PretextTask, "training_step", range(100)) == 5
 
 
+@long
+@pytest.mark.parametrize(("task", "arguments"), [("deepcluster", {"clusters": 4, "memory": 6, "every": 1}), ("moco", {"version": "v3"})], ids=["clusters", "v3"])
+def test_r3_what_defaults_do_not_reach_killed_at_any_step(task, arguments, sweep):
+    """A clustering that really happens, and the form without a queue."""
+    values = recipe(task, max_steps=5)
+    values["task"] |= arguments
+    assert sweep(values, PretextTask, "training_step", range(100)) == 5
+
+
 # ---- R4: twice in one epoch --------------------------------------------------------------------------------------------------
 
 def test_r4_killed_twice_in_one_epoch(tmp_path, undisturbed):

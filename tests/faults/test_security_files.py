@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -127,7 +128,9 @@ def test_s1_what_a_web_server_gives(way, hostile, tmp_path, monkeypatch):
         for use in (zoo.load, lambda a: hub.pull(a), lambda a: hub.pull("good", a), lambda a: zoo.adapt(a, "digits", mode="knn"),
                     lambda a: zoo.import_checkpoint(a, "test_resnet", "made", allow_partial=True),
                     lambda a: type(task).load_from_checkpoint(a, backbone=task.backbone), lambda a: zoo.pretrain(a, out="run"),
-                    lambda a: zoo.pretrain(RECIPE, out=a, resume=True, progress=False), lambda a: zoo.create_data(f"folder:{a}")):
+                    lambda a: zoo.pretrain(RECIPE, out=a, resume=True, progress=False), lambda a: zoo.create_data(f"folder:{a}"),
+                    lambda a: L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu").fit(
+                        task, zoo.create_data("digits", size=16, batch_size=64), ckpt_path=a)):
             sentence(lambda use=use: use(address))
         assert cli.main(["data", "get", "cifar10", "--from", address]) == 2
         with pytest.raises(ZooError, match="model.safetensors"):

@@ -91,16 +91,24 @@ def at_batch(monkeypatch):
     return lambda number: lambda: inside[0] and now[0] == number
 
 
+@pytest.fixture
+def steps(monkeypatch) -> list:
+    """One for each step that the optimizer has taken to its end."""
+    done, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *given, **also: (step(self, *given, **also), done.append(1))[0])
+    return done
+
+
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=long)])
-def test_r12_a_nan_ends_the_run_before_the_step(poison, accumulate, tmp_path, monkeypatch, at_batch, undisturbed):
+def test_r12_a_nan_ends_the_run_before_the_step(poison, accumulate, tmp_path, monkeypatch, at_batch, undisturbed, steps):
     values = recipe(max_steps=6, accumulate=accumulate)
     with monkeypatch.context() as patched:
         poison(patched, at_batch(4))
         with pytest.raises(ZooError, match=POISONS[poison]):
             pretrain(values, tmp_path / "run")
     assert_finite(tmp_path / "run")
-    assert state(tmp_path / "run")["global_step"] == (4 if accumulate == 1 else 2)
+    assert state(tmp_path / "run")["global_step"] == len(steps) == (4 if accumulate == 1 else 2)
     assert_same(go_on(values, tmp_path / "run"), undisturbed(values))       # nothing of it is left in the state
 
 
@@ -115,7 +123,7 @@ def test_r12_a_gradient_that_overflows_in_every_task(task, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("size", [1e25, torch.inf])
-def test_r12_a_gradient_whose_square_overflows(size, tmp_path, monkeypatch):
+def test_r12_a_gradient_whose_square_overflows(size, tmp_path, monkeypatch, steps):
     """Each of its numbers may be finite: Adam's mean of squares wouldn't be, and nothing would be learned from there on."""
     forward = registry.find_task("autoencoder").forward
 
@@ -132,6 +140,7 @@ def test_r12_a_gradient_whose_square_overflows(size, tmp_path, monkeypatch):
     with pytest.raises(ZooError, match="the gradient of .* isn't finite at epoch 0, batch 0"):
         pretrain(recipe(max_steps=3), tmp_path / "run")
     assert_finite(tmp_path / "run")
+    assert steps == []
 
 
 # ---- R13: a learning rate of 1e20 --------------------------------------------------------------------------------------------
@@ -140,7 +149,7 @@ def test_r12_a_gradient_whose_square_overflows(size, tmp_path, monkeypatch):
 @pytest.mark.parametrize("rate", [1e20, pytest.param(1e38, marks=long)])
 def test_r13_an_absurd_learning_rate(optimizer, rate, tmp_path):
     values = recipe(max_steps=20) | {"optim": {"name": optimizer, "lr": rate, "warmup": 0.0}}
-    with pytest.raises(ZooError, match=r"isn't finite|the loss of autoencoder is (nan|inf).*; a lower optim\.lr or a longer optim\.warmup"):
+    with pytest.raises(ZooError, match=r"(isn't finite|the loss of autoencoder is (nan|inf)) at epoch \d+, batch \d+ \(.*\); a lower optim\.lr or a longer optim\.warmup"):
         pretrain(values, tmp_path / "run")
     assert_finite(tmp_path / "run")
 
@@ -215,6 +224,16 @@ def test_r20_there_is_no_gpu(tmp_path, capsys):
     assert cli.main(["pretrain", "small.yaml", "--out", "run"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("zoo: trainer.accelerator is gpu") and err.count("\n") == 1
+
+
+def test_r20_bf16_that_the_gpu_does_not_have(tmp_path, monkeypatch):
+    """Functions stand in for the GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *given: "an old one")
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ZooError, match="^trainer.precision is bf16, which an old one doesn't have; set it to 32$"):
+        pretrain(recipe(accelerator="auto", precision="bf16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "refused before anything is written"
 
 
 def test_r20_memory_runs_out(tmp_path, monkeypatch, at_batch, undisturbed):

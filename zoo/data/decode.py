@@ -95,8 +95,14 @@ def _pixels(file, size: int) -> np.ndarray:
             drafted = image.draft(None, (2 * size, 2 * size))
             extent = drafted[1][2:] if drafted else extent           # 300 / 8 is 37.5, of 38 pixels
         image.load()
-        square = _upright(_square_rgb(image, extent, size), _orientation(image))
+        square = squared(image, size, extent)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def squared(image: Image, size: int, extent: tuple[float, float] | None = None) -> Image:
+    """An open PIL image as all pictures are read: RGB, upright, on white where it is transparent, more than 8 bits scaled to 8, the short side to
+    `size` and the centre cut out. `extent` is width and height, where they aren't whole pixels."""
+    return _upright(_square_rgb(image, image.size if extent is None else extent, size), _orientation(image))
 
 
 def _square_rgb(image: Image, extent: tuple[float, float], size: int) -> Image:

@@ -12,13 +12,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from zoo import paths
+from zoo.data.threads import Threads
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -208,23 +206,11 @@ def _named(bad: list[ZooError]) -> str:
 
 
 def _decoded(root: Path, files: list[File], size: int) -> Iterator:
-    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time.
-
-    The threads are daemons: one that hangs in a dead network drive holds up neither the error nor the end of the process.
-    """
+    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time."""
     from zoo.data.decode import decode
 
-    threads = min(8, os.cpu_count() or 1)
-    todo: SimpleQueue = SimpleQueue()
-
-    def work() -> None:
-        while (job := todo.get()) is not None:
-            future, path = job
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(decode(path, size))
-                except BaseException as error:  # raised again where the result is asked for
-                    future.set_exception(error)
+    count = min(8, os.cpu_count() or 1)
+    threads = Threads(count, "decode")
 
     def next_result() -> object:
         future, path = waiting.popleft()
@@ -233,22 +219,19 @@ def _decoded(root: Path, files: list[File], size: int) -> Iterator:
         except TimeoutError:
             raise ZooError(f"the image {shown(path)} could not be read within {PATIENCE:g} s; see to the disk or server that it lies on") from None
 
-    for _ in range(threads):
-        Thread(target=work, name="decode", daemon=True).start()
     waiting: deque = deque()
     try:
         for file in files:
-            waiting.append((Future(), root / file.path))
-            todo.put(waiting[-1])
-            if len(waiting) >= 4 * threads:
+            path = root / file.path
+            waiting.append((threads.submit(decode, path, size), path))
+            if len(waiting) >= 4 * count:
                 yield next_result()
         while waiting:
             yield next_result()
     finally:
         for future, _ in waiting:
             future.cancel()
-        for _ in range(threads):
-            todo.put(None)
+        threads.close()
 
 
 def _said(results: Iterator, count: int, root: Path) -> Iterator:

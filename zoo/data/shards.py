@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from zoo.data.folder import DEFAULT_SIZE, check_policy
 from zoo.data.folder_cache import PATIENCE, shown
 from zoo.data.shard_index import VERSION, Index, indexed
 from zoo.data.shard_spares import Spares
+from zoo.data.threads import Threads
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ class Pictures:
                     future.cancel()
 
     @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="shards")
+    def _threads(self) -> Threads:
+        return Threads(min(8, os.cpu_count() or 1), "shards")
 
     def _ask(self, rows: Tensor) -> list[Future]:
         rows = rows.cpu().numpy()

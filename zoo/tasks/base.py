@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +28,7 @@ from zoo.heads import use_global_batch_norm
 from zoo.losses import averaged, gather, many
 from zoo.optim import Optim
 from zoo.ranges import check_ranges
+from zoo.resumable import LocalCheckpointIO
 from zoo.views import to_float
 
 
@@ -93,6 +95,8 @@ class PretextTask(L.LightningModule, ABC):
 
     def __init__(self, backbone: Backbone):
         super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise ZooError(f"a task takes a backbone that zoo.create_backbone made, and this is {kind_of(backbone)}")
         self.arguments: dict[str, Any]
         self.backbone = backbone
 
@@ -128,6 +132,8 @@ class PretextTask(L.LightningModule, ABC):
 
     # ---- what Lightning calls ------------------------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = LocalCheckpointIO()
         if stage == "fit" and str(self.trainer.precision) not in PRECISIONS:
             raise ZooError(f"precision {self.trainer.precision} would keep the weights in other than 32 bits, in which views and losses are computed; use one of "
                            + ", ".join(PRECISIONS))
@@ -209,6 +215,7 @@ class PretextTask(L.LightningModule, ABC):
         return super().load_from_checkpoint(checkpoint_path, map_location=map_location, **arguments | {"weights_only": True})
 
     def _run(self, batch: dict, *counters: int) -> TaskOutput:
+        self._check_fields(batch)
         self._check_shares(batch)
         with counted(self.device, self.seed, self.global_rank, *counters):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -218,6 +225,15 @@ class PretextTask(L.LightningModule, ABC):
             raise ZooError(f"forward of the task {self.name or type(self).__name__} gave {kind_of(getattr(output, 'loss', output))}; it has to give a TaskOutput whose loss is a "
                            "tensor with one number")
         return output
+
+    def _check_fields(self, batch: dict) -> None:
+        """Of the zoo's own data `zoo.pretrain` has asked before; a DataLoader may give anything."""
+        name = self.name or type(self).__name__
+        if not isinstance(batch, dict):
+            raise ZooError(f"a batch is {kind_of(batch)}, and the task {name} takes a dict with {' and '.join(self.needs)}, as zoo.create_data gives it; let your "
+                           "data give such, as {'image': image}")
+        if missing := [field for field in self.needs if field not in batch]:
+            raise ZooError(f"the task {name} needs {' and '.join(missing)}, which the batches don't have; they hold {', '.join(map(str, batch)) or 'nothing'}")
 
     def _share(self, batch_idx: int) -> float:
         """What makes the gradients of a step a mean over its batches: Lightning divides by as many as are accumulated, also where an epoch ends sooner."""
