@@ -117,6 +117,7 @@ def test_info_of_each_kind(zoo_says, trained):
     assert task["kind"] == "task" and task["from"] == "zoo" and task["arguments"]["mask_ratio"] == "0.75" and task["needs"] == ["image"]
     recipe = info(SHIPPED)
     assert recipe["kind"] == "recipe" and recipe["task"]["name"] == "simclr" and Path(recipe["file"]).is_file()
+    assert info("simclr-resnet10t-fashion-mnist")["checkpoint"]["metrics"], "what came of it has its name"
     data = info("digits")
     assert data["kind"] == "data" and data["license"] == "CC-BY-4.0" and data["splits"]["train"] == 1258
     assert info("resnet18") == {"kind": "backbone", "name": "resnet18", "about": info("resnet50")["about"]}

@@ -141,6 +141,19 @@ def broken(kind: str) -> dict:
     def numpys(self, batch):
         return views(self, {"image": batch["image"] // (1 + int(np.random.randint(9)))})
 
+    def in_turn(self, batch):
+        self.calls = getattr(self, "calls", 0) + 1
+        return views(self, {"image": batch["image"].flip(3) if self.calls % 2 else batch["image"]})
+
+    def annealed(self, given):
+        self.steps = getattr(self, "steps", 0) + 1
+        out = forward(self, given)
+        return TaskOutput(out.loss * (1 + 1 / self.steps), out.logs)
+
+    def logging(self, given):
+        self.log("guess", 1.0)
+        return forward(self, given)
+
     def unused_python(self, batch):
         random.random()
         return views(self, batch)
@@ -248,6 +261,9 @@ def broken(kind: str) -> dict:
         "draws in forward": ({"forward": drawing_forward}, "forward draws random numbers; everything random belongs into views"),
         "Python's randomness": ({"views": pythons}, "views differ though the counters are the same; draw only from torch's"),
         "NumPy's randomness": ({"views": numpys}, "views differ though the counters are the same; draw only from torch's"),
+        "views in turn": ({"views": in_turn}, "views gives something else when it is called again with the same counters; a resumed run would differ"),
+        "a count in a plain attribute": ({"forward": annealed}, "after three steps the loss is .* for a task that was given its state: a resumed run would differ"),
+        "logs by itself": ({"forward": logging}, "forward logs; what is worth a curve belongs into the logs of its TaskOutput"),
         "Python's randomness, unused": ({"views": unused_python}, "views changes Python's random numbers of the whole process"),
         "reads a label": ({"views": label}, r"Odd reads 'label' of a batch, which its needs \('image',\) don't name"),
         "reads a label where there is one": ({"views": label_if_there}, r"views reads the label where there is one, which its needs \('image',\)"),
@@ -282,7 +298,7 @@ def broken(kind: str) -> dict:
         "switches the mode": ({"features": switching}, "features leaves .* in another mode"),
         "changes the whole process": ({"picture": double}, "picture changes the default type of numbers of the whole process"),
         "a picture as it comes": ({"picture": lambda self, batch: {"seen": self.views(batch)[0][0] * 3 - 1}}, "the picture 'seen' has values outside 0 to 1"),
-        "a picture that is a batch": ({"picture": lambda self, batch: {"seen": to_float(batch["image"])}}, r"the picture 'seen' is torch.Size\(\[16, 3"),
+        "a picture that is a batch": ({"picture": lambda self, batch: {"seen": to_float(batch["image"])}}, r"the picture 'seen' is a tensor \(16, 3"),
         "a picture without a name": ({"picture": lambda self, batch: picture(self, batch)["seen"]}, "picture gave a Tensor; it is a dict of pictures by name"),
         "any keywords": ({"__init__": many}, r"takes \*\*keywords; its arguments have to be written out"),
         "untyped arguments": ({"__init__": untyped}, "doesn't say what type its argument weight has"),

@@ -353,23 +353,26 @@ class Watched(PretextTask):
 
     def __init__(self, backbone):
         super().__init__(backbone)
-        self.progress, self.began = [], 0
+        self.progress, self.began, self.moved = [], 0, []
 
     def views(self, batch):
         return (to_float(batch["image"]),)
 
     def forward(self, views):
+        self.before = next(self.backbone.parameters()).detach().clone()
         return TaskOutput(self.backbone.pool(views[0]).square().mean())
 
     def after_step(self, progress):
         self.progress.append(progress)
+        self.moved.append(not torch.equal(self.before, next(self.backbone.parameters())))
 
     def on_train_start(self):
         self.began += 1
 
 
 def test_a_task_hears_of_true_steps_and_of_the_end(tmp_path, monkeypatch):
-    """after_step once per optimizer step, whatever is accumulated; and Lightning's own hooks are a task's to use."""
+    """after_step once per optimizer step, whatever is accumulated, when the weights have moved, lest a teacher lag a step behind; and Lightning's own
+    hooks are a task's to use."""
     made = []
     monkeypatch.setattr(Watched, "name", "watched")
     monkeypatch.setitem(registry._here, "watched", Watched)
@@ -377,6 +380,7 @@ def test_a_task_hears_of_true_steps_and_of_the_end(tmp_path, monkeypatch):
     values = recipe(trainer={"max_steps": 5, "accumulate": 2}) | {"task": {"name": "watched"}}
     zoo.pretrain(values, out=tmp_path / "run", progress=False)
     assert made[0].progress == [(step + 1) / 5 for step in range(5)] and made[0].progress[-1] == 1 and made[0].began == 1
+    assert made[0].moved == [True] * 5
 
 
 @pytest.mark.parametrize(("given", "what"), [

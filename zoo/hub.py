@@ -66,6 +66,12 @@ def list_checkpoints(hub: str | Path | None = None, pattern: str = "*") -> list[
             for name in sorted(entries) if fnmatch.fnmatchcase(name, pattern)]
 
 
+def local_card(name: str, hub: str | Path | None = None) -> dict | None:
+    """The card of a checkpoint in a hub that is a folder; None where there is no such, or the hub is elsewhere. Raises ZooError for a damaged one."""
+    carrier = _open(hub)
+    return read_card(carrier.folder / name) if isinstance(carrier, Folder) and carrier.folder.is_dir() and name in _index(carrier) else None
+
+
 def _open(hub: str | Path | None) -> Carrier | None:
     """The hub that is asked for, else that of ZOO_HUB, else the one that came with the zoo, else None."""
     address = hub or os.environ.get("ZOO_HUB") or shipped("hub")

@@ -64,6 +64,7 @@ def check_task(task: type[PretextTask], **arguments: Any) -> None:
         _check_views(made, batch)
         _check_loss(made, batch)
         _check_randomness(made, batch)
+        _check_state(made, batch)
         _check_gradients(made, batch)
         _check_leaves_as_found(made, batch)
         _check_features(made, batch)
@@ -172,6 +173,10 @@ def _promise(kept: bool, sentence: str) -> None:
         raise AssertionError(sentence)
 
 
+def _no_logging(*given: Any, **also: Any) -> None:
+    raise AssertionError("forward logs; what is worth a curve belongs into the logs of its TaskOutput")
+
+
 def _check_views(task: PretextTask, batch: dict) -> None:
     given = copy.deepcopy(batch)
     views = _views(task, batch)
@@ -183,7 +188,10 @@ def _check_views(task: PretextTask, batch: dict) -> None:
 
 
 def _check_loss(task: PretextTask, batch: dict) -> None:
-    output = _run(copy.deepcopy(task), batch)
+    twin = copy.deepcopy(task)
+    for name in ("log", "log_dict"):
+        object.__setattr__(twin, name, _no_logging)
+    output = _run(twin, batch)
     _promise(isinstance(output, TaskOutput), f"forward gave a {type(output).__name__}; it is a TaskOutput(loss, logs)")
     loss = output.loss
     _promise(isinstance(loss, Tensor) and loss.ndim == 0, f"the loss is not a scalar tensor: {getattr(loss, 'shape', loss)}")
@@ -204,6 +212,7 @@ def _check_randomness(task: PretextTask, batch: dict) -> None:
     random.seed(2), np.random.seed(2)
     again, other = _views(twins[1], batch), _views(twins[2], batch, TRAINING, 1)
     _promise(_equal(first, again), "views differ though the counters are the same; draw only from torch's default generator")
+    _promise(_equal(first, _views(twins[0], batch)), "views gives something else when it is called again with the same counters; a resumed run would differ")
     labelled = {"label": torch.arange(len(batch["index"])) % 3} | batch
     _promise(_equal(first, _views(copy.deepcopy(task), labelled)), f"views reads the label where there is one, which its needs {task.needs} don't name")
     losses = []
@@ -214,6 +223,20 @@ def _check_randomness(task: PretextTask, batch: dict) -> None:
             _promise(torch.equal(before, torch.get_rng_state()), "forward draws random numbers; everything random belongs into views")
     _promise(losses[0] == losses[1], f"the loss differs, {losses[0]} and {losses[1]}, though views and weights are the same")
     _promise(_equal(first, other) or losses[0] != losses[2], "the loss doesn't change when the views do")
+
+
+def _check_state(task: PretextTask, batch: dict) -> None:
+    """What a run is resumed from is the state dict alone."""
+    used, fresh = copy.deepcopy(task), copy.deepcopy(task)
+    for step in range(3):
+        with torch.no_grad():
+            _run(used, batch, TRAINING, step)
+            used.after_step((step + 1) / 3)
+    fresh.load_state_dict(used.state_dict())
+    with torch.no_grad():
+        here, there = (_run(twin, batch, TRAINING, 3).loss.item() for twin in (used, fresh))
+    _promise(here == there, f"after three steps the loss is {here}, and {there} for a task that was given its state: a resumed run would differ; keep what "
+                            "counts in a buffer, by register_buffer")
 
 
 def _check_gradients(task: PretextTask, batch: dict) -> None:

@@ -87,10 +87,14 @@ _LISTS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
 
 def info(given: argparse.Namespace) -> Any:
     """The first thing of that name among tasks, recipes, data sets, backbones, folders and, last, the hub's checkpoints."""
+    from zoo.hub import local_card
+
     found = _task_info(given) or _recipe_info(given) or _data_info(given) or _backbone_info(given) or _checkpoint_info(given)
     if found is None:
         known = [row["name"] for kind in KINDS for row in _LISTS[kind](given)]
         raise ZooError(f"{given.name!r} is neither a task, a recipe, a data set, a backbone nor a checkpoint{nearest(given.name, known)}")
+    if found["kind"] == "recipe" and (card := local_card(given.name, given.hub)):       # what came of it has its name
+        found["checkpoint"] = card
     for key, value in found.items():
         _say(given, f"{key}: {value}" if not isinstance(value, (dict, list)) else f"{key}: {json.dumps(value, ensure_ascii=False)}")
     return found
@@ -134,12 +138,12 @@ def _backbone_info(given: argparse.Namespace) -> dict | None:
 
 def _checkpoint_info(given: argparse.Namespace) -> dict | None:
     from zoo.card import read_card
-    from zoo.hub import local_checkpoint
+    from zoo.hub import local_card, local_checkpoint
 
     folder = local_checkpoint(expanded(given.name))
     if folder is not None:
         return {"kind": "checkpoint"} | read_card(folder)
-    row = next((row for row in _checkpoints(given) if row["name"] == given.name), None)
+    row = local_card(given.name, given.hub) or next((row for row in _checkpoints(given) if row["name"] == given.name), None)
     return row and {"kind": "checkpoint"} | row
 
 

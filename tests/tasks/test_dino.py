@@ -78,6 +78,17 @@ def test_the_loss_is_lightlys():
     torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (ours, theirs)))
 
 
+def test_a_common_shift_of_the_teachers_logits_is_centred_away():
+    """Whatever prefers a prototype for all pictures alike; but for the centre, it would be the whole target."""
+    task = _task().eval()
+    views, shift = _views(task), torch.randn(24)
+    before = task(views).loss
+    task.teacher.register_forward_hook(lambda module, given, out: out + shift)
+    assert (task(views).loss - before).abs() > 0.1
+    task.centre.value += shift
+    torch.testing.assert_close(task(views).loss, before)
+
+
 def test_the_centre_stands_still_in_validation_and_takes_part_in_no_checkpoint():
     task = _task().eval()
     task(_views(task))

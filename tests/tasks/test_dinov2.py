@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
+from zoo.masks import mask_pixels
 from zoo.tasks.base import counted
 from zoo.tasks.dinov2 import DINOv2, koleo
 
@@ -131,3 +132,17 @@ def test_no_small_views_grey_pictures_the_drawing_and_nonsense():
         _task(smallest_crop=0.01)
     with pytest.raises(ZooError, match="encode a part of its patches"):
         DINOv2(create_backbone("test_resnet", size=32))
+
+
+def test_hidden_pixels_change_the_target_and_never_what_the_student_says():
+    task, said = _task().eval(), []
+    large, small, mask = _views(task)
+    other = torch.where(mask_pixels(mask.flatten(0, 1), 8), torch.rand_like(large.flatten(0, 1)), large.flatten(0, 1)).view_as(large)
+    for head in (task.head, task.patch_head):
+        head.register_forward_hook(lambda module, given, out: said.append(out.detach()))
+    for views in (large, other):
+        task((views, small, mask))
+    one, two = said[: len(said) // 2], said[len(said) // 2 :]
+    assert len(one) >= 2 and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, two, strict=True))
+    taught = [task.teach(views.flatten(0, 1), mask.flatten(0, 1))[1] for views in (large, other)]
+    assert (taught[0] - taught[1]).abs().max() > 1e-3

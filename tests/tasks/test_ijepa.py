@@ -93,3 +93,14 @@ def test_grey_pictures_the_drawing_and_nonsense():
                                 ({"target_ratio": 0.5}, "task.target_ratio is 0.5")):
         with pytest.raises(ZooError, match=sentence):
             _task(**arguments)
+
+
+def test_the_student_pays_for_the_context_alone():
+    """Its blocks are given as many tokens as the context has patches, and the predictor those and one block of targets."""
+    task, seen = _task(), {}
+    image, context, targets = _views(task)
+    task.backbone.model.blocks[0].register_forward_hook(lambda module, given, out: seen.update(student=given[0].shape[:2]))
+    task.predictor[0].register_forward_hook(lambda module, given, out: seen.update(predictor=given[0].shape[:2]))
+    task.predict(image, context, targets)
+    assert seen["student"] == context.shape and context.shape[1] < 16
+    assert seen["predictor"] == (len(image) * targets.shape[1], context.shape[1] + targets.shape[2])
