@@ -1,10 +1,11 @@
 """Images a second and memory of every pretext task, as a share of a bare PyTorch loop of the same task.
 
-    python benchmarks/throughput.py [--only mae simclr] [--steps 12] [--rounds 3]
+    python benchmarks/throughput.py [--only mae simclr] [--steps 12] [--rounds 3] [--alike]
 
 "bare" makes the task's own views and loss, and calls backward, optimizer and teacher, without Lightning, loader, logging or checks. Both run
 in turn, each time in a process of its own that was forked after the imports, so that the ratios hold although the machine's speed drifts, and
-each has its own peak memory. Recipes, backbones and batch are those of benchmarks/table.py; pictures are noise.
+each has its own peak memory. With --alike the bare loop computes as ours does on a CPU (zoo/cpu.py), so that the share is what Lightning, loader, logs
+and checks cost, and nothing else. Recipes, backbones and batch are those of benchmarks/table.py; pictures are noise.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.table import Table
 from simclr import Clock, apart, trainer
 from table import BATCH, SIZE, recipes_of
 
+from zoo import cpu
 from zoo.data.datasets import DataInfo, Dataset
 from zoo.data.module import ZooData
 from zoo.pretrain import build
@@ -44,8 +46,11 @@ def ours(recipe: dict, warm: int, steps: int) -> float:
     return BATCH * steps / (clock.end - clock.start)
 
 
-def bare(recipe: dict, warm: int, steps: int) -> float:
+def bare(recipe: dict, warm: int, steps: int, alike: bool) -> float:
     task = build(recipe, SIZE).train()
+    if alike:
+        cpu.quicken(task, getattr(task.backbone, "num_patches", None))
+        cpu.keep_memory()
     if recipe["trainer"]["channels_last"]:
         task.to(memory_format=torch.channels_last)
     optimizer, total = task.optim.build(task), warm + steps
@@ -68,25 +73,32 @@ def bare(recipe: dict, warm: int, steps: int) -> float:
     return BATCH * steps / (time.perf_counter() - start)
 
 
+def _cells(pairs: list) -> list[str]:
+    """The medians over rounds of ((rate, memory) of ours, of the bare loop), and of their ratios."""
+    rates, memory = zip(*[((a[0], b[0]), (a[1], b[1])) for a, b in pairs])
+    mb = [statistics.median(m[i] for m in memory) for i in (0, 1)]
+    return [*(f"{statistics.median(r[i] for r in rates):,.0f}" for i in (0, 1)), f"{statistics.median(a / b for a, b in rates):.2f}",
+            *(f"{m:,.0f}" for m in mb), f"{mb[0] / mb[1]:.2f}"]
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--only", nargs="*", help="tasks by name")
     arguments.add_argument("--steps", type=int, default=12, help="timed steps a round")
     arguments.add_argument("--warm", type=int, default=2, help="steps before the clock starts")
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--alike", action="store_true", help="let the bare loop compute as ours does")
     given = arguments.parse_args()
     table = Table(title=f"batch {BATCH}, {SIZE} px, {torch.get_num_threads()} threads, {given.rounds} rounds of {given.steps} steps")
     for column in ("task", "images/s", "bare loop", "share", "MB", "bare MB", "share"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for entry in list_tasks():
-        if entry.origin != "zoo" or (given.only and entry.name not in given.only) or not (found := recipes_of(entry.name, "emoji")):
+        if entry.origin != "zoo" or (given.only and entry.name not in given.only):
             continue
-        recipe = found[0]
-        pairs = [(apart(ours, recipe, given.warm, given.steps), apart(bare, recipe, given.warm, given.steps)) for _ in range(given.rounds)]
-        rates, memory = zip(*[((a[0], b[0]), (a[1], b[1])) for a, b in pairs])
-        mb = [statistics.median(m[i] for m in memory) for i in (0, 1)]
-        table.add_row(entry.name, *(f"{statistics.median(r[i] for r in rates):,.0f}" for i in (0, 1)), f"{statistics.median(a / b for a, b in rates):.2f}",
-                      *(f"{m:,.0f}" for m in mb), f"{mb[0] / mb[1]:.2f}")
+        for recipe in (found := recipes_of(entry.name, "emoji")):
+            pairs = [(apart(ours, recipe, given.warm, given.steps), apart(bare, recipe, given.warm, given.steps, given.alike)) for _ in range(given.rounds)]
+            name = entry.name if len(found) == 1 else f"{entry.name}, {recipe['backbone']['name']}"
+            table.add_row(name, *_cells(pairs))
     Console(width=120).print(table)
 
 
