@@ -19,6 +19,7 @@ from killing import PretextTask, assert_same, at, flat, forked, generated, go_on
 
 from zoo import checkpoint, paths
 from zoo.errors import ZooError
+from zoo.logs import Curves
 from zoo.paths import sync_folder
 from zoo.resumable import SafeCheckpointIO, newest_good
 
@@ -329,3 +330,29 @@ def test_r23_what_killed_runs_left_is_gone_when_one_goes_on(tmp_path, undisturbe
     assert [path.name.rpartition(".")[0][:-9] for path in run.iterdir() if path.name.startswith(".")] == [".checkpoint"], "the state's are gone"
     assert_same(go_on(values, run), undisturbed(values))
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+# ---- R19: the disk of the curves, really full -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_r19_a_disk_with_no_room_for_the_curves(when, disk, tmp_path, monkeypatch, undisturbed):
+    """From the first row on; or where a column is added, for which the file is written anew. The run goes on, and what stood there stays."""
+    values, calls, init, log = recipe(), iter(range(10**6)), Curves.__init__, Curves.log_metrics
+    whole = undisturbed(values)
+
+    def filling(self, *given):
+        if next(calls) == when:
+            fill(disk, 0)
+        return log(self, *given)
+
+    monkeypatch.setattr(Curves, "__init__", lambda self, folder: init(self, disk))
+    monkeypatch.setattr(Curves, "log_metrics", filling)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = pretrain(values, tmp_path / "run")
+    (said,) = [str(w.message) for w in caught if "logger failed" in str(w.message)]
+    assert said.startswith("the csv logger failed and is left out from here on") and "the disk is full" in said
+    assert (run / "checkpoint/model.safetensors").read_bytes() == (whole / "checkpoint/model.safetensors").read_bytes()
+    assert {path.name for path in disk.iterdir()} == {"filler"} | ({"metrics.csv"} if when else set())
+    if when:
+        assert all(line.count(",") == (disk / "metrics.csv").read_text().splitlines()[0].count(",") for line in (disk / "metrics.csv").read_text().splitlines())

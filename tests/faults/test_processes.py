@@ -11,15 +11,19 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from launching import TORCHRUN, children, command, finish, free_port, may_make_hosts, plain, srun, start, torchrun
+from PIL import Image
 from run_example import weights
 
 import zoo
 from zoo import ranks
 from zoo.card import read_card
 from zoo.data.datasets import load_data
+from zoo.data.shard_writer import write_shards
 from zoo.errors import ZooError
 from zoo.resumable import newest_good
 
@@ -160,6 +164,33 @@ def test_r17_the_first_process_is_lost(number, here):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
     assert "process 1 of 2 lost another one" in Path(said.name).read_text() and newest_good(out) is not None
+
+
+# ---- shards, each process its own part ---------------------------------------------------------------------------------------
+
+@pytest.mark.faults
+def test_r24_two_processes_over_shards_are_killed_and_go_on(here):
+    """In the middle of an epoch, both at once: resumed, they end in the undisturbed run's weights."""
+    draw = np.random.default_rng(0)
+    Path("pictures").mkdir()
+    for number in range(90):
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(f"pictures/{number:02}.png")
+    words = command(["zoo", "pretrain", "small.yaml", "--data.name", f"shards:{write_shards('pictures', 'shards', 20)}", "--data.batch_size", "8", "--trainer.max_steps", "40",
+                     "--trainer.save_every", "3"])
+    (whole,) = finish([start([*words, "--out", "sharded"])])
+    assert whole[0] == 0, whole[2]
+    process = subprocess.Popen([*words, "--out", "sharded-cut"], env=plain(), start_new_session=True)
+    until = time.monotonic() + 200
+    while not Path("sharded-cut/previous.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    state = torch.load(newest_good(Path("sharded-cut")), weights_only=True)
+    assert 3 <= state["global_step"] < 40
+    (resumed,) = finish([start([*words, "--out", "sharded-cut", "--resume"])])
+    assert resumed[0] == 0, resumed[2]
+    assert weights(Path("sharded-cut")) == weights(Path("sharded"))
 
 
 # ---- other ways to start ------------------------------------------------------------------------------------------------------
