@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import types
 
 import pytest
 import safetensors.torch
@@ -141,6 +142,47 @@ def test_a_folder_that_timm_saved(tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ZooError, match="is not timm's description of a model"):
             load_teacher(str(tmp_path))
+
+
+def test_a_repository_of_timms_own(tmp_path, monkeypatch):
+    """Brought once, and then there without a network; of other repositories the old is true. The client's functions are replaced."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, asked = tmp_path / "repository", []
+    repository.mkdir()
+    model = timm.create_model("test_resnet", num_classes=7).eval()
+    safetensors.torch.save_file(model.state_dict(), repository / "model.safetensors")
+    preset = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    (repository / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": preset}))
+
+    def metadata(path):
+        if not (repository / path).is_file():
+            raise EntryNotFoundError(f"no {path}")
+        return types.SimpleNamespace(size=(repository / path).stat().st_size)
+
+    def download(repo, path, revision=None, local_dir=None):
+        asked.append((repo, path, revision))
+        return str(shutil.copy(repository / path, f"{local_dir}/{path}"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda repo, path, revision=None: path)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    address = "hf://timm/test_resnet.r160_in1k@main"
+    with torch.no_grad():
+        wanted = model.forward_head(model.forward_features(2 * torch.ones(1, 3, 32, 32) - 1), pre_logits=True)
+        torch.testing.assert_close(load_teacher(address).pool(torch.ones(1, 3, 32, 32)), wanted)
+        assert asked == [("timm/test_resnet.r160_in1k", name, "main") for name in ("config.json", "model.safetensors")]
+        monkeypatch.setenv("ZOO_OFFLINE", "1")
+        torch.testing.assert_close(load_teacher(address).pool(torch.ones(1, 3, 32, 32)), wanted)
+    with pytest.raises(ZooError, match="task.teacher is 'hf://timm/another@main', which can't be used: .*ZOO_OFFLINE"):
+        load_teacher("hf://timm/another@main")
+    monkeypatch.delenv("ZOO_OFFLINE")
+    (repository / "model.safetensors").unlink()
+    with pytest.raises(ZooError, match="has no model.safetensors, doesn't exist, or needs a login"):
+        load_teacher("hf://timm/another@main")
+    assert [path.name for path in (tmp_path / "home/timm").iterdir()] == ["timm--test_resnet.r160_in1k--main"], "nothing half is left"
 
 
 def test_our_own_folder_by_timms_address_and_a_damaged_one(tmp_path):

@@ -12,14 +12,13 @@ Differs: of the relations, distances are matched and angles are not.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.backbones import Backbone, create_backbone
+from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.losses import gather, negative_cosine, normalized, wide
@@ -39,8 +38,8 @@ class Distillation(PretextTask):
     The teacher is no part of the task's state: it is read when the first views are made, and its features are a target like any other.
 
     Args:
-        teacher: a checkpoint by its name in the hub, by its folder, or by hf://organisation/name@revision, which downloads it; or
-            local-dir: and the folder of a model that timm has saved with config.json and model.safetensors.
+        teacher: a checkpoint by its name in the hub, by its folder, or by hf://organisation/name@revision, which downloads it; or a model of
+            timm's own likewise, as hf://timm/resnet18.a1_in1k or the folder of one with config.json and model.safetensors.
         loss: cosine between the standardised features, which leaves their length aside, or mse, their squared difference.
         relational: weight of a second term, that pictures should be as far from each other for the student as they are for the teacher,
             measured in mean distances; 0 leaves it out.
@@ -101,42 +100,18 @@ class Distillation(PretextTask):
 
 
 def load_teacher(name: str) -> Backbone:
-    """The frozen backbone of a checkpoint: a folder of ours or timm's, a name in the hub, or an address hf://. Raises ZooError."""
+    """The frozen backbone of a checkpoint: a folder of ours or timm's, a name in the hub, or an address hf:// of either. Raises ZooError."""
     from zoo.checkpoint import load_backbone        # above this file in the order of imports: a teacher is a finished checkpoint
-    from zoo.hub import find, local_checkpoint
+    from zoo.hub import find
+    from zoo.timm_folder import find_timm, load_timm
 
-    folder = expanded(name.removeprefix("local-dir:"))
+    local = str(expanded(name.removeprefix("local-dir:"))) if name.startswith("local-dir:") else name
     try:
-        if (folder / "config.json").is_file() and local_checkpoint(folder) is None:
-            backbone = load_timm(folder)
-        else:
-            backbone = load_backbone(find(str(folder) if name.startswith("local-dir:") else name))
+        folder = find_timm(local)
+        backbone = load_backbone(find(local)) if folder is None else load_timm(folder)
     except ZooError as error:
         raise ZooError(f"task.teacher is {name!r}, which can't be used: {error}") from error
     return backbone.eval().requires_grad_(False)
-
-
-def load_timm(folder: Path) -> Backbone:
-    """A backbone from config.json and model.safetensors as timm writes them; without its classifier. Raises ZooError."""
-    from zoo.card import read_json
-    from zoo.importing import read_tensors
-
-    where = folder / "config.json"
-    try:
-        config = read_json(where.read_bytes(), str(where))
-        preset, keywords = config["pretrained_cfg"], dict(config.get("model_args") or {})
-        size, mean, std = keywords.pop("img_size", preset["input_size"][1]), preset["mean"], preset["std"]
-        with torch.random.fork_rng(devices=[]):     # its first weights are replaced, and what the views draw doesn't depend on them
-            backbone = create_backbone(config["architecture"], size=size, **keywords)
-        backbone.shift.copy_(torch.tensor(mean).view_as(backbone.shift)), backbone.scale.copy_(torch.tensor(std).view_as(backbone.scale))
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ZooError(f"{where} is not timm's description of a model: {type(error).__name__}: {error}") from error
-    given, wanted = read_tensors(folder / "model.safetensors"), backbone.model.state_dict()
-    odd = [key for key in wanted if key not in given or given[key].shape != wanted[key].shape]
-    if odd:
-        raise ZooError(f"{folder / 'model.safetensors'} lacks {len(odd)} of the {len(wanted)} tensors of the network in config.json, {odd[0]} for one")
-    backbone.model.load_state_dict({key: given[key] for key in wanted})
-    return backbone
 
 
 def relative_distances(x: Tensor) -> Tensor:
