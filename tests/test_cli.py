@@ -72,7 +72,8 @@ def test_json_and_nothing_else(words, zoo_says, monkeypatch):
 
 def _elsewhere(words: list[str]) -> list[str]:
     """What a verb that writes needs to be called a second time."""
-    return {"pretrain": ["--out", "second"], "import": ["--out", "second"], "export": ["--out", "second.pt2"], "push": ["--replace"]}.get(words[0], []) + (["--out", "second"] if "0.01" in words else [])
+    needed = {"pretrain": ["--out", "second"], "import": ["--out", "second"], "export": ["--out", "second.pt2"], "push": ["--replace"]}
+    return needed.get(words[0], []) + (["--out", "second"] if "0.01" in words else [])
 
 
 def test_what_a_library_prints_is_kept_apart_from_json(zoo_says, monkeypatch):
@@ -182,7 +183,8 @@ def test_what_an_adapted_checkpoint_is_compared_with(mode, zoo_says, monkeypatch
     words = ["adapt", "{run}", "--data", "digits", "--per-class", "3", "--mode", mode, "--out"]
     first, *lines = zoo_says(*words, "a")[1].splitlines()
     found = json.loads(zoo_says(*words, "b", "--json")[1])
-    assert first == f"{mode} on digits ({found['images']:,} labels, 3 per class): {found['value']:.1f} % on test; the classifier is a" and list(found["baselines"]) == ["random weights", "pixels"]
+    assert first == f"{mode} on digits ({found['images']:,} labels, 3 per class): {found['value']:.1f} % on test; the classifier is a"
+    assert list(found["baselines"]) == ["random weights", "pixels"]
     names = ["random weights", "pixels" if mode == "probe" else "pixels (linear probe)"]
     assert [line.split(maxsplit=0)[0].rsplit(maxsplit=2) for line in lines] == [
         [name, f"{value:.1f}", "%"] for name, value in zip(names, found["baselines"].values(), strict=True)]

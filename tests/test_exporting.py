@@ -15,7 +15,7 @@ from PIL import Image
 from run_example import hub, place, refused, train, trained, zoo_says  # noqa: F401
 
 import zoo
-from zoo import exporting
+from zoo import cli, exporting
 from zoo.card import read_card
 from zoo.errors import ZooError
 
@@ -87,6 +87,11 @@ def test_a_classifier_says_what_it_said(to, trained):               # noqa: F811
     found = run(made.file, pictures.float() / 255)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert (found.argmax(1) == batch["label"]).float().mean() > 0.3
+
+
+def test_each_format_is_written_and_offered():
+    (offered,) = [action.choices for action in cli.build_parser()[1]["export"]._actions if action.dest == "to"]
+    assert offered == FORMATS == list(exporting._WRITE)
 
 
 def test_from_the_command_line(zoo_says, refused, capsys):               # noqa: F811

@@ -15,7 +15,8 @@ _PUBLIC = {
     "list_tasks": "zoo.registry", "list_backbones": "zoo.registry", "register_task": "zoo.registry",
     "list_data": "zoo.data.datasets", "load_data": "zoo.data.datasets", "create_data": "zoo.data.module",
     "create_backbone": "zoo.backbones", "create_task": "zoo.tasks.base", "PretextTask": "zoo.tasks.base", "TaskOutput": "zoo.tasks.base",
-    "load": "zoo.checkpoint", "import_checkpoint": "zoo.importing", "export_checkpoint": "zoo.exporting", "list_checkpoints": "zoo.hub", "pull": "zoo.hub", "push": "zoo.hub", "ZooError": "zoo.errors"}
+    "load": "zoo.checkpoint", "import_checkpoint": "zoo.importing", "export_checkpoint": "zoo.exporting",
+    "list_checkpoints": "zoo.hub", "pull": "zoo.hub", "push": "zoo.hub", "ZooError": "zoo.errors"}
 # Verbs that share their name with the module they live in: the module itself can be called.
 _VERBS = {"pretrain": "zoo.pretrain:pretrain", "adapt": "zoo.adapt:adapt", "evaluate": "zoo.evaluate.table:evaluate",
           "report": "zoo.report.page:write_page", "quickstart": "zoo.quickstart:quickstart"}

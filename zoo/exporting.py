@@ -24,7 +24,7 @@ from zoo.errors import ZooError, because, nearest
 from zoo.hub import find
 from zoo.paths import expanded, write_bytes
 
-FORMATS = {"torch-export": ".pt2", "onnx": ".onnx"}
+FORMATS = {"torch-export": ".pt2", "onnx": ".onnx"}       # as the command line has them too, which can't import this
 CLOSE = 1e-4                                        # by which the file's outputs may differ from torch's, as a share of the largest
 TRIED = (1, 3)                                      # batches of so many pictures are compared
 

@@ -122,7 +122,8 @@ def together(trainer: L.Trainer, timeout: float) -> Iterator[None]:
     except BaseException as error:
         _end_started(trainer)
         if isinstance(error, RuntimeError) and LOST.search(str(error)):
-            print(f"process {trainer.global_rank} was here, the last call at the end:", *traceback.format_tb(error.__traceback__), sep="\n", file=sys.stderr, flush=True)
+            print(f"process {trainer.global_rank} was here, the last call at the end:", *traceback.format_tb(error.__traceback__), sep="\n",
+                  file=sys.stderr, flush=True)
             raise ZooError(f"process {trainer.global_rank} of {trainer.world_size} lost another one, which ended or didn't answer for {timeout:g} "
                            f"seconds (trainer.timeout): {' '.join(str(error).split())[:200]}; what the others printed says why, and --resume goes on "
                            "from the last saved state") from error

@@ -129,6 +129,10 @@ class SaveState(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         _check_finite(task, trainer.global_step)
+        for path, data in self.beside.items():
+            if not path.exists():                   # somebody has tidied up
+                write_bytes(path, data)
+                print(f"{path} was gone and is written again", file=sys.stderr, flush=True)
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"] = self._loops
         row = _coming_row(trainer) if self._saving and not trainer.validating else {}
@@ -138,10 +142,6 @@ class SaveState(L.Callback):
         """Save the state of the step that has just ended, if that isn't done. To be called from on_train_batch_end, and in validation."""
         if self.saved != trainer.global_step:
             self.saved, self._saving = trainer.global_step, True
-            for path, data in self.beside.items():
-                if not path.exists():               # somebody has tidied up
-                    write_bytes(path, data)
-                    print(f"{path} was gone and is written again", file=sys.stderr, flush=True)
             trainer.save_checkpoint(self.path)
             self._saving = False
 

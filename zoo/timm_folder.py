@@ -11,12 +11,12 @@ from zoo.backbones import Backbone, create_backbone
 from zoo.building import BESIDE, Bounded
 from zoo.card import FILE, LARGEST, Missing, read_json
 from zoo.carriers import HuggingFace
+from zoo.checkpoint import CONFIG, MODEL
 from zoo.errors import ZooError
 from zoo.hub import local_checkpoint
 from zoo.importing import read_tensors
 from zoo.paths import beside, expanded, explain, home, offline, swap, write_bytes
 
-CONFIG, MODEL = "config.json", "model.safetensors"
 MOST = 32 << 30                                     # bytes of a model.safetensors that is taken from elsewhere
 
 
@@ -54,7 +54,8 @@ def load_timm(folder: Path) -> Backbone:
     """A backbone from config.json and model.safetensors as timm writes them; without its classifier. Raises ZooError."""
     where, weights = folder / CONFIG, folder / MODEL
     given = read_tensors(weights)
-    bounds = Bounded(f"the network that {where} describes", BESIDE + 4 * weights.stat().st_size, f"{MODEL} beside it is far smaller, so they don't belong together")
+    bounds = Bounded(f"the network that {where} describes", BESIDE + 4 * weights.stat().st_size,
+                     f"{MODEL} beside it is far smaller, so they don't belong together")
     try:
         config = read_json(where.read_bytes(), str(where))
         preset, keywords = config["pretrained_cfg"], dict(config.get("model_args") or {})

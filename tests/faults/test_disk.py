@@ -159,7 +159,17 @@ def test_r10_a_folder_that_vanishes_is_made_again(tmp_path):
     assert step_of(newest_good(tmp_path / "run")) == 2
 
 
-def test_r10_a_run_whose_folder_vanishes(tmp_path, undisturbed, capsys):
+def test_r10_a_run_whose_folder_vanishes_before_its_end(tmp_path, monkeypatch, capsys):
+    """The last save is as good as those before."""
+    step, seen = PretextTask.training_step, []
+    monkeypatch.setattr(PretextTask, "training_step", lambda self, *given: (seen.append(1), len(seen) == 3 and shutil.rmtree(tmp_path / "run"),
+                                                                             step(self, *given))[2])
+    run = pretrain(recipe(max_steps=3, validate_every=0), tmp_path / "run")
+    assert {path.name for path in run.iterdir()} >= {"recipe.yaml", "run.json", "last.ckpt", "checkpoint"}
+    assert "recipe.yaml was gone and is written again" in capsys.readouterr().err
+
+
+def test_r10_a_run_whose_folder_vanishes(tmp_path, undisturbed):
     """What it saves from there on can be gone on from: the recipe and what else it was begun with are written again, and that is said."""
     values, step, seen = recipe(max_steps=6, validate_every=0), PretextTask.training_step, []
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -111,17 +112,27 @@ def alive(pid: int) -> bool:
         return False
 
 
+def endless(out: Path, said: TextIO) -> subprocess.Popen:
+    """A run of two processes that wait five seconds for each other and never come to an end by themselves."""
+    words = ["zoo", "pretrain", "small.yaml", "--out", str(out), "--trainer.timeout", "5", "--trainer.max_steps", "1000000", "--trainer.validate_every", "0"]
+    return subprocess.Popen(command(words), env=plain(), stdout=said, stderr=said)
+
+
+def until_saved(out: Path, process: subprocess.Popen) -> None:
+    """Waits until it has saved twice."""
+    until = time.monotonic() + 200
+    while not (out / "previous.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < until, "it ended, or saved nothing"
+        time.sleep(0.02)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
 def test_r17_a_process_is_lost(number, here):
     out, said = Path(f"lost-{number.name}"), open(f"lost-{number.name}.txt", "w+")
-    words = ["zoo", "pretrain", "small.yaml", "--out", str(out), "--trainer.timeout", "5", "--trainer.max_steps", "1000000", "--trainer.validate_every", "0"]
-    process = subprocess.Popen(command(words), env=plain(), stdout=said, stderr=said)
+    process = endless(out, said)
     try:
-        until = time.monotonic() + 200
-        while not (out / "previous.ckpt").exists():
-            assert process.poll() is None and time.monotonic() < until, Path(said.name).read_text()
-            time.sleep(0.1)
+        until_saved(out, process)
         (second,) = children(process.pid)
         os.kill(second, number)
         lost = time.monotonic()
@@ -144,14 +155,10 @@ def test_r17_a_process_is_lost(number, here):
 def test_r17_the_first_process_is_lost(number, here):
     """It had started the other one, which ends all the same."""
     out, said = Path(f"first-{number.name}"), open(f"first-{number.name}.txt", "w+")
-    words = ["zoo", "pretrain", "small.yaml", "--out", str(out), "--trainer.timeout", "5", "--trainer.max_steps", "1000000", "--trainer.validate_every", "0"]
-    process = subprocess.Popen(command(words), env=plain(), stdout=said, stderr=said)
+    process = endless(out, said)
     second = None
     try:
-        until = time.monotonic() + 200
-        while not (out / "previous.ckpt").exists():
-            assert process.poll() is None and time.monotonic() < until, Path(said.name).read_text()
-            time.sleep(0.1)
+        until_saved(out, process)
         (second,) = children(process.pid)
         os.kill(process.pid, number)
         until = time.monotonic() + 30
@@ -180,10 +187,7 @@ def test_r24_two_processes_over_shards_are_killed_and_go_on(here):
     (whole,) = finish([start([*words, "--out", "sharded"])])
     assert whole[0] == 0, whole[2]
     process = subprocess.Popen([*words, "--out", "sharded-cut"], env=plain(), start_new_session=True)
-    until = time.monotonic() + 200
-    while not Path("sharded-cut/previous.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.02)
+    until_saved(Path("sharded-cut"), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     state = torch.load(newest_good(Path("sharded-cut")), weights_only=True)

@@ -230,10 +230,11 @@ class PretextTask(L.LightningModule, ABC):
         """Of the zoo's own data `zoo.pretrain` has asked before; a DataLoader may give anything."""
         name = self.name or type(self).__name__
         if not isinstance(batch, dict):
-            raise ZooError(f"a batch is {kind_of(batch)}, and the task {name} takes a dict with {' and '.join(self.needs)}, as zoo.create_data gives it; let your "
-                           "data give such, as {'image': image}")
+            raise ZooError(f"a batch is {kind_of(batch)}, and the task {name} takes a dict with {' and '.join(self.needs)}, as zoo.create_data gives it; "
+                           "let your data give such, as {'image': image}")
         if missing := [field for field in self.needs if field not in batch]:
-            raise ZooError(f"the task {name} needs {' and '.join(missing)}, which the batches don't have; they hold {', '.join(map(str, batch)) or 'nothing'}")
+            held = ", ".join(map(str, batch)) or "nothing"
+            raise ZooError(f"the task {name} needs {' and '.join(missing)}, which the batches don't have; they hold {held}")
 
     def _share(self, batch_idx: int) -> float:
         """What makes the gradients of a step a mean over its batches: Lightning divides by as many as are accumulated, also where an epoch ends sooner."""
