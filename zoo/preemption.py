@@ -78,7 +78,7 @@ class Preemption(L.Callback):
     def on_train_end(self, trainer: L.Trainer, *ignored: Any) -> None:
         self.leaving = self.leaving or self._agreed()
         if self.leaving:
-            trainer.save_checkpoint(self.saving.path)
+            self.saving.write(trainer)
             self._leave(trainer)
 
     # ---- the end -----------------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ class _Run:
         with ranks.together(trainer, self.training.timeout):
             self._fit(trainer, state)
             self.minutes = clock.seconds / 60
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            saving.write(trainer)
             if self.training.strategy == "fsdp":
                 self.task = fsdp.whole(trainer, build(self.resolved, self.size))
         if not self.first:

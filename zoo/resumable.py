@@ -142,8 +142,17 @@ class SaveState(L.Callback):
         """Save the state of the step that has just ended, if that isn't done. To be called from on_train_batch_end, and in validation."""
         if self.saved != trainer.global_step:
             self.saved, self._saving = trainer.global_step, True
-            trainer.save_checkpoint(self.path)
+            self.write(trainer)
             self._saving = False
+
+    def write(self, trainer: L.Trainer) -> None:
+        """Save the state as it is now. Raises ZooError, once all is saved, where the run's folder had vanished: with a disk that is gone the new
+        one lies elsewhere, which somebody has to know."""
+        gone = bool(self.beside) and not any(path.exists() for path in self.beside)
+        trainer.save_checkpoint(self.path)
+        if gone:
+            raise ZooError(f"{self.path.parent} was gone at step {trainer.global_step:,}; it is made again, and holds the state of that step and all that "
+                           "going on takes, but no earlier curves; see where it went (removed, or a disk that is no longer mounted), then add --resume")
 
     def at_end(self, trainer: L.Trainer) -> bool:
         """Whether this was the last step. Its state is saved when the run is over: one from before, of which Lightning would do nothing more, lacks

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import resource
 import signal
+import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -293,6 +296,53 @@ def test_r6_a_signal_at_every_batch(accumulate, tmp_path, undisturbed):
         run = tmp_path / f"run-{moment}"
         assert _signalled(values, run, signal.SIGTERM, PretextTask, "training_step", moment) == 143
         assert_same(go_on(values, run), whole)
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    """Of wandb's file: blocks of 32 KiB of pieces, each with its checksum, its length and whether it is whole, a first, a middle or a last."""
+    data, place, record = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if place % 32768 > 32768 - 7:
+            place += 32768 - place % 32768
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        record += data[place + 7:place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+def _logged(kind: str, run: Path) -> list[int]:
+    """The steps whose loss the logger has on the disk."""
+    if kind == "csv":
+        return [int(row["step"]) for row in csv.DictReader((run / "metrics.csv").open()) if row["loss"]]
+    if kind == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        return [point.step for point in EventAccumulator(str(run / "tensorboard")).Reload().Scalars("loss")]
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = [Record.FromString(data) for data in _records(next(run.glob("wandb/offline-run-*/run-*.wandb")))]
+    assert records[-1].HasField("exit"), "the run was not closed"
+    points = [{item.key or "/".join(item.nested_key): item.value_json for item in record.history.item} for record in records]
+    return [int(point["trainer/global_step"]) for point in points if "loss" in point]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard", "wandb"])
+def test_r6_loggers_are_flushed(kind, tmp_path, monkeypatch):
+    """A signal in the fifth step: the points of all five are on the disk when the process has ended, though its atexit functions never ran."""
+    if kind != "csv":
+        pytest.importorskip(kind)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+
+    def run() -> None:
+        at(PretextTask, "training_step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        zoo.pretrain(recipe(validate_every=0), out=tmp_path / "run", logger=kind, progress=False)
+
+    assert forked(run) == 143
+    assert _logged(kind, tmp_path / "run") == list(range(5))
 
 
 def test_r6_from_python_a_signal_is_an_exception_that_says_where_the_state_is(tmp_path, monkeypatch):

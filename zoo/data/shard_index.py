@@ -14,6 +14,7 @@ import array
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ VERSION = "1"                       # of the columns and the splits; part of eve
 COLUMNS = {"shard": "i", "offset": "q", "size": "q", "draw": "I", "label": "q", "text_end": "q"}
 MOST_CLASSES = 1_000_000            # a label beyond is taken for something else than the number of a class
 MOST_BYTES = 1 << 30                # of a picture; of the others a thousandth
+MOST_SHARDS = 1_000_000             # that braces may name
 HELD_BACK = 10_000                  # samples of validation, and of test, beyond which a larger set doesn't give more
 
 
@@ -76,7 +78,7 @@ class Sample:
 
 
 def find_shards(path: str) -> tuple[Path, list[Path]]:
-    """The folder and its tars, sorted by path: those below `path`, or those that it names as a pattern. Raises ZooError."""
+    """The folder and its tars, sorted by path: those below `path`, or those that it names as a pattern or in braces. Raises ZooError."""
     plain = os.path.expanduser(str(path).removeprefix("shards:"))
     if not plain.strip():
         raise ZooError("shards: needs a path, as in shards:~/pictures or shards:'~/pictures/train-*.tar'")
@@ -90,12 +92,36 @@ def find_shards(path: str) -> tuple[Path, list[Path]]:
             why = f"; {packed.name} is compressed, and only plain tars are read at any point" if packed else ""
             raise ZooError(f"{shown(root)} holds no .tar{why}; `zoo data shard FOLDER --out DIR` makes shards of a folder of pictures")
         return root, found
-    found = sorted(Path(p).resolve() for p in ([plain] if os.path.isfile(plain) else glob.glob(plain, recursive=True)) if os.path.isfile(p))
+    if ("{" in plain or "::" in plain) and not os.path.exists(plain):
+        found = sorted({Path(p).resolve() for p in _in_braces(plain)})
+    else:
+        found = sorted(Path(p).resolve() for p in ([plain] if os.path.isfile(plain) else glob.glob(plain, recursive=True)) if os.path.isfile(p))
     if not found:
         above = Path(plain).absolute().parent
         beside = [shown(name) for name in os.listdir(above)] if above.is_dir() else []
         raise ZooError(f"there is no folder and no shard {shown(plain)}{nearest(Path(plain).name, beside)}")
     return Path(os.path.commonpath([p.parent for p in found])), found
+
+
+def _in_braces(plain: str) -> list[str]:
+    """The shards that webdataset's notation names, as in train-{000000..000146}.tar. Unlike those of a pattern, none of them may be missing."""
+    try:
+        from webdataset.shardlists import expand_urls
+    except ImportError:
+        raise ZooError(f"shards named in braces, as {shown(plain)}, need webdataset; pip install 'pretext-zoo[webdataset]', or name them as "
+                       "a pattern with *") from None
+    many = 1
+    for group in re.findall(r"\{([^{}]*)\}", plain):
+        ends = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", group)
+        many *= abs(int(ends[1]) - int(ends[2])) + 1 if ends else group.count(",") + 1
+    if re.search(r"[{}]", re.sub(r"\{(\d{1,9}\.\.\d{1,9}|[^{}]*,[^{}]*)\}", "", plain)):
+        raise ZooError(f"{shown(plain)} isn't a name of shards in braces; such are train-{{000000..000146}}.tar and {{a,b}}.tar")
+    if many > MOST_SHARDS:
+        raise ZooError(f"{shown(plain)} names {many:,} shards, and more than {MOST_SHARDS:,} aren't read; name fewer, or their folder")
+    named = expand_urls(plain)
+    if lost := next((p for p in named if not os.path.isfile(p)), None):
+        raise ZooError(f"there is no shard {shown(lost)}, one of the {len(named):,} of {shown(plain)}; get it, or name those that are there")
+    return named
 
 
 def indexed(path: str) -> Index:

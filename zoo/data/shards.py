@@ -45,7 +45,8 @@ def shards_info(path: str) -> DataInfo:
 
 
 def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
-    """The samples of the .tar files below a folder, or of those that a pattern names, in the order of names and members.
+    """The samples of the .tar files below a folder, or of those that a pattern names (a-*.tar, or, with the extra webdataset, a-{00..99}.tar), in
+    the order of names and members.
 
     `image` decodes rows when they are indexed: uint8 (B, 3, size, size), each made as `folder:` makes them (default size 64). `label` int64
     (n,) and `text` are fields where every sample has them. All that is kept of them lies in memory-mapped files below `ZOO_HOME`/cache, so
