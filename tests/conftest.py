@@ -22,3 +22,9 @@ def pictures(tmp_path_factory) -> Path:
         image = Image.fromarray(draw.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8))
         image.convert(("RGB", "L", "RGBA", "P")[number // 3 % 4] if number % 3 == 0 else "RGB").save(path)
     return folder
+
+
+@pytest.fixture
+def with_bf16(monkeypatch) -> None:
+    """A machine that says it has instructions for bf16. One that hasn't emulates them, which is slower and no less right."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})

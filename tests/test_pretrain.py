@@ -86,7 +86,7 @@ def test_mistakes_are_found_before_anything_is_got_or_written(changes, tmp_path,
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_numbers_by_chance_are_refused(tmp_path):
+def test_numbers_by_chance_are_refused(tmp_path, with_bf16):
     """A strided convolution on a map of one pixel, in bf16: torch leaves its gradient unwritten on some CPUs. Where it isn't torch's, it isn't refused."""
     wrong = recipe(backbone={"name": "test_efficientnet"}, data={"size": 16}, trainer={"precision": "bf16", "accelerator": "cpu"})
     said = "test_efficientnet strides over a feature map of a single pixel where pictures have 16, .*; set trainer.precision to 32"
@@ -238,7 +238,7 @@ RUNS = {"within an epoch": (recipe(trainer={"max_steps": 14, "save_every": 4}), 
 
 
 @pytest.mark.parametrize("what", RUNS)
-def test_a_resumed_run_is_the_undisturbed_one(what, tmp_path, killed_at):
+def test_a_resumed_run_is_the_undisturbed_one(what, tmp_path, killed_at, with_bf16):
     """To the last bit of its weights; and its log has every step."""
     values, batch, saved = RUNS[what]
     killed_at(batch, values, out=tmp_path / "run", progress=False)

@@ -109,6 +109,7 @@ def runs(port: Any) -> dict[str, Any]:
             for name in hooks:
                 delattr(Clock, name)
 
+    torch.cpu.get_capabilities = lambda: {"bf16": True}         # where this machine emulates it, which is slower and no less right
     adamw = recipe("fsdp", "adamw", save_every=1)
     return {"ddp": run("ddp", recipe("ddp"), on_train_start=other_queue), "fsdp": run("fsdp", recipe("fsdp"), on_train_start=other_queue),
             "undisturbed": run("undisturbed", adamw), "cut": run("cut", adamw, on_train_batch_end=told_to_end), "resumed": run("cut", adamw, True),

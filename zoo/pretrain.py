@@ -25,6 +25,7 @@ from zoo.colour import require_colour
 from zoo.data.datasets import FOLDER, SHARDS, DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data, take
+from zoo.devices import check_device, with_precision
 from zoo.errors import Terminated, ZooError
 from zoo.evaluate.online import FeatureHealth, Looks, OnlineKNN
 from zoo.evaluate.table import check_metric
@@ -50,7 +51,8 @@ class Training:
     Args:
         max_steps: optimizer steps; -1 for no limit.
         max_epochs: passes over the training split; -1 for no limit.
-        precision: "32", or "bf16" for autocast to bfloat16 with float32 weights and losses.
+        precision: "32", or "bf16" for autocast to bfloat16 with float32 weights and losses; a recipe's bf16 becomes 32 on a device without
+            instructions for it, one that is given beside the recipe doesn't.
         channels_last: memory layout of convolutions; faster with bf16 on most machines.
         accumulate: batches whose gradients are added up before a step.
         clip: largest norm of the gradient; 0 for no limit.
@@ -123,17 +125,20 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{short_name(resolved['data']['name'])}"
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
     info = check_fit(resolved)
-    _check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     resolved = _sized(resolved, info)
-    lowers = info.name.startswith((FOLDER, SHARDS)) and "data.batch_size" not in changes
+    lowers = {"trainer.precision", *(["data.batch_size"] if info.name.startswith((FOLDER, SHARDS)) else [])} - changes.keys()
     if out is not None and not str(out).strip():
         raise ZooError("out is empty; give a folder, or leave it out")
     folder = expanded(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
         resolved = run_folder.begun_with(folder, resolved, given, lowers)
+    first = ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0
+    if not resume and "trainer.precision" in lowers:
+        resolved = with_precision(resolved, say=first)
+    check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     with contextlib.ExitStack() as until_the_end, _quiet():
-        if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:   # the first process writes; the others come after it
+        if first:                                   # which writes; the other processes come after it
             if out is None and not resume:
                 folder, alone = until_the_end.enter_context(run_folder.chosen(folder, resolved, lowers))
             else:
@@ -171,19 +176,6 @@ def check_fit(resolved: dict) -> DataInfo:
     return info
 
 
-def _check_device(accelerator: str, precision: str, devices: int) -> None:
-    """Raises ZooError where the recipe asks for what this machine doesn't have."""
-    cuda = torch.cuda.is_available()
-    if accelerator == "gpu" and not (cuda or torch.backends.mps.is_available()):
-        raise ZooError("trainer.accelerator is gpu, and torch finds none (python -c 'import torch; print(torch.cuda.is_available())' says so too); "
-                       "set it to auto or cpu")
-    if accelerator != "cpu" and cuda and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ZooError(f"trainer.precision is bf16, which {torch.cuda.get_device_name()} doesn't have; set it to 32")
-    if accelerator != "cpu" and cuda and devices > torch.cuda.device_count():
-        raise ZooError(f"trainer.devices is {devices}, and torch finds {torch.cuda.device_count()} GPU(s) on this machine; set it to so many or less, or "
-                       "trainer.accelerator to cpu")
-
-
 def build(resolved: dict, size: int) -> PretextTask:
     """The task of a resolved recipe with its initial weights, a function of the seed alone."""
     keywords = dict(resolved["backbone"])
@@ -198,7 +190,7 @@ def build(resolved: dict, size: int) -> PretextTask:
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
-    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, lowers: bool):
+    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, lowers: set[str]):
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
@@ -211,7 +203,7 @@ class _Run:
         if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
             cpu.check_strides(self.task.backbone)
         self.data = self._data(info)
-        self.data.lowers |= lowers
+        self.data.lowers |= "data.batch_size" in lowers
         if self.task.needs_colour:                  # of a folder or shards, the pixels alone tell
             require_colour(self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name)
 

@@ -31,14 +31,13 @@ def differences(folder: Path, resolved: dict) -> Iterator[tuple[str, Any, Any]]:
             yield key, was.get(key), now.get(key)
 
 
-def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: bool) -> dict:
+def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: Set[str]) -> dict:
     """The recipe, with all but the `given` keys as the run in `folder` was begun with: an older version may have had other defaults. So with the
-    batch size, if it is the recipe's, lowered as `lowers` says that it may be.
+    keys that `lowers` names (batch size, precision) where the data or the machine had lowered the recipe's value.
     """
     with contextlib.suppress(ZooError):             # no recipe there, or one that can't be read, as is said later
         was, now = dict(recipes.flat(recipes.resolve(recipes.read(folder / RECIPE)))), dict(recipes.flat(resolved))
-        if lowers and "data.batch_size" in given and was["data.batch_size"] < now["data.batch_size"]:
-            given = given - {"data.batch_size"}
+        given = given - {key for key in lowers if was[key] < now[key]}          # of precisions too: "32" is before "bf16"
         return recipes.resolve(resolved, {key: was[key] for key in now.keys() & was.keys() - given})
     return resolved
 
@@ -90,7 +89,7 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def newest(usual: Path, resolved: dict, lowers: bool) -> Path:
+def newest(usual: Path, resolved: dict, lowers: Set[str]) -> Path:
     """Of `usual` and its successors `usual`-2, ..., the last that was begun with this recipe; `usual` if none was."""
     found = [(int(number[1]), path) for path in usual.parent.glob(f"{usual.name}-*") if (number := re.fullmatch(r"-([0-9]+)", path.name[len(usual.name):]))]
     for _, path in sorted(found, reverse=True):
@@ -99,7 +98,7 @@ def newest(usual: Path, resolved: dict, lowers: bool) -> Path:
     return usual
 
 
-def _is_of(folder: Path, resolved: dict, lowers: bool) -> bool:
+def _is_of(folder: Path, resolved: dict, lowers: Set[str]) -> bool:
     """Whether the run in `folder` is this recipe's. Here all keys count as given, lest one be taken that was begun with others on the command line."""
     now = begun_with(folder, resolved, dict(recipes.flat(resolved)).keys(), lowers)
     try:
@@ -109,7 +108,7 @@ def _is_of(folder: Path, resolved: dict, lowers: bool) -> bool:
 
 
 @contextlib.contextmanager
-def chosen(usual: Path, resolved: dict, lowers: bool) -> Iterator[tuple[Path, bool | None]]:
+def chosen(usual: Path, resolved: dict, lowers: Set[str]) -> Iterator[tuple[Path, bool | None]]:
     """`usual` or, where that is taken, the first of `usual`-2, `usual`-3, ... that isn't, which is printed then; and who is in it, as `held` says.
 
     A run of the same recipe that was interrupted isn't passed by: its folder is chosen, to be refused there, where one is told to resume it.

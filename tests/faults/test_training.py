@@ -232,7 +232,7 @@ def test_r20_bf16_that_the_gpu_does_not_have(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda *given: "an old one")
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
     with pytest.raises(ZooError, match="^trainer.precision is bf16, which an old one doesn't have; set it to 32$"):
-        pretrain(recipe(accelerator="auto", precision="bf16"), tmp_path / "run")
+        zoo.pretrain(recipe(accelerator="auto"), out=tmp_path / "run", progress=False, **{"trainer.precision": "bf16"})
     assert not (tmp_path / "run").exists(), "refused before anything is written"
 
 
