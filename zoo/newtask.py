@@ -82,6 +82,9 @@ TEMPLATE["@MODULE@/__init__.py"] = '''\
 TEMPLATE["@MODULE@/task.py"] = '''\
 """Hide a square of each picture and let the network guess its mean colour from what is around it.
 
+    picture, a square of it blanked --> backbone --> pool --> linear head --> guess (B, C) --+--> squared error
+    the square's mean colour ...............................................................>+
+
 The simplest relative of Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting", https://arxiv.org/abs/1604.07379
 
 Differs: only the mean colour of the hidden square is predicted, where the paper paints all of it.

@@ -1,5 +1,8 @@
 """Squeeze a picture into a few numbers and paint it again from them: what survives the squeeze is what pictures are made of.
 
+    picture (+ noise) --> backbone --> pool --> code (B, m) --> decoder --> painted --+--> squared error (+ sparsity of the code)
+    picture .........................................................................>+
+
 Hinton, Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks",
 https://doi.org/10.1126/science.1127647
 Denoising: Vincent, Larochelle, Bengio, Manzagol 2008, "Extracting and Composing Robust Features with Denoising Autoencoders",

@@ -1,5 +1,9 @@
 """Each number that describes a picture should be the same for two of its views, and should tell nothing that the other numbers tell.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    picture ----+                                                        +--> correlations of z1 with z2, (D, D) --> towards the identity
+                +--> view 2 --> backbone --> pool --> projector --> z2 --+
+
 Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", https://arxiv.org/abs/2103.03230
 
 Differs: the weight of the redundancy term is larger by default, for a space of 256 numbers instead of 8192 has fewer pairs to each of them.

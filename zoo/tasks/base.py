@@ -2,6 +2,8 @@
 
 Letters, used in every docstring: B batch, V views, N tokens, P prefix tokens, D features, M code, C H W image, T text length,
 K classes.
+
+In the figures at the top of task files --> is followed by the gradient and ..> isn't.
 """
 
 from __future__ import annotations

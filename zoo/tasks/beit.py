@@ -1,5 +1,8 @@
 """Cover a block of a picture and let the network guess the words that another network would describe it with.
 
+    picture --> patches, a block of them a mask token --> backbone --> head --> guessed words (B, N, K) --+--> cross-entropy, hidden ones only
+    picture ..> tokenizer, trained before and frozen ..> words (B, N) ...................................>+
+
 Bao, Dong, Piao, Wei 2022, "BEiT: BERT Pre-Training of Image Transformers", https://arxiv.org/abs/2106.08254
 
 Differs: the tokenizer is a vqvae of the zoo, by default the small one in its hub, in the place of DALL-E's with 8,192 words.

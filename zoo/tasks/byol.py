@@ -1,5 +1,9 @@
 """Two views of one picture: the network predicts from one what a slowly following copy of itself makes of the other, without any negatives.
 
+                +--> view 1 --> backbone --> pool --> projector --> predictor --> guess --+
+    picture ----+                                                                         +--> 2 - 2 cosine, and the same with the
+                +--> view 2 ..> teacher: copies of backbone, projector ..> target ...........>+    views exchanged
+
 Grill, Strub, Altche, Tallec, Richemond et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
 https://arxiv.org/abs/2006.07733
 

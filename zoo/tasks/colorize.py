@@ -1,5 +1,9 @@
 """Show the network a grey picture and let it guess the colours: to know that leaves are green, it has to know a leaf.
 
+                +--> lightness (B, 1, H, W) --> backbone --> map --> head --> guessed colours (B, Q, h, w) --+
+    picture ----+                                                                                            +--> cross-entropy, in which
+                +..> ab (B, 2, h, w) ..> shares of the five nearest of Q colours ...........................>+    rare colours weigh more
+
 Zhang, Isola, Efros 2016, "Colorful Image Colorization", https://arxiv.org/abs/1603.08511
 
 Differs: the bins are those that the sRGB cube really reaches, computed here, where the paper reads a list of 313 from a file.

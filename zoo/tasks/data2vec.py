@@ -1,5 +1,8 @@
 """Hide half of a picture and predict, at the hidden places, what a slowly following copy of the network makes of the whole picture.
 
+    picture --> patches, a block of them a mask token --> backbone --> head --> guess (B, N, D) --+--> smooth L1, hidden ones only
+    picture ..> teacher, sees all: mean of its last blocks' feed-forward parts ..................>+
+
 Baevski, Hsu, Xu, Babu, Gu, Auli 2022, "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language",
 https://arxiv.org/abs/2202.03555
 

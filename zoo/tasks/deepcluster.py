@@ -1,5 +1,10 @@
 """Sort what the network makes of pictures into clusters, take the clusters for classes, learn to tell them, and now and then sort again.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 --+--> cosines to the K centroids --> cross-entropy with the centroid
+    picture ----+                                                        |                                   nearest to the other view
+                +--> view 2 --> backbone --> pool --> projector --> z2 --+
+                                memory of the last z1 ..> k-means, now and then ..> centroids (K, D)
+
 Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual Features", https://arxiv.org/abs/1807.05520,
 with the spherical k-means, the projector and the views of DeepCluster-v2, https://arxiv.org/abs/2006.09882 (appendix D)
 

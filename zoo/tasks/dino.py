@@ -1,5 +1,8 @@
 """From a small part of a picture, guess how a slowly following copy of the network sorts the whole picture into groups of its own making.
 
+    large and small views --> backbone --> pool --> head --> logits (B, 2 + V, K) --+--> cross-entropy of each view with each other
+    large views ..> teacher: copies of both that follow ..> centred, sharpened ....>+    view's target
+
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in Self-Supervised Vision Transformers",
 https://arxiv.org/abs/2104.14294
 

@@ -1,5 +1,10 @@
 """Guess a slowly following copy's view of the whole picture and of hidden patches, each prototype equally often, and keep pictures apart.
 
+                                                       +--> pool of large views ---------------------> KoLeo: nearest pictures apart
+    large views, a block of each hidden --> backbone --+--> pool, and that of small views --> head --------> logits of pictures --+
+                                                       +--> hidden patches -----------------> patch head --> logits of patches ---+--> cross-entropy
+    large views, whole ..> teacher: copies that follow ..> both, each by Sinkhorn ...............................................>+    of each kind
+
 Oquab, Darcet, Moutakanni, Vo, Szafraniec, Khalidov et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision",
 https://arxiv.org/abs/2304.07193
 

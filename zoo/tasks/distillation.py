@@ -1,5 +1,9 @@
 """Let a network that has learned already describe every picture, and let another, often smaller one, learn to say the same.
 
+                +--> backbone --> pool --> head --> said (B, D) --+
+    picture ----+                                                 +--> squared error, or one minus the cosine (+ distances between pictures)
+                +..> teacher, frozen ..> pool, standardised .....>+
+
 Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, "FitNets: Hints for Thin Deep Nets", https://arxiv.org/abs/1412.6550
 Relations: Park, Kim, Lu, Cho 2019, "Relational Knowledge Distillation", https://arxiv.org/abs/1904.05068
 

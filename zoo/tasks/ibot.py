@@ -1,5 +1,9 @@
 """Hide a part of a picture, and guess how a slowly following copy of the network sorts the whole picture and each of the hidden patches.
 
+    large views, a block of each hidden --> backbone --+--> pool, and that of small views --> head --> logits of pictures --+
+                                                       +--> hidden patches -----------------> head --> logits of patches ---+--> cross-entropy
+    large views, whole ..> teacher: copies that follow ..> both, each centred and sharpened ...............................>+    of each kind
+
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", https://arxiv.org/abs/2111.07832
 
 Differs: what stands for the whole picture is the mean of its tokens, as the recipes' ViTs have it, and not a class token.

@@ -1,5 +1,8 @@
 """From the visible part of a picture, predict how a slowly following copy of the network represents several blocks that were left out.
 
+    context patches --> backbone --> predictor, asked for places of the targets --> guess (B, M, m, D) --+--> smooth L1
+    whole picture ..> teacher: a backbone that follows ..> its tokens at the M targets .................>+
+
 Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun, Ballas 2023, "Self-Supervised Learning from Images with a Joint-Embedding
 Predictive Architecture", https://arxiv.org/abs/2301.08243
 

@@ -1,5 +1,8 @@
 """Cut a block out of a picture and let the network paint it: what belongs there is known only to who understands the rest.
 
+    picture with a hole --> backbone --> pool --> decoder --> painted (B, C, H, W) --+--> squared error, in the block alone
+    whole picture ..................................................................>+
+
 Pathak, Krahenbuhl, Donahue, Darrell, Efros 2016, "Context Encoders: Feature Learning by Inpainting", https://arxiv.org/abs/1604.07379
 
 Differs: the adversarial term is left out, as it was by the authors for the network whose features they measured.

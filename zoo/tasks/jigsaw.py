@@ -1,5 +1,9 @@
 """Cut a picture into tiles, shuffle them, and let the network tell how they were shuffled: it has to know what belongs where.
 
+                                             +--> tile 1 --> backbone --> pool --+
+    picture --> N tiles, shuffled by one of  +--> ...                            +--> joined in order --> head --> which of the K it was:
+                K permutations               +--> tile N --> backbone --> pool --+                                 cross-entropy
+
 Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", https://arxiv.org/abs/1603.09246
 
 Differs: permutations are chosen greedily by their least distance to those already chosen and only then by the sum that the paper's

@@ -1,5 +1,9 @@
 """All views of a picture should lie where their mean lies, while all pictures together look like a cloud of normally distributed points.
 
+                                                                           +--> prediction: near the mean of the picture's large views
+    large and small views --> backbone --> pool --> projector --> z -------+
+                                                                  (V, B, D)+--> along random directions as N(0, 1) is: Epps, Pulley
+
 Balestriero, LeCun 2025, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics", https://arxiv.org/abs/2511.08544
 
 That the points are normally distributed is tested along random directions, by how far their characteristic function is from the normal

@@ -1,5 +1,8 @@
 """Hide three quarters of a picture's patches and let the network paint them from the rest.
 
+    visible patches --> backbone --> with mask tokens at the hidden places --> decoder --> painted (B, N, p p C) --+--> squared error,
+    all patches, each with mean 0 and deviation 1 ................................................................>+    hidden ones only
+
 He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377
 
 Differs: the backbone is used without a class token and with average pooling, as its recipes say, so that every parameter learns.

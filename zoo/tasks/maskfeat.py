@@ -1,5 +1,8 @@
 """Cover a block of a picture and let the network guess its edges, how strong and in which direction, instead of its pixels.
 
+    picture --> patches, a block of them a mask token --> backbone --> linear head --> guess (B, N, cells cells bins C) --+--> squared error,
+    picture ..> gradients ..> histograms of their directions, of each cell ..............................................>+    hidden ones only
+
 Wei, Fan, Xie, Wu, Yuille, Feichtenhofer 2022, "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
 https://arxiv.org/abs/2112.09133; the targets: Dalal, Triggs 2005, "Histograms of Oriented Gradients for Human Detection",
 https://doi.org/10.1109/CVPR.2005.177

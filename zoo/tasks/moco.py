@@ -1,5 +1,10 @@
 """Find the other view of a picture among thousands of other pictures, as a slowly following copy of the network sees them.
 
+                +--> view 1 --> backbone --> pool --> projector (v3: --> predictor) --> query --+
+    picture ----+                                                                               +--> InfoNCE: its own key among the others
+                +--> view 2 ..> teacher: copies of backbone, projector ..> key ................>+
+                                others: a queue of earlier keys (v2), or the keys of the batch, and the same with the views exchanged (v3)
+
 He, Fan, Wu, Xie, Girshick 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", https://arxiv.org/abs/1911.05722
 Chen, Fan, Girshick, He 2020, "Improved Baselines with Momentum Contrastive Learning" (v2), https://arxiv.org/abs/2003.04297
 Chen, Xie, He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers" (v3), https://arxiv.org/abs/2104.02057

@@ -1,5 +1,9 @@
 """A view should look like the nearest picture that the network remembers of the other view: friends attract, not only copies of oneself.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 ..> the nearest that is remembered --+
+    picture ----+                                                                                           +--> contrast over the batch, and
+                +--> view 2 --> backbone --> pool --> projector --> z2 --> predictor --> guess -------------+    with the views exchanged
+
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
 Representations", https://arxiv.org/abs/2104.14548
 

@@ -1,5 +1,9 @@
 """Show the network two patches of a picture and let it tell where the second lies from the first: it has to know the parts of things.
 
+                +--> central patch -----> backbone --> pool --+
+    picture ----+                                             +--> joined --> head --> where the neighbour lies, one of 8: cross-entropy
+                +--> a neighbour -------> backbone --> pool --+
+
 Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction", https://arxiv.org/abs/1505.05192
 
 Differs: of each picture one central patch is drawn and asked for with all eight of its neighbours, where the paper draws pairs.

@@ -1,5 +1,9 @@
 """Two random views of one picture should look alike to the network, and unlike the views of every other picture.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    picture ----+                                                        +--> NT-Xent: z1 and z2 alike, and unlike all others of the batch
+                +--> view 2 --> backbone --> pool --> projector --> z2 --+
+
 Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
 https://arxiv.org/abs/2002.05709
 
@@ -25,6 +29,9 @@ from zoo.views import simclr_view, to_float
 @register_task("simclr")
 class SimCLR(PretextTask):
     """Contrastive learning of two views with NT-Xent over the global batch.
+
+    Every other picture of the batch is a negative, on whichever process it lies, so more pictures a step make the task harder: 256 are enough for
+    small sets, the paper has 4096. What is adapted later is the pooled features; the projector forgets what views differ in, and is left behind.
 
     Args:
         temperature: softness of the contrast, above 0; lower looks harder at the nearest negatives.
@@ -54,13 +61,19 @@ class SimCLR(PretextTask):
                            blur=self.blur, flip=self.flip)
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
+        """NT-Xent of the two views (B, C, H, W), in nats; log(2 B - 1) where all descriptions are the same, B of the global batch.
+
+        Logs: `alignment`, the mean cosine of a picture's two descriptions, -1 to 1.
+        """
         first, second = self.projector(self.backbone.pool(torch.cat(views))).chunk(2)
         loss = nt_xent(first, second, self.temperature)
         return TaskOutput(loss, {"alignment": torch.cosine_similarity(first, second).mean().detach()})
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Each picture above its two views; and in each row a picture, with those of the batch that lie nearest to it behind."""
+        """`views`: each of eight pictures above its two views. `nearest`: in each row a picture, and behind it those of the batch whose descriptions
+        have the largest cosine with its own.
+        """
         image = batch["image"]
         first, second = self.views({"image": image[:8]})
         z = normalized(self.projector(self.backbone.pool(to_float(image))))

@@ -1,5 +1,8 @@
 """Cover patches of a picture with one learned stand-in and let the network guess their pixels, with no decoder but a linear layer.
 
+    picture --> patches, some of them a mask token --> backbone --> linear head --> painted (B, N, p p C) --+--> absolute error,
+    picture ...............................................................................................>+    hidden ones only
+
 Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu 2022, "SimMIM: A Simple Framework for Masked Image Modeling", https://arxiv.org/abs/2111.09886
 
 Differs: a mask covers single patches, as pictures of 28 to 64 pixels have few; the paper's covers squares of 32 pixels out of 192.
@@ -25,6 +28,9 @@ from zoo.views import random_resized_crop
 class SimMIM(PretextTask):
     """Masked image modelling of raw pixels: the backbone sees all places, hidden ones as a mask token.
 
+    Simpler than a masked autoencoder, as there is no decoder, and dearer, as the backbone computes all tokens. The backbone has to be a ViT of timm
+    that embeds patches and pools by average; ZooError says so of any other.
+
     Args:
         mask_ratio: share of patches that are hidden, above 0 and below 1; at least one patch stays visible.
         smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
@@ -43,11 +49,14 @@ class SimMIM(PretextTask):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """The picture (B, C, H, W) and the mask (B, N), True where a patch is hidden."""
+        """The picture (B, C, H, W), grey ones as the backbone sees them, and the mask (B, N), True where a patch is hidden: as many in each
+        picture, at places of its own.
+        """
         image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip)
         return self.backbone.repeated(image), random_mask(len(image), self.tokens, self.hidden, image.device)
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
+        """Mean absolute error of the hidden patches' values, in brightness from 0 to 1; what is visible costs nothing."""
         image, mask = views
         painted = self.paint(image, mask)
         with torch.autocast(image.device.type, enabled=False):
@@ -56,13 +65,17 @@ class SimMIM(PretextTask):
         return TaskOutput(loss)
 
     def paint(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Patches (B, N, patch * patch * C), guessed where `mask` hides them."""
+        """Patches (B, N, patch * patch * C) of all places: guessed where `mask` (B, N) hides them, elsewhere the head's of what was seen, of which
+        nothing is asked.
+        """
         tokens = self.backbone.tokens(image, mask=mask, mask_token=self.mask_token)
         return self.head(tokens[:, self.backbone.num_prefix_tokens :])
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Pictures, what the backbone sees of them, and what it paints where they were hidden."""
+        """Eight pictures, what the backbone sees of them (grey for the mask token), and what it paints where they were hidden, side by side with
+        what it saw.
+        """
         image, mask = self.views({"image": batch["image"][:8]})
         painted, hidden = unpatchify(self.paint(image, mask).float(), self.patch), mask_pixels(mask, self.patch)
         return {"reconstruction": rows_of(image, image.masked_fill(hidden, 0.5), torch.where(hidden, painted, image).clamp(0, 1))}

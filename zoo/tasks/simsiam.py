@@ -1,5 +1,9 @@
 """From one view of a picture guess the description of another view, and let only the guess learn: then the two don't collapse to one point.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 --> predictor --> guess --+
+    picture ----+                                                                                +--> minus the cosine, and the same with
+                +--> view 2 --> backbone --> pool --> projector --> z2 .........................>+    the views exchanged
+
 Chen, He 2021, "Exploring Simple Siamese Representation Learning", https://arxiv.org/abs/2011.10566
 
 Differs: the predictor's learning rate follows the schedule of everything else, where the paper keeps it constant.

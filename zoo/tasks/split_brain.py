@@ -1,5 +1,9 @@
 """Show the network a picture's brightness and let it guess the colours, and its colours and let it guess the brightness.
 
+                +--> grey picture --------> backbone --> map --> head --> guessed colour (B, Q, h, w) -----> cross-entropy with the colour
+    picture ----+
+                +--> colours alone -------> backbone --> map --> head --> guessed lightness (B, L, h, w) --> cross-entropy with the lightness
+
 Zhang, Isola, Efros 2017, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", https://arxiv.org/abs/1611.09842
 
 Differs: one network reads both parts in turn, so that a checkpoint is one ordinary backbone. The paper cuts the network into two disjoint halves;

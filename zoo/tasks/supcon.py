@@ -1,5 +1,9 @@
 """Pictures of one class should look alike to the network, and unlike those of every other class: SimCLR with labels.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    picture ----+                                                        +--> contrast: alike to every view of the same class, unlike
+                +--> view 2 --> backbone --> pool --> projector --> z2 --+    all others of the batch
+
 Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan 2020, "Supervised Contrastive Learning",
 https://arxiv.org/abs/2004.11362
 

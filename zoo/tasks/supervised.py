@@ -1,5 +1,8 @@
 """Tell the network what each picture shows: no pretext at all, but the mark that representations learned without labels are measured by.
 
+    picture --> view --> backbone --> pool --> linear head --> logits (B, K) --+--> cross-entropy
+    label, a little of it spread over all classes ............................>+
+
 Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks", https://doi.org/10.1145/3065386
 Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, "Rethinking the Inception Architecture for Computer Vision",
 https://arxiv.org/abs/1512.00567
@@ -28,6 +31,9 @@ from zoo.views import random_resized_crop, to_float
 class Supervised(PretextTask):
     """Classification with the labels of the data. It uses labels: the row of a table that the others are to come near.
 
+    All that it has more than the others are labels: the same backbone, steps, pictures and crops. It is no upper limit, as what is told apart
+    here need not be what a later problem asks for.
+
     Args:
         classes: how many classes the data have, at least 2; their labels are 0 .. classes - 1.
         smoothing: share of a label that is spread evenly over all classes, 0 to below 1.
@@ -43,7 +49,7 @@ class Supervised(PretextTask):
         self.head = nn.Linear(backbone.num_features, classes)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """One view (B, C, H, W), and the labels (B,)."""
+        """One view (B, C, H, W), and the labels (B,). Raises ZooError for a label that isn't one of the classes."""
         least, most = torch.stack(torch.aminmax(batch["label"])).tolist()
         if least < 0 or most >= self.classes:
             raise ZooError(f"the data have the label {least if least < 0 else most}, and task.classes is {self.classes}, which allows 0 to "
@@ -53,6 +59,10 @@ class Supervised(PretextTask):
         return image, batch["label"]
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
+        """Cross-entropy of the smoothed labels, in nats; log(classes) where the network can't tell.
+
+        Logs: `accuracy`, the share of pictures of the batch whose class was told, 0 to 1.
+        """
         image, label = views
         logits = wide(self.head(self.backbone.pool(image)))                     # (B, K)
         with torch.autocast(image.device.type, enabled=False):
@@ -61,7 +71,9 @@ class Supervised(PretextTask):
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """A row of pictures for each class that the network believes to see, of at most ten; surest first."""
+        """A row of up to eight pictures for each class that the network believes to see, of at most ten classes; those first of which it is surest.
+        Labels aren't asked for.
+        """
         image = to_float(batch["image"])
         share, believed = self.head(self.backbone.pool(image)).softmax(1).max(1)
         order = share.argsort(descending=True)

@@ -1,5 +1,8 @@
 """Sort one view of each picture into groups of equal size, and let the network tell the group from another view, or from a small part.
 
+    large and small views --> backbone --> pool --> projector --> cosines to K prototypes (2 + V, B, K) --+--> cross-entropy with each
+    large views' cosines ..> Sinkhorn: groups of equal size (2, B, K) ...................................>+    other view's group
+
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
 https://arxiv.org/abs/2006.09882
 

@@ -1,5 +1,9 @@
 """Describe a picture by a small cloud of codes instead of one, and make all clouds together look like one that can be drawn from.
 
+    picture --> backbone --> pool --> mean, log variance (B, m) --> sampled with noise --> code --> decoder --> log likelihood of the picture
+                                            |
+                                            +--> KL from the standard normal, times beta
+
 Kingma, Welling 2013, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
 Beta: Higgins et al. 2017, "beta-VAE", https://openreview.net/forum?id=Sy2fzU9gl
 Free bits: Kingma et al. 2016, "Improving Variational Inference with Inverse Autoregressive Flow", https://arxiv.org/abs/1606.04934

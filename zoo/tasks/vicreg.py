@@ -1,5 +1,9 @@
 """Two views of a picture get the same description, while every number in it has to vary and no two may vary together.
 
+                +--> view 1 --> backbone --> pool --> expander --> z1 --+--> invariance: z1 near z2
+    picture ----+                                                       +--> variance: each number's deviation at least 1
+                +--> view 2 --> backbone --> pool --> expander --> z2 --+--> covariance: of any two numbers towards 0
+
 Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
 https://arxiv.org/abs/2105.04906
 

@@ -1,5 +1,9 @@
 """Describe a picture by a few words of a small vocabulary that is learned along with it, and paint it again from them.
 
+    picture --> backbone --> map --> z (B, m, h, w) --> the nearest of K words --> decoder --> painted --> squared error
+                                     |                  |       the gradient passes as if z itself had been decoded
+                                     +--> commitment <..+       the words follow the means of the z that chose them
+
 van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 
 Differs: the codebook follows moving averages, as in the paper's appendix A.1, not a gradient.

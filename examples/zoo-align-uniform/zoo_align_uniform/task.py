@@ -1,5 +1,9 @@
 """Two views of one picture should lie close together on a sphere, and all pictures together should spread evenly over it.
 
+                +--> view 1 --> backbone --> pool --> projector --> z1 --+--> alignment: z1 near z2
+    picture ----+                                                        |
+                +--> view 2 --> backbone --> pool --> projector --> z2 --+--> uniformity: all pictures apart
+
 Wang, Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
 https://arxiv.org/abs/2005.10242
 
