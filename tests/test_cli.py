@@ -126,7 +126,8 @@ def test_info_of_each_kind(zoo_says, trained):
     assert info("{run}") == info("{run}/checkpoint") == {"kind": "checkpoint"} | json.loads(json.dumps(card))
     entry = info("small", "--hub", "{hub}")
     assert entry["kind"] == "checkpoint" and entry["parameters"] == card["parameters"] and entry["license"] == "Apache-2.0"
-    assert "mask_ratio" in zoo_says("info", "mae")[1]
+    told = zoo_says("info", "mae")[1]
+    assert "mask_ratio" in told and "\n    visible patches --> backbone --> " in told and "\nDiffers: " in told and "arxiv.org/abs/2111.06377" in told
 
 
 def test_getting_data_that_comes_with_a_library(zoo_says):

@@ -85,6 +85,7 @@ def test_the_example_is_described_and_trained(installed):
     example, idea, described, trained, module = lines
     assert list(example["arguments"]) == ["uniformity", "sharpness", "hidden", "outputs", "smallest_crop", "flip"]
     assert example["arguments"]["smallest_crop"] == "0.3" and example["from"] == "zoo-align-uniform 0.1.0"
+    assert "alignment: z1 near z2" in example["text"] and "arxiv.org/abs/2005.10242" in example["text"]
     assert idea["arguments"] == {"hidden": "0.4", "smallest_crop": "0.5", "flip": "0.5"} and idea["problem"] is None
     keys = {row["key"]: row for row in described["keys"] if row["key"].startswith("task.")}
     assert list(keys) == ["task.name", *(f"task.{key}" for key in example["arguments"])] and keys["task.flip"]["default"] == 0.5

@@ -49,6 +49,7 @@ class TaskEntry:
     summary: str = ""                               # first line of its docstring, or its distribution's summary
     needs: tuple[str, ...] = ()
     problem: str | None = None
+    text: str = ""                                  # the rest of a built-in task's docstring: figure, papers, departures from them
 
     @property
     def uses_labels(self) -> bool:
@@ -269,11 +270,11 @@ def _built_in() -> list[TaskEntry]:
     entries = []
     for path in sorted((Path(__file__).parent / "tasks").glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        summary = (ast.get_docstring(tree) or "").split("\n")[0]
+        summary, _, text = (ast.get_docstring(tree) or "").partition("\n")
         for node in tree.body:
             name = _decorated(node)
             if name is not None:
-                entries.append(TaskEntry(name, f"zoo.tasks.{path.stem}:{node.name}", "zoo", summary, _needs(node)))
+                entries.append(TaskEntry(name, f"zoo.tasks.{path.stem}:{node.name}", "zoo", summary, _needs(node), text=text.strip("\n")))
     return entries
 
 

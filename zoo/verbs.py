@@ -96,6 +96,9 @@ def info(given: argparse.Namespace) -> Any:
     if found["kind"] == "recipe" and (card := local_card(given.name, given.hub)):       # what came of it has its name
         found["checkpoint"] = card
     for key, value in found.items():
+        if key == "text":                           # of a task: its figure, which is to be looked at
+            _say(given, f"\n{value}" if value else "")
+            continue
         _say(given, f"{key}: {value}" if not isinstance(value, (dict, list)) else f"{key}: {json.dumps(value, ensure_ascii=False)}")
     return found
 
@@ -104,13 +107,17 @@ def _task_info(given: argparse.Namespace) -> dict | None:
     row = next((row for row in _tasks(given) if row["name"] == given.name), None)
     if row is None:
         return None
-    from zoo.registry import find_task, task_arguments
+    from inspect import cleandoc
+
+    from zoo.registry import find_task, list_tasks, task_arguments
 
     try:
-        if row["from"] != "zoo":                    # what it needs is known only now
-            needs = find_task(given.name).needs
-            row |= {"needs": list(needs), "uses_labels": "label" in needs}
-        return {"kind": "task"} | row | {"arguments": task_arguments(given.name)}
+        text = next(entry.text for entry in list_tasks() if entry.name == given.name)
+        if row["from"] != "zoo":                    # what it needs, and what it says of itself, is known only now
+            task = find_task(given.name)
+            row |= {"needs": list(task.needs), "uses_labels": "label" in task.needs}
+            text = cleandoc(sys.modules[task.__module__].__doc__ or "").partition("\n")[2].strip("\n")
+        return {"kind": "task"} | row | {"arguments": task_arguments(given.name), "text": text}
     except ZooError as error:                       # a plugin that can't be imported is still worth a description
         return {"kind": "task"} | row | {"problem": str(error)}
 
