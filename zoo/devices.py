@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -31,11 +32,10 @@ def computes_bf16(accelerator: str) -> bool:
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def with_precision(resolved: dict, say: bool) -> dict:
-    """The recipe in 32 bits where it asks for bf16 and its device has no instructions for that, of which `say` makes it print a sentence."""
+def with_precision(resolved: dict, say: Callable[[str], Any]) -> dict:
+    """The recipe, in 32 bits where it asks for bf16 and its device has no instructions for that, of which `say` gets a sentence."""
     training = resolved["trainer"]
     if training["precision"] != "bf16" or computes_bf16(training["accelerator"]):
         return resolved
-    if say:
-        print("this machine has no instructions for bf16, so trainer.precision is 32 instead", file=sys.stderr, flush=True)
+    say("this machine has no instructions for bf16, so trainer.precision is 32 instead")
     return resolved | {"trainer": training | {"precision": "32"}}

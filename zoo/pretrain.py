@@ -130,21 +130,21 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     if out is not None and not str(out).strip():
         raise ZooError("out is empty; give a folder, or leave it out")
     folder = expanded(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
+    notes: list[str] = []                           # printed when nothing more can be refused
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
         resolved = run_folder.begun_with(folder, resolved, given, lowers)
-    first = ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0
-    if not resume and "trainer.precision" in lowers:
-        resolved = with_precision(resolved, say=first)
+    elif "trainer.precision" in lowers:
+        resolved = with_precision(resolved, notes.append)
     check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     with contextlib.ExitStack() as until_the_end, _quiet():
-        if first:                                   # which writes; the other processes come after it
+        if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:   # the first process writes; the others come after it
             if out is None and not resume:
                 folder, alone = until_the_end.enter_context(run_folder.chosen(folder, resolved, lowers))
             else:
                 alone = until_the_end.enter_context(run_folder.held(folder, make=not resume))
             run_folder.claim(folder, resolved, resume, alone)
-        return _Run(name, resolved, folder, info, smoke, lowers).train(resume, logger, progress)
+        return _Run(name, resolved, folder, info, smoke, lowers, notes).train(resume, logger, progress)
 
 
 def _sized(resolved: dict, info: DataInfo) -> dict:
@@ -190,8 +190,8 @@ def build(resolved: dict, size: int) -> PretextTask:
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
-    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, lowers: set[str]):
-        self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
+    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, lowers: set[str], notes: list[str]):
+        self.name, self.resolved, self.folder, self.smoke, self.notes = name, resolved, folder, smoke, notes
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
         self.size = resolved["data"]["size"] or info.size
@@ -313,6 +313,8 @@ class _Run:
         self.resolved = self.resolved | {"data": self.resolved["data"] | {"batch_size": self.data.batch_size}}
         if not self.first:
             return None
+        for note in self.notes:
+            print(note, file=sys.stderr, flush=True)
         write_text(known, json.dumps(facts, indent=1))                      # first, since by it the rest is known to be a run's
         (self.folder / BAD_SAMPLES).unlink(missing_ok=True)                 # of a run that ended here before it had saved anything
         if bad := self.data.dataset.bad:
