@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.pop("PYTEST_ADDOPTS", None)              # is for this pytest, and not for those that tests start
 os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; with more, a fork waits for ever for OpenMP's threads
 
 import numpy as np

@@ -156,7 +156,7 @@ NAN, INF = float("nan"), float("inf")
     ("seed", "9" * 30, "seed is a number of 100 bits"), ("seed", "9" * 5000, "seed"), ("optim.lr", 10**400, "optim.lr is a number of 1329 bits"),
     ("backbone.x", [10**30], "backbone.x is a number of 100 bits"),
     # kinds of value
-    ("backbone.x", object(), "backbone.x holds a object"), ("backbone.x", {"a": 1}, "backbone.x holds a mapping"),
+    ("backbone.x", ..., "backbone.x holds a ellipsis"), ("backbone.x", {"a": 1}, "backbone.x holds a mapping"),
     ("task.layers", {"a": 1}, "task.layers holds a mapping"), ("backbone.x", [{"a": 1}], "backbone.x holds a mapping"),
     ("data.name", Path("x"), "data.name holds a PosixPath; use numbers, words or lists of them"),
     # what is nobody's business, and what nothing is called

@@ -391,6 +391,23 @@ except ZooError as error: print(error)
     assert done.returncode == 0 and "gave no picture for 0.3 s; see to the disk or server that they lie on" in done.stdout, done.stderr
 
 
+def test_r16_a_picture_of_a_shard_that_never_comes_does_not_hold_up_the_end(tmp_path):
+    """As the first test's, while shards are written: nothing half is left of them."""
+    fill(tmp_path / "pictures", 20)
+    code = """
+import os, sys
+from zoo.data import folder_cache, shard_writer
+from zoo.errors import ZooError
+path, write = sys.argv[1] + "/pictures/cat/006.png", shard_writer._write
+shard_writer._write, folder_cache.PATIENCE = lambda *given: (os.path.isfile(path) and (os.unlink(path), os.mkfifo(path)), write(*given)), 0.3
+try: shard_writer.write_shards(sys.argv[1] + "/pictures", sys.argv[1] + "/shards")
+except ZooError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "cat/006.png could not be read within 0.3 s" in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
 def test_r16_a_pipe_in_the_folder_is_not_waited_for(tmp_path):
     fill(tmp_path, 4)
     os.mkfifo(tmp_path / "cat" / "pipe.png")

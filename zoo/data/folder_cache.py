@@ -143,7 +143,7 @@ def _write(root: Path, files: list[File], size: int, policy: Policy, part: Path)
     mark, bad = hashlib.sha256(f"folder {VERSION} {size}\n".encode()), {}
     with open(part / "images.npy", "w+b") as out:
         start, row_bytes = _header(out, len(files), size), 3 * size * size
-        for row, result in enumerate(_said(_decoded(root, files, size), len(files), root)):
+        for row, result in enumerate(_said(decoded((root / file.path for file in files), size), len(files), root)):
             file = files[row]
             if isinstance(result, ZooError):
                 bad[row] = result
@@ -205,8 +205,8 @@ def _named(bad: list[ZooError]) -> str:
     return "; ".join(map(str, bad[:NAMED_AT_MOST])) + ("; ..." if len(bad) > NAMED_AT_MOST else "")
 
 
-def _decoded(root: Path, files: list[File], size: int) -> Iterator:
-    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time."""
+def decoded(files: Iterable[Path], size: int) -> Iterator:
+    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time. Raises ZooError for one that never comes."""
     from zoo.data.decode import decode
 
     count = min(8, os.cpu_count() or 1)
@@ -221,8 +221,7 @@ def _decoded(root: Path, files: list[File], size: int) -> Iterator:
 
     waiting: deque = deque()
     try:
-        for file in files:
-            path = root / file.path
+        for path in files:
             waiting.append((threads.submit(decode, path, size), path))
             if len(waiting) >= 4 * count:
                 yield next_result()

@@ -9,14 +9,13 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 from zoo import paths
-from zoo.data.decode import Unreadable, decode
+from zoo.data.decode import Unreadable
 from zoo.data.folder import look
-from zoo.data.folder_cache import shown
+from zoo.data.folder_cache import decoded, shown
 from zoo.errors import ZooError
 
 NAMES = {"train": "train", "validation": "val", "test": "test"}
@@ -84,13 +83,10 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _good(files: list[Path]) -> Iterator[tuple[Path, bytes]]:
     """Path and bytes of each file, once it has been decoded."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for start in range(0, len(files), 64):      # as many as wait in memory
-            some = files[start:start + 64]
-            for path, result in zip(some, threads.map(lambda path: decode(path, SMALLEST), some), strict=True):
-                if isinstance(result, Unreadable):
-                    raise result
-                try:
-                    yield path, path.read_bytes()
-                except OSError as error:
-                    raise ZooError(f"the image {shown(path)} can't be read ({error.strerror}); remove it or mend it") from error
+    for path, result in zip(files, decoded(files, SMALLEST), strict=True):
+        if isinstance(result, Unreadable):
+            raise result
+        try:
+            yield path, path.read_bytes()
+        except OSError as error:
+            raise ZooError(f"the image {shown(path)} can't be read ({error.strerror}); remove it or mend it") from error
