@@ -20,6 +20,7 @@ import torch
 from recipe_example import no_hang, sentence
 
 import zoo
+from zoo.cpu import give_memory_back
 from zoo.data.catalogue import DataInfo
 from zoo.data.generated import generate
 from zoo.registry import find_task
@@ -97,6 +98,7 @@ def within(room: int, call: Callable[[], Any], told: Path) -> str:
     """The sentence in which `call` is refused, in a fork that may have so many bytes more than this process, and that writes it into `told`."""
 
     def run() -> None:
+        give_memory_back()                          # what earlier training left free would be room too
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
         told.write_text(sentence(call))

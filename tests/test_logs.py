@@ -185,10 +185,15 @@ def test_where_wandb_goes(environment, netrc, mode, wandb, tmp_path, monkeypatch
     assert wandb.runs[0].given["mode"] == mode and wandb.runs[0].given["project"] == environment.get("WANDB_PROJECT", "pretext-zoo")
 
 
-def test_wandb_really_offline(tmp_path):
+def test_wandb_really_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    logger = create_logger("wandb", tmp_path / "run", run_example.RECIPE)
-    logger.log_metrics({"loss": 0.5}, 3)
+    (tmp_path / "elsewhere").mkdir()
+    for folder in (tmp_path / "elsewhere", tmp_path):           # wandb's own process is begun in one, and is there still when a run begins in another
+        monkeypatch.chdir(folder)
+        logger = create_logger("wandb", "run", run_example.RECIPE)
+        logger.log_metrics({"loss": 0.5}, 3)
+        if folder != tmp_path:
+            logger.finalize("failed")
     log_pictures(logger, PICTURES, 3)
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "zoo.json").write_text("{}")

@@ -345,11 +345,11 @@ def test_a_full_disk(tmp_path, home, monkeypatch, when):
 def test_only_a_few_decoded_images_wait(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(decoding, "decode", lambda path, size: calls.append(path) or path.name)
-    files = [caching.File(f"{k:04}.png", 1, 1) for k in range(1000)]
-    results = caching._decoded(tmp_path, files, 8)
+    files = [tmp_path / f"{k:04}.png" for k in range(1000)]
+    results = caching.decoded(files, 8)
     assert [next(results) for _ in range(3)] == ["0000.png", "0001.png", "0002.png"]
     assert len(calls) <= 3 + 4 * 8
-    assert list(results) == [file.path for file in files[3:]] and len(calls) == 1000
+    assert list(results) == [file.name for file in files[3:]] and len(calls) == 1000
 
 
 def test_info_imports_no_torch_and_no_pillow(tmp_path):
