@@ -93,17 +93,17 @@ def test_on_fashion_mnist_where_it_can_be_had(place, monkeypatch, capsys):
         Path(out).parent.mkdir(parents=True)
         return small.rename(out)
 
-    def evaluate(checkpoint, data, **given):
-        asked.setdefault("measured", []).append((data, given["protocols"], given["labels"]))
+    def measure_checkpoint(folder, card, data, pairs):
+        asked["measured"] = data, pairs
         return []
 
     monkeypatch.setattr("zoo.data.datasets.get_data", lambda name: asked.update(got=name))
     monkeypatch.setattr("zoo.pretrain.pretrain", pretrain)
-    monkeypatch.setattr("zoo.evaluate.table.evaluate", evaluate)
+    monkeypatch.setattr("zoo.evaluate.table.measure_checkpoint", measure_checkpoint)
     result = zoo.quickstart(place / "out", progress=False)
     assert asked["got"] == result["data"] == "fashion-mnist" and asked["out"] == place / "out/run"
     assert asked["recipe"] == "simclr-test-resnet-fashion-mnist" and asked["changes"] == {}
-    assert asked["measured"] == [("fashion-mnist", ("knn", "linear"), (1.0, 0.01)), ("fashion-mnist", ("finetune",), (0.01,))]
+    assert asked["measured"] == ("fashion-mnist", [("knn", 1.0), ("knn", 0.01), ("linear", 1.0), ("linear", 0.01), ("finetune", 0.01)])
     assert "digits" not in capsys.readouterr().err and Path(result["page"]).is_file()
 
 
@@ -120,7 +120,7 @@ def test_one_that_was_interrupted_goes_on(place, monkeypatch):
     with pytest.raises(ZooError, match="cut holds a quickstart already; add --resume to go on"):
         zoo.quickstart("cut", steps=STEPS, progress=False)
     with monkeypatch.context() as changed:
-        changed.setattr(table, "evaluate", lambda *given, **also: 1 / 0)
+        changed.setattr(table, "measure_checkpoint", lambda *given, **also: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             zoo.quickstart("cut", steps=STEPS, progress=False, resume=True)
     monkeypatch.setattr("zoo.pretrain.pretrain", lambda *given, **also: pytest.fail("it is trained already"))

@@ -25,8 +25,9 @@ def quickstart(out: str | Path = "quickstart", steps: int | None = None, progres
     Returns {data, rows, checkpoint, hub, page, minutes}. Uses Fashion-MNIST, or scikit-learn's digits where that can't be had.
     """
     from zoo import hub
+    from zoo.card import read_card
     from zoo.checkpoint import update_card
-    from zoo.evaluate.table import evaluate, print_table
+    from zoo.evaluate.table import measure_checkpoint, print_table
     from zoo.pretrain import pretrain
     from zoo.report.page import write_page
 
@@ -45,8 +46,7 @@ def quickstart(out: str | Path = "quickstart", steps: int | None = None, progres
     pulled = hub.pull(NAME, hub=str(out / "hub"))
     _say(f"pushed to {out / 'hub'} and pulled back as {NAME!r}, every file's sha256 checked")
     _say("adapting: nearest neighbours, a linear probe, and fine-tuning, beside random weights and raw pixels")
-    rows = evaluate(pulled, data, protocols=("knn", "linear"), labels=(1.0, FEW))
-    rows += evaluate(pulled, data, protocols=("finetune",), labels=(FEW,))
+    rows = measure_checkpoint(pulled, read_card(pulled), data, [("knn", 1.0), ("knn", FEW), ("linear", 1.0), ("linear", FEW), ("finetune", FEW)])
     page = write_page(out / "report.html", [run / "checkpoint"], rows)
     minutes = (time.perf_counter() - start) / 60
     print_table(rows)

@@ -155,7 +155,7 @@ def test_saving_merges_into_the_card(mine):
 def test_a_card_that_can_not_be_changed_is_refused_before_measuring(mine, tmp_path, monkeypatch):
     update_card(mine, license="Apache-2.0")
     hub.push(mine, tmp_path / "hub", name="there")
-    monkeypatch.setattr(table, "_measure", None)
+    monkeypatch.setattr(table, "measure_checkpoint", None)
     with pytest.raises(ZooError, match="is the cache's copy of a hub's checkpoint and can't be changed"):
         evaluate("there", hub=tmp_path / "hub", save=True)
 
@@ -186,7 +186,7 @@ def test_fine_tuning_holds_within_its_deviation(mine, monkeypatch):
            "command": ""}
     update_card(mine, metrics=[row, row | {"labels": 0.02, "sd": None}, row | {"protocol": "linear"}], check=None)
     for now, holds in ((51.9, [True, False, False]), (52.1, [False, False, False]), (50.4, [True, True, True])):
-        monkeypatch.setattr(table, "_measure", lambda folder, card, name, pairs, baselines, now=now: [
+        monkeypatch.setattr(table, "measure_checkpoint", lambda folder, card, name, pairs, baselines=True, now=now: [
             row | {"protocol": protocol, "labels": amount, "value": now} for protocol, amount in pairs])
         assert [verdict["holds"] for verdict in reproduce(mine)] == holds
 

@@ -83,7 +83,7 @@ def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[s
     if data is None and card["task"]["name"] == IMPORTED:
         raise ZooError(f"{checkpoint} was imported, and its card doesn't say what data it was trained on; name a set with labels to measure it on, as "
                        f"in  zoo evaluate {checkpoint} --data NAME  or --data folder:PATH")
-    rows = _measure(folder, card, data or card["data"]["name"], [(protocol, amount) for protocol in protocols for amount in labels], baselines)
+    rows = measure_checkpoint(folder, card, data or card["data"]["name"], [(protocol, amount) for protocol in protocols for amount in labels], baselines)
     if save:
         new = {_key(row) for row in rows}
         update_card(folder, metrics=[row for row in read_card(folder)["metrics"] if _key(row) not in new] + rows)
@@ -109,7 +109,7 @@ def reproduce(checkpoint: str | Path, hub: str | Path | None = None) -> list[dic
     for name in dict.fromkeys(metric["data"] for metric in card["metrics"]):
         was = [metric for metric in card["metrics"] if metric["data"] == name]
         baselines = any(metric["features"] in (RANDOM, PIXELS) for metric in was)
-        now = {_key(row): row["value"] for row in _measure(folder, card, name, [(metric["protocol"], metric["labels"]) for metric in was], baselines)}
+        now = {_key(row): row["value"] for row in measure_checkpoint(folder, card, name, [(metric["protocol"], metric["labels"]) for metric in was], baselines)}
         for metric in was:
             slack = max(TOLERANCE, metric["sd"] or 0.0) if metric["protocol"] == "finetune" else TOLERANCE
             out.append(_verdict(f"{metric['protocol']}, {metric['features']}, labels: {label_amount(metric['labels'])}, on {name}", metric["value"],
@@ -163,7 +163,8 @@ def _cell(row: dict | None, best: float) -> str:
 
 # ---- measuring -----------------------------------------------------------------------------------------------------------
 
-def _measure(folder: Path, card: dict, name: str, pairs: list[Pair], baselines: bool) -> list[dict]:
+def measure_checkpoint(folder: Path, card: dict, name: str, pairs: list[Pair], baselines: bool = True) -> list[dict]:
+    """The rows of `evaluate` for a checkpoint in `folder` on the set `name`, of exactly these pairs; features are extracted once for all of them."""
     pairs = list({(protocol, type(amount), amount): (protocol, amount) for protocol, amount in pairs}.values())     # 1 is not 1.0 here
     require_labels(data_info(name))
     with _doing(f"reading {name}"):
@@ -187,15 +188,20 @@ def measure(candidates: list[Candidate], data: ZooData, pairs: list[Pair]) -> li
     return rows
 
 
+def _laid_out(task: PretextTask) -> PretextTask:
+    """On the best device, and there in the memory layout in which convolutions are quick; only the rounding of sums is another."""
+    return task.to(best_device()).to(memory_format=torch.channels_last)
+
+
 def task_candidates(task: PretextTask, data: ZooData) -> list[Candidate]:
     """Every representation that the task offers; its backbone's can be fine-tuned."""
-    task = task.to(best_device())
+    task = _laid_out(task)
     return [Candidate(name, [bank], [task] if name == OWN else []) for name, bank in extract(task, data).items()]
 
 
 def baseline_candidates(card: dict, data: ZooData) -> list[Candidate]:
     """The same network with random weights, some times over; and raw pixels."""
-    tasks = [random_task(card, draw).to(best_device()) for draw in range(NETWORKS)]
+    tasks = [_laid_out(random_task(card, draw)) for draw in range(NETWORKS)]
     return [Candidate(RANDOM, [extract(task, data)[OWN] for task in tasks], tasks), Candidate(PIXELS, [raw_pixels(data)], [])]
 
 
