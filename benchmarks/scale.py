@@ -2,8 +2,8 @@
 
 Shards of 10,000 generated samples, one JPEG of 32 pixels each (2 KB of tar), all shards with equal content. Each set is read in fresh
 processes: once to make the index, once for a whole epoch in batches of 256 as one process alone takes them, and once for the part of the 38th of a
-hundred (a set that is too small for a hundred parts: a dash). `private` is memory that the process owns; `mapped` are pages of files that it has touched, which the
-system takes back. `first` is the time from opening the set to the first batch, in the middle of an epoch, as after a resume.
+hundred (a set that is too small for a hundred parts: a dash). `private` is memory that the process owns; `mapped` are pages of files that it has
+touched, which the system takes back. `first` is the time from opening the set to the first batch, in the middle of an epoch, as after a resume.
 """
 
 from __future__ import annotations

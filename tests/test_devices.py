@@ -102,6 +102,15 @@ def test_a_run_that_was_begun_in_bf16_is_resumed_in_it(tmp_path, with_bf16, dies
     assert precisions(run) == {"bf16"} and seen == {torch.bfloat16} and "precision" not in capsys.readouterr().err
 
 
+def test_a_recipe_that_was_changed_to_bf16_is_another(tmp_path, with_bf16, dies):
+    """Nothing had lowered it."""
+    values = recipe(trainer={"max_steps": 3, "accelerator": "cpu"}, data={"size": 20})
+    with pytest.raises(ZeroDivisionError):
+        zoo.pretrain(values, out=tmp_path / "run", progress=False, **{"trainer.save_every": 1})
+    with pytest.raises(ZooError, match="begun with trainer.precision '32', and the recipe now says 'bf16'"):
+        zoo.pretrain(recipe(**BF16), out=tmp_path / "run", resume=True, progress=False, **{"trainer.save_every": 1})
+
+
 def test_a_run_is_not_resumed_in_another_precision_that_is_asked_for(tmp_path, without_bf16, dies):
     with pytest.raises(ZeroDivisionError):
         zoo.pretrain(recipe(**BF16), out=tmp_path / "run", progress=False, **{"trainer.save_every": 1})

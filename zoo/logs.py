@@ -198,8 +198,8 @@ def _wandb(folder: Path, config: dict) -> Logger:
         raise ZooError('the wandb logger needs a package that is not installed: pip install "pretext-zoo[wandb]"') from None
     from lightning.pytorch.loggers import WandbLogger
 
-    # absolute, since the process that writes there is wandb's, begun with the first run, and stays where this one was then
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    # an absolute folder, since wandb's own process writes there, which was begun with the first run and stays where this one was then
     run = wandb.init(project=os.environ.get("WANDB_PROJECT", "pretext-zoo"), name=folder.name, dir=str(folder.absolute()), config=config, mode=mode,
                      settings=wandb.Settings(silent=True))
     run.define_metric("*", step_metric=STEP)        # the axis of every curve; by default it counts calls of log

@@ -25,7 +25,7 @@ from zoo.colour import require_colour
 from zoo.data.datasets import FOLDER, SHARDS, DataInfo, check_size, data_info
 from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data, take
-from zoo.devices import check_device, with_precision
+from zoo.devices import check_device, device_of, with_precision
 from zoo.errors import Terminated, ZooError
 from zoo.evaluate.online import FeatureHealth, Looks, OnlineKNN
 from zoo.evaluate.table import check_metric
@@ -127,15 +127,15 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
     info = check_fit(resolved)
     resolved = _sized(resolved, info)
     lowers = {"trainer.precision", *(["data.batch_size"] if info.name.startswith((FOLDER, SHARDS)) else [])} - changes.keys()
+    asked = {key: value for key, value in recipes.flat(resolved) if key in lowers}
     if out is not None and not str(out).strip():
         raise ZooError("out is empty; give a folder, or leave it out")
     folder = expanded(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
-    notes: list[str] = []                           # printed when nothing more can be refused
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
         resolved = run_folder.begun_with(folder, resolved, given, lowers)
     elif "trainer.precision" in lowers:
-        resolved = with_precision(resolved, notes.append)
+        resolved = with_precision(resolved)
     check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     with contextlib.ExitStack() as until_the_end, _quiet():
         if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:   # the first process writes; the others come after it
@@ -144,7 +144,7 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
             else:
                 alone = until_the_end.enter_context(run_folder.held(folder, make=not resume))
             run_folder.claim(folder, resolved, resume, alone)
-        return _Run(name, resolved, folder, info, smoke, lowers, notes).train(resume, logger, progress)
+        return _Run(name, resolved, folder, info, smoke, asked).train(resume, logger, progress)
 
 
 def _sized(resolved: dict, info: DataInfo) -> dict:
@@ -190,8 +190,9 @@ def build(resolved: dict, size: int) -> PretextTask:
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
-    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, lowers: set[str], notes: list[str]):
-        self.name, self.resolved, self.folder, self.smoke, self.notes = name, resolved, folder, smoke, notes
+    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, asked: dict[str, Any]):
+        self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
+        self.asked = asked                          # what the recipe says of that which data or machine may lower
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
         self.size = resolved["data"]["size"] or info.size
@@ -200,10 +201,10 @@ class _Run:
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
         with counted(torch.device("cpu"), WEIGHTS):     # only so that nobody else's generator moves
             check_forward(self.task.backbone)
-        if self.training.precision == "bf16" and (self.training.accelerator == "cpu" or not torch.cuda.is_available()):
+        if self.training.precision == "bf16" and device_of(self.training.accelerator) == "cpu":
             cpu.check_strides(self.task.backbone)
         self.data = self._data(info)
-        self.data.lowers |= "data.batch_size" in lowers
+        self.data.lowers |= "data.batch_size" in asked
         if self.task.needs_colour:                  # of a folder or shards, the pixels alone tell
             require_colour(self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name)
 
@@ -313,8 +314,10 @@ class _Run:
         self.resolved = self.resolved | {"data": self.resolved["data"] | {"batch_size": self.data.batch_size}}
         if not self.first:
             return None
-        for note in self.notes:
-            print(note, file=sys.stderr, flush=True)
+        now = dict(recipes.flat(self.resolved))
+        facts["lowered"] = {key: value for key, value in self.asked.items() if now[key] != value}
+        if "trainer.precision" in facts["lowered"]:
+            print("this machine has no instructions for bf16, so trainer.precision is 32 instead", file=sys.stderr, flush=True)
         write_text(known, json.dumps(facts, indent=1))                      # first, since by it the rest is known to be a run's
         (self.folder / BAD_SAMPLES).unlink(missing_ok=True)                 # of a run that ended here before it had saved anything
         if bad := self.data.dataset.bad:

@@ -33,11 +33,12 @@ def differences(folder: Path, resolved: dict) -> Iterator[tuple[str, Any, Any]]:
 
 def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: Set[str]) -> dict:
     """The recipe, with all but the `given` keys as the run in `folder` was begun with: an older version may have had other defaults. So with the
-    keys that `lowers` names (batch size, precision) where the data or the machine had lowered the recipe's value.
+    keys that `lowers` names (batch size, precision) where the data or the machine had lowered what the recipe says.
     """
     with contextlib.suppress(ZooError):             # no recipe there, or one that can't be read, as is said later
         was, now = dict(recipes.flat(recipes.resolve(recipes.read(folder / RECIPE)))), dict(recipes.flat(resolved))
-        given = given - {key for key in lowers if was[key] < now[key]}          # of precisions too: "32" is before "bf16"
+        lowered = _lowered(folder)
+        given = given - {key for key in lowers if key in lowered and lowered[key] == now[key]}
         return recipes.resolve(resolved, {key: was[key] for key in now.keys() & was.keys() - given})
     return resolved
 
@@ -51,6 +52,15 @@ def facts_of(known: Path) -> dict:
     if not isinstance(facts, dict):
         raise ZooError(f"{known} isn't what a run writes there; put it back, or start a new run with --out")
     return facts
+
+
+def _lowered(folder: Path) -> dict[str, Any]:
+    """What the recipe said of each key that the data or the machine lowered when the run was begun."""
+    try:
+        lowered = facts_of(folder / FACTS).get("lowered", {})
+    except ZooError:                                # which is said when the facts themselves are asked for
+        return {}
+    return lowered if isinstance(lowered, dict) else {}
 
 
 def claim(folder: Path, resolved: dict, resume: bool, alone: bool | None) -> None:

@@ -96,10 +96,10 @@ def info(given: argparse.Namespace) -> Any:
     if found["kind"] == "recipe" and (card := local_card(given.name, given.hub)):       # what came of it has its name
         found["checkpoint"] = card
     for key, value in found.items():
-        if key == "text":                           # of a task: its figure, which is to be looked at
-            _say(given, f"\n{value}" if value else "")
-            continue
-        _say(given, f"{key}: {value}" if not isinstance(value, (dict, list)) else f"{key}: {json.dumps(value, ensure_ascii=False)}")
+        if key != "text":
+            _say(given, f"{key}: {value}" if not isinstance(value, (dict, list)) else f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    if found.get("text"):                           # of a task: its figure, which is to be looked at
+        _say(given, f"\n{found['text']}")
     return found
 
 

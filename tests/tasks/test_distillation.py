@@ -149,6 +149,7 @@ def test_a_repository_of_timms_own(tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
+    monkeypatch.delenv("ZOO_OFFLINE", raising=False)
     repository, asked = tmp_path / "repository", []
     repository.mkdir()
     model = timm.create_model("test_resnet", num_classes=7).eval()

@@ -14,7 +14,6 @@ import array
 import glob
 import hashlib
 import json
-import math
 import os
 import re
 import shutil

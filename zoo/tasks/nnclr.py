@@ -1,6 +1,6 @@
 """A view should look like the nearest picture that the network remembers of the other view: friends attract, not only copies of oneself.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 ..> the nearest that is remembered --+
+                +--> view 1 --> backbone --> pool --> projector --> z1 ..> the nearest that is remembered .>+
     picture ----+                                                                                           +--> contrast over the batch, and
                 +--> view 2 --> backbone --> pool --> projector --> z2 --> predictor --> guess -------------+    with the views exchanged
 

@@ -30,14 +30,14 @@ from zoo.views import random_resized_crop
 class Rotation(PretextTask):
     """Classify which of four quarter turns a picture has been given, for any backbone and pictures of any kind that have an upright.
 
-    A picture that has no upright teaches nothing: of textures, maps or cells the accuracy stays near 1/4, and so it does where turns show at the
-    borders alone, which is why nothing is padded. Where it comes near 1 within a few steps, something other than the things themselves, such as
-    a watermark, gives the turn away.
+    A picture that has no upright teaches nothing: of textures, maps or cells the accuracy stays near 1/4. Where it comes near 1 within a few steps,
+    something else than the things in the pictures gives the turn away, such as a watermark or the border of a scan. Quarter turns move whole
+    pixels, so they leave no trace of their own.
 
     Args:
         smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
-        flip: chance of a mirrored picture, which is as upright as before; 0 for writing, of which
-            mirrored letters can look like turned ones.
+        flip: chance of a mirrored picture, which is as upright as before; 0 for writing, where a mirrored letter can look like another one
+            that is turned.
     """
 
     def __init__(self, backbone: Backbone, smallest_crop: Share = 0.5, flip: Share = 0.5):

@@ -28,8 +28,8 @@ from zoo.views import random_resized_crop
 class SimMIM(PretextTask):
     """Masked image modelling of raw pixels: the backbone sees all places, hidden ones as a mask token.
 
-    Simpler than a masked autoencoder, as there is no decoder, and dearer, as the backbone computes all tokens. The backbone has to be a ViT of timm
-    that embeds patches and pools by average; ZooError says so of any other.
+    Simpler than a masked autoencoder, as there is no decoder, and dearer, as the backbone computes all tokens. The backbone has to be a plain ViT
+    or Eva of timm that doesn't pool by attention. Raises ZooError for any other.
 
     Args:
         mask_ratio: share of patches that are hidden, above 0 and below 1; at least one patch stays visible.

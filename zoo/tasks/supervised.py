@@ -31,7 +31,7 @@ from zoo.views import random_resized_crop, to_float
 class Supervised(PretextTask):
     """Classification with the labels of the data. It uses labels: the row of a table that the others are to come near.
 
-    All that it has more than the others are labels: the same backbone, steps, pictures and crops. It is no upper limit, as what is told apart
+    All that it has more than the others are labels: the same backbone, steps and pictures. It is no upper limit, as what is told apart
     here need not be what a later problem asks for.
 
     Args:
