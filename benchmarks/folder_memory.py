@@ -75,8 +75,9 @@ def generate(folder: Path, count: int) -> None:
 def measure(folder: Path, home: Path, what: str) -> dict:
     root = Path(__file__).resolve().parent.parent
     environment = os.environ | {"ZOO_HOME": str(home), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", CHILD, str(folder), what], env=environment,
-                          stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder), what], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -95,11 +96,15 @@ def main() -> None:
         for size in sizes:
             row = rows[size, what]
             done = size if what == "build" else 200 * 256
-            print(f"{what:10}{size:>9,}{row['seconds']:>10.2f}{done / row['seconds']:>10,.0f}"
-                  f"{row['private']:>13.1f}{row['mapped']:>12.1f}")
+            print(
+                f"{what:10}{size:>9,}{row['seconds']:>10.2f}{done / row['seconds']:>10,.0f}"
+                f"{row['private']:>13.1f}{row['mapped']:>12.1f}"
+            )
         small, large = (rows[size, what] for size in sizes)
-        print(f"{what:10}{'ratio':>9}{'':>20}{large['private'] / small['private']:>13.2f}"
-              f"{large['mapped'] / small['mapped']:>12.2f}\n")
+        print(
+            f"{what:10}{'ratio':>9}{'':>20}{large['private'] / small['private']:>13.2f}"
+            f"{large['mapped'] / small['mapped']:>12.2f}\n"
+        )
 
 
 if __name__ == "__main__":

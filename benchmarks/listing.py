@@ -2,9 +2,9 @@
 
     python benchmarks/listing.py [--runs 15]
 
-Wall time from starting the process to its end, Python's own start included, which the first row shows alone. Compiled bytecode is there, as
-it is after pip install: a first run, which isn't counted, leaves it. `processor` is the least processor time of a run, which wall time
-comes near on an idle machine.
+Wall time from starting the process to its end, Python's own start included, which the first row shows alone. Compiled
+bytecode is there, as it is after pip install: a first run, which isn't counted, leaves it. `processor` is the least
+processor time of a run, which wall time comes near on an idle machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def measure(command: list[str], runs: int) -> tuple[list[float], float]:
     with tempfile.TemporaryDirectory() as bytecode:
         for _ in range(1 + runs):
             before, start = processor(), time.perf_counter()
-            subprocess.run(command, env=environment | {"PYTHONPYCACHEPREFIX": bytecode}, stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                command, env=environment | {"PYTHONPYCACHEPREFIX": bytecode}, stdout=subprocess.DEVNULL, check=True
+            )
             walls.append(time.perf_counter() - start)
             busy.append(processor() - before)
     return walls[1:], min(busy[1:])
@@ -53,7 +55,9 @@ def measure(command: list[str], runs: int) -> tuple[list[float], float]:
 
 def imported(words: list[str]) -> str:
     """Which of the heavy packages a command has imported by its end, asked of the process itself."""
-    done = subprocess.run([sys.executable, "-c", CHILD, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
+    )
     return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "none"
 
 
@@ -64,11 +68,15 @@ def main() -> None:
     table = Table(title=f"seconds, {runs} processes each, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for column in ("command", "min", "median", "max", "processor", "heavy imports"):
         table.add_column(column, justify="left" if column in ("command", "heavy imports") else "right")
-    rows = {"python -c pass": [sys.executable, "-c", "pass"]} | {f"zoo {words}": [sys.executable, "-m", "zoo.cli", *words.split()] for words in COMMANDS}
+    rows = {"python -c pass": [sys.executable, "-c", "pass"]} | {
+        f"zoo {words}": [sys.executable, "-m", "zoo.cli", *words.split()] for words in COMMANDS
+    }
     for name, command in rows.items():
         walls, busy = measure(command, runs)
         heavy = imported(command[3:]) if name.startswith("zoo") else ""
-        table.add_row(name, *(f"{value:.3f}" for value in (min(walls), statistics.median(walls), max(walls), busy)), heavy)
+        table.add_row(
+            name, *(f"{value:.3f}" for value in (min(walls), statistics.median(walls), max(walls), busy)), heavy
+        )
     Console(width=120).print(table)
 
 

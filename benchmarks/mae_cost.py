@@ -2,10 +2,11 @@
 
     python benchmarks/mae_cost.py [--batch 128] [--rounds 7]
 
-The backbone, decoder and optimizer are those of recipes/pretrain/mae-vit-fashion-mnist.yaml. The encoder's row is forward and backward
-of `backbone.tokens` on the visible patches; the step's is views, forward, backward and optimizer. "all" is the encoder without a mask,
-which MAE can't train with; the smallest mask hides one patch. Floating-point operations are counted by torch, so they don't depend on the
-machine. Times are the best of several rounds, all taken in turn.
+The backbone, decoder and optimizer are those of recipes/pretrain/mae-vit-fashion-mnist.yaml. The encoder's row is
+forward and backward of `backbone.tokens` on the visible patches; the step's is views, forward, backward and optimizer.
+"all" is the encoder without a mask, which MAE can't train with; the smallest mask hides one patch. Floating-point
+operations are counted by torch, so they don't depend on the machine. Times are the best of several rounds, all taken in
+turn.
 """
 
 from __future__ import annotations
@@ -76,21 +77,39 @@ def main() -> None:
             measured["all"] = task, encoder(task, image, None), None
         measured[f"{ratio:g}"] = task, encoder(task, image, keep), step(task, batch)
     best = {(name, part): float("inf") for name in measured for part in (1, 2)}
-    for _ in range(given.rounds + 1):                   # the first, which warms up, is never the best
+    for _ in range(given.rounds + 1):  # the first, which warms up, is never the best
         for name, row in measured.items():
             for part in (1, 2):
                 if row[part] is not None:
                     start = time.perf_counter()
                     row[part]()
                     best[name, part] = min(best[name, part], time.perf_counter() - start)
-    table = Table(title=f"{RECIPE}, batch {given.batch}, {torch.get_num_threads()} threads, best of {given.rounds} rounds")
-    for column in ("mask ratio", "visible", "encoder ms", "of all", "encoder GFLOP", "of all", "step ms", "step GFLOP", "encoder of step"):
+    table = Table(
+        title=f"{RECIPE}, batch {given.batch}, {torch.get_num_threads()} threads, best of {given.rounds} rounds"
+    )
+    for column in (
+        "mask ratio",
+        "visible",
+        "encoder ms",
+        "of all",
+        "encoder GFLOP",
+        "of all",
+        "step ms",
+        "step GFLOP",
+        "encoder of step",
+    ):
         table.add_column(column, justify="right")
     all_flops = gflops(measured["all"][1])
     for name, (task, encode, whole) in measured.items():
         flops, visible = gflops(encode), task.side**2 if name == "all" else task.keep
-        row = [name, f"{visible} of {task.side**2}", f"{1000 * best[name, 1]:.0f}", f"{best[name, 1] / best['all', 1]:.2f}",
-               f"{flops:.1f}", f"{flops / all_flops:.2f}"]
+        row = [
+            name,
+            f"{visible} of {task.side**2}",
+            f"{1000 * best[name, 1]:.0f}",
+            f"{best[name, 1] / best['all', 1]:.2f}",
+            f"{flops:.1f}",
+            f"{flops / all_flops:.2f}",
+        ]
         if whole is not None:
             row += [f"{1000 * best[name, 2]:.0f}", f"{gflops(whole):.1f}", f"{best[name, 1] / best[name, 2]:.2f}"]
         table.add_row(*row)

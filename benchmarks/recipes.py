@@ -1,12 +1,13 @@
-"""Runs recipes over several seeds, measures what they are worth, and writes recipes/README.md. Can be stopped and taken up again.
+"""Runs recipes over several seeds, measures what they are worth, and writes recipes/README.md. Can be stopped and taken
+up again.
 
     python benchmarks/recipes.py                       every recipe, seeds 0 1 2
     python benchmarks/recipes.py --only mae-vit-fashion-mnist --seeds 0
     python benchmarks/recipes.py --render              only write table and headers again from recipes/results.json
 
-Each run is a process of its own, so that its peak memory is its own. Numbers are read from the test split once, by `zoo.evaluate`;
-what was chosen (k, penalty) was chosen on validation. The baselines are those of the first seed. Two of these may run at once, each
-with its own --only or --seeds.
+Each run is a process of its own, so that its peak memory is its own. Numbers are read from the test split once, by
+`zoo.evaluate`; what was chosen (k, penalty) was chosen on validation. The baselines are those of the first seed. Two of
+these may run at once, each with its own --only or --seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import sys
 from pathlib import Path
 
 from filelock import FileLock
-from table import costs_of, known, render as table_of_tasks, seeds_of, write_header
+from table import costs_of, known, seeds_of, write_header
+from table import render as table_of_tasks
 
 from zoo.evaluate.features import OWN, PIXELS, RANDOM
 from zoo.evaluate.table import evaluate
@@ -33,19 +35,47 @@ COLUMNS = [("knn", 1.0), ("linear", 1.0), ("linear", 0.01), ("linear", 5)]
 def run(recipe: Path, seed: int, out: Path) -> dict:
     """Pretrain (or take up what is there), evaluate, and return the facts of one run."""
     folder = out / f"{recipe.stem}-s{seed}"
-    command = [sys.executable, "-m", "zoo.cli", "pretrain", str(recipe), "--seed", str(seed), "--out", str(folder), "--no-progress"]
+    command = [
+        sys.executable,
+        "-m",
+        "zoo.cli",
+        "pretrain",
+        str(recipe),
+        "--seed",
+        str(seed),
+        "--out",
+        str(folder),
+        "--no-progress",
+    ]
     if not (folder / "checkpoint" / "zoo.json").is_file():
         subprocess.run(command + (["--resume"] if (folder / "recipe.yaml").is_file() else []), check=True)
     evaluate(folder, labels=LABELS, save=True, baselines=seed == 0)
     card = json.loads((folder / "checkpoint" / "zoo.json").read_text())
-    keys = ("steps", "samples_seen", "minutes", "peak_memory_mb", "parameters", "commit", "created", "machine", "metrics")
-    return {"recipe": recipe.stem, "seed": seed, "task": card["task"]["name"], "data": card["data"]["name"]} | {key: card[key] for key in keys}
+    keys = (
+        "steps",
+        "samples_seen",
+        "minutes",
+        "peak_memory_mb",
+        "parameters",
+        "commit",
+        "created",
+        "machine",
+        "metrics",
+    )
+    return {"recipe": recipe.stem, "seed": seed, "task": card["task"]["name"], "data": card["data"]["name"]} | {
+        key: card[key] for key in keys
+    }
 
 
 def render(results: list[dict]) -> str:
     """recipes/README.md from the facts of all runs."""
     commits = sorted({str(r["commit"]) for r in results})
-    machines = sorted({f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s) of {r['machine']['cores']} cores" for r in results})
+    machines = sorted(
+        {
+            f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s) of {r['machine']['cores']} cores"
+            for r in results
+        }
+    )
     dates = sorted({r["created"] for r in results})
     lines = [(Path(__file__).parent / "recipes_header.md").read_text().rstrip()]
     for data in sorted({r["data"] for r in results}, reverse=True):
@@ -60,14 +90,22 @@ def write_readme() -> None:
 
 
 def table(runs: list[dict], folder: str, every: bool = True) -> list[str]:
-    """Lines of one data set's table; with `every`, of every representation and with its costs. Recipes are linked below `folder`."""
+    """Lines of one data set's table; with `every`, of every representation and with its costs. Recipes are linked below
+    `folder`.
+    """
     costs = ("seeds", "steps", "minutes", "peak memory") if every else ("minutes",)
-    lines = ["| " + " | ".join(["recipe", "features", *(_title(*column) for column in COLUMNS), *costs]) + " |",
-             "|---|---|" + "---:|" * (len(COLUMNS) + len(costs))]
+    lines = [
+        "| " + " | ".join(["recipe", "features", *(_title(*column) for column in COLUMNS), *costs]) + " |",
+        "|---|---|" + "---:|" * (len(COLUMNS) + len(costs)),
+    ]
     for recipe in sorted({r["recipe"] for r in runs}):
         same = [r for r in runs if r["recipe"] == recipe]
-        facts = [str(len(same)), f"{same[0]['steps']:,}", f"{statistics.mean(r['minutes'] for r in same):.1f}",
-                 f"{max(r['peak_memory_mb'] for r in same) / 1000:.1f} GB"]
+        facts = [
+            str(len(same)),
+            f"{same[0]['steps']:,}",
+            f"{statistics.mean(r['minutes'] for r in same):.1f}",
+            f"{max(r['peak_memory_mb'] for r in same) / 1000:.1f} GB",
+        ]
         for features in _features(same):
             if features == PIXELS or (features not in (OWN, RANDOM) and not every):
                 continue
@@ -85,7 +123,12 @@ def write_summary(results: list[dict]) -> None:
     before, _, rest = path.read_text().partition(marks[0])
     lines = []
     for data in sorted({r["data"] for r in results}, reverse=True):
-        lines += ["", f"Accuracy on the test split of {data}, %:", "", *table([r for r in results if r["data"] == data], "recipes/", every=False)]
+        lines += [
+            "",
+            f"Accuracy on the test split of {data}, %:",
+            "",
+            *table([r for r in results if r["data"] == data], "recipes/", every=False),
+        ]
     path.write_text("\n".join([before + marks[0], *lines, "", marks[1]]) + rest.partition(marks[1])[2])
 
 
@@ -95,14 +138,26 @@ def _features(runs: list[dict]) -> list[str]:
 
 
 def _title(protocol: str, labels: float | int) -> str:
-    amount = "all labels" if labels == 1.0 else f"{labels} labels a class" if isinstance(labels, int) else f"{100 * labels:g} % of labels"
+    amount = (
+        "all labels"
+        if labels == 1.0
+        else f"{labels} labels a class"
+        if isinstance(labels, int)
+        else f"{100 * labels:g} % of labels"
+    )
     return f"{'kNN' if protocol == 'knn' else protocol}, {amount}"
 
 
 def _cell(runs: list[dict], features: str, protocol: str, labels: float | int) -> str:
     """Mean and, over three runs or more, standard deviation of the runs' values; for baselines, their own spread."""
-    found = [m for r in runs for m in r["metrics"] if (m["features"], m["protocol"]) == (features, protocol) and m["labels"] == labels
-             and isinstance(m["labels"], int) == isinstance(labels, int)]
+    found = [
+        m
+        for r in runs
+        for m in r["metrics"]
+        if (m["features"], m["protocol"]) == (features, protocol)
+        and m["labels"] == labels
+        and isinstance(m["labels"], int) == isinstance(labels, int)
+    ]
     if not found:
         return ""
     values = [m["value"] for m in found]
@@ -121,7 +176,9 @@ def write_headers(results: list[dict]) -> None:
             continue
         machine = runs[0]["machine"]
         values = ", ".join(f"{_title(*column)} {_cell(runs, OWN, *column)}" for column in COLUMNS)
-        write_header(path, costs_of(runs, f"{machine['threads']} thread(s) of {machine['cpu']}"), f"{values}; {seeds_of(runs)}")
+        write_header(
+            path, costs_of(runs, f"{machine['threads']} thread(s) of {machine['cpu']}"), f"{values}; {seeds_of(runs)}"
+        )
 
 
 def record(result: dict) -> None:

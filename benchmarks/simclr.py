@@ -1,11 +1,12 @@
-"""Images a second of SimCLR at 32 pixels: our recipe machinery, a bare PyTorch loop of the same work, and lightly's pipeline.
+"""Images a second of SimCLR at 32 pixels: our recipe machinery, a bare PyTorch loop of the same work, and lightly's
+pipeline.
 
     python benchmarks/simclr.py [--backbone test_resnet] [--batch 256] [--steps 20] [--rounds 3]
 
-All in one run, in turn, so that the ratios hold although the machine's speed drifts, and each time in a process of its own that was forked
-after the imports, since what one asks of malloc would help the next. "bare" does the same augmentation, forward,
-backward and step as ours without Lightning; "lightly" is its SimCLR transform per sample in a DataLoader with two workers, its loss,
-under Lightning, on the same model.
+All in one run, in turn, so that the ratios hold although the machine's speed drifts, and each time in a process of its
+own that was forked after the imports, since what one asks of malloc would help the next. "bare" does the same
+augmentation, forward, backward and step as ours without Lightning; "lightly" is its SimCLR transform per sample in a
+DataLoader with two workers, its loss, under Lightning, on the same model.
 """
 
 from __future__ import annotations
@@ -78,8 +79,17 @@ class Clock(L.Callback):
 
 
 def trainer(steps: int, clock: Clock, precision: str) -> L.Trainer:
-    return L.Trainer(max_steps=steps, accelerator="cpu", devices=1, precision=precision, logger=False, enable_checkpointing=False,
-                     enable_progress_bar=False, enable_model_summary=False, callbacks=[clock])
+    return L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock],
+    )
 
 
 def ours(given: argparse.Namespace, keywords: dict) -> float:
@@ -148,8 +158,14 @@ def lightlys(given: argparse.Namespace, keywords: dict, precision: str = "32-tru
             return torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.05)
 
     data = images(given.batch * (given.warm + given.steps)).fields["image"]
-    loader = torch.utils.data.DataLoader(Set(data, SimCLRTransform(input_size=SIZE)), given.batch, shuffle=True, num_workers=2, drop_last=True,
-                                         persistent_workers=True)
+    loader = torch.utils.data.DataLoader(
+        Set(data, SimCLRTransform(input_size=SIZE)),
+        given.batch,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        persistent_workers=True,
+    )
     clock = Clock(given.warm)
     trainer(given.warm + given.steps, clock, precision).fit(Module(), loader)
     return given.batch * given.steps / (clock.end - clock.start)
@@ -168,8 +184,11 @@ def main() -> None:
     for _ in range(given.rounds):
         for name, measure in zip(rates, (ours, bare, lightlys, partial(lightlys, precision=given.precision))):
             rates[name].append(apart(measure, given, {})[0])
-    print(f"SimCLR, {given.backbone}, {SIZE} px, batch {given.batch}, {given.precision}, {torch.get_num_threads()} threads, "
-          f"{given.rounds} rounds of {given.steps} steps")
+    print(
+        f"SimCLR, {given.backbone}, {SIZE} px, batch {given.batch}, {given.precision}, {torch.get_num_threads()} "
+        "threads, "
+        f"{given.rounds} rounds of {given.steps} steps"
+    )
     print(f"{'':16}{'images/s':>10}{'min':>8}{'max':>8}   ours / this, median of rounds")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(rates["ours"], values))

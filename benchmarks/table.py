@@ -1,14 +1,16 @@
-"""One table over all pretext tasks at an equal budget. Can be stopped and taken up again: what is measured is kept in recipes/table.json.
+"""One table over all pretext tasks at an equal budget. Can be stopped and taken up again: what is measured is kept in
+recipes/table.json.
 
     python benchmarks/table.py                          every task on both sets, seed 0; seeds 1 and 2 where the margin is small
     python benchmarks/table.py --only mae simclr --data emoji --seeds 0 1 2
     python benchmarks/table.py --render                 only write the table in recipes/README.md and its pictures again
 
-The budget is 600 steps of 256 pictures, two to three minutes of SimCLR with timm's test_resnet on one thread of a CPU. Each task keeps its
-recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with output_stride 8. A task that has recipes for both kinds of
-backbone has a row of each. Pictures are 28 pixels, emoji too.
-Features are measured on fixed lists of at most 10,000 training, 5,000 validation and 10,000 test pictures; everything is chosen on
-validation, and test is read once. Two of these may run at once, each with its own --only, --data or --seeds.
+The budget is 600 steps of 256 pictures, two to three minutes of SimCLR with timm's test_resnet on one thread of a CPU.
+Each task keeps its recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with
+output_stride 8. A task that has recipes for both kinds of backbone has a row of each. Pictures are 28 pixels, emoji
+too. Features are measured on fixed lists of at most 10,000 training, 5,000 validation and 10,000 test pictures;
+everything is chosen on validation, and test is read once. Two of these may run at once, each with its own --only,
+--data or --seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ STEPS, BATCH, SIZE = 600, 256, 28
 CONV = {"name": "test_resnet", "output_stride": 8}
 PAIRS = [("knn", 1.0), ("linear", 1.0), ("finetune", 0.01)]
 TITLES = {"knn": "kNN", "linear": "linear", "finetune": "fine-tuned, 1 % of labels"}
-SMALL = 3.0                                         # points over random weights, below which a row gets three seeds
+SMALL = 3.0  # points over random weights, below which a row gets three seeds
 
 
 def is_vit(backbone: dict) -> bool:
@@ -53,8 +55,14 @@ def kind_of(backbone: dict) -> str:
 
 
 def files_of(task: str, data: str) -> list[Path]:
-    """Its recipe for a convolutional backbone and its recipe for a ViT, as far as there are such; the first that the table's budget fits best."""
-    files = [path for path in sorted((ROOT / "recipes" / "pretrain").glob(f"{task}-*.yaml")) if read(path)["task"]["name"] == task]
+    """Its recipe for a convolutional backbone and its recipe for a ViT, as far as there are such; the first that the
+    table's budget fits best.
+    """
+    files = [
+        path
+        for path in sorted((ROOT / "recipes" / "pretrain").glob(f"{task}-*.yaml"))
+        if read(path)["task"]["name"] == task
+    ]
     files.sort(key=lambda path: ("test-resnet" not in path.name, data not in path.name))
     kinds = {is_vit(read(path)["backbone"]): path for path in reversed(files)}
     return [kinds[vit] for vit in (False, True) if vit in kinds]
@@ -64,8 +72,14 @@ def recipes_of(task: str, data: str) -> list[dict]:
     """The task's recipes at the table's budget, resolved; none if the data aren't for it."""
     if find_task(task).needs_colour and data_info(data).channels == 1:
         return []
-    changed = {"data.name": data, "data.size": SIZE, "data.batch_size": BATCH, "trainer.max_steps": STEPS, "trainer.validate_every": 0,
-               "trainer.accumulate": 1}
+    changed = {
+        "data.name": data,
+        "data.size": SIZE,
+        "data.batch_size": BATCH,
+        "trainer.max_steps": STEPS,
+        "trainer.validate_every": 0,
+        "trainer.accumulate": 1,
+    }
     found = [read(path) for path in files_of(task, data)]
     for recipe in found:
         if not is_vit(recipe["backbone"]):
@@ -76,8 +90,10 @@ def recipes_of(task: str, data: str) -> list[dict]:
 def listed(data: ZooData) -> ZooData:
     """The same set with its splits cut to the fixed lists."""
     whole = data.dataset
-    splits = {name: rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:LISTS[name]].sort().values]
-              for name, rows in whole.splits.items()}
+    splits = {
+        name: rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: LISTS[name]].sort().values]
+        for name, rows in whole.splits.items()
+    }
     return ZooData(Dataset(whole.info, whole.fields, splits, whole.fingerprint))
 
 
@@ -90,14 +106,39 @@ def run(recipe: dict, seed: int, out: Path) -> dict:
     file.write_text(yaml.safe_dump(recipe | {"seed": seed}, sort_keys=False))
     if not (folder / "checkpoint" / "zoo.json").is_file():
         resume = ["--resume"] if (folder / "last.ckpt").is_file() else []
-        subprocess.run([sys.executable, "-m", "zoo.cli", "pretrain", str(file), "--out", str(folder), "--no-progress", "--logger", "csv", *resume], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "zoo.cli",
+                "pretrain",
+                str(file),
+                "--out",
+                str(folder),
+                "--no-progress",
+                "--logger",
+                "csv",
+                *resume,
+            ],
+            check=True,
+        )
     card = json.loads((folder / "checkpoint" / "zoo.json").read_text())
     pictures = listed(create_data(data, size=SIZE))
     made = load_task(folder / "checkpoint")
     bank = extract(made, pictures)[OWN]
-    return {"data": data, "task": task, "seed": seed, "backbone": card["backbone"], "uses_labels": made.uses_labels, "minutes": card["minutes"],
-            "peak_memory_mb": card["peak_memory_mb"], "commit": card["commit"], "created": card["created"],
-            "cpu": f"{card['machine']['cpu']}, {card['machine']['threads']} thread(s)", **values([Candidate(OWN, [bank], [made])], pictures)}
+    return {
+        "data": data,
+        "task": task,
+        "seed": seed,
+        "backbone": card["backbone"],
+        "uses_labels": made.uses_labels,
+        "minutes": card["minutes"],
+        "peak_memory_mb": card["peak_memory_mb"],
+        "commit": card["commit"],
+        "created": card["created"],
+        "cpu": f"{card['machine']['cpu']}, {card['machine']['threads']} thread(s)",
+        **values([Candidate(OWN, [bank], [made])], pictures),
+    }
 
 
 def baseline(backbone: dict | None, data: str) -> dict:
@@ -117,7 +158,8 @@ def values(candidates: list[Candidate], pictures: ZooData) -> dict:
     return {row["protocol"]: {"value": row["value"], "sd": row["sd"]} for row in measure(candidates, pictures, PAIRS)}
 
 
-# ---- keeping -----------------------------------------------------------------------------------------------------------------
+# ---- keeping -------------------------------------------------------------------------------------
+
 
 def known() -> list[dict]:
     return json.loads(TABLE.read_text()) if TABLE.is_file() else []
@@ -146,7 +188,9 @@ def margin(rows: list[dict], task: str, data: str, backbone: dict) -> float:
 
 
 def fill(given: argparse.Namespace) -> None:
-    tasks = [entry.name for entry in list_tasks() if entry.origin == "zoo" and (not given.only or entry.name in given.only)]
+    tasks = [
+        entry.name for entry in list_tasks() if entry.origin == "zoo" and (not given.only or entry.name in given.only)
+    ]
     for data in given.data:
         if find(known(), data=data, task=PIXELS) is None:
             record(baseline(None, data))
@@ -165,7 +209,8 @@ def fill(given: argparse.Namespace) -> None:
                     record(run(recipe, seed, given.out))
 
 
-# ---- showing -----------------------------------------------------------------------------------------------------------------
+# ---- showing -------------------------------------------------------------------------------------
+
 
 def cell(rows: list[dict], kind: str) -> str:
     found = [row[kind] for row in rows if kind in row]
@@ -177,22 +222,43 @@ def cell(rows: list[dict], kind: str) -> str:
 
 def linked(row: dict) -> str:
     """The task's name, with its recipe behind it."""
-    files = [] if row["task"] in (RANDOM, PIXELS) else [p for p in files_of(row["task"], row["data"]) if is_vit(read(p)["backbone"]) == is_vit(row["backbone"])]
+    files = (
+        []
+        if row["task"] in (RANDOM, PIXELS)
+        else [p for p in files_of(row["task"], row["data"]) if is_vit(read(p)["backbone"]) == is_vit(row["backbone"])]
+    )
     return f"[{row['task']}](pretrain/{files[0].name})" if files else row["task"]
 
 
 def render(rows: list[dict]) -> str:
-    lines = ["## Every task at an equal budget", "", f"{STEPS} steps of {BATCH} pictures of {SIZE} pixels, each task with its own recipe's arguments and optimizer. "
-             "kNN and linear probe on 10,000 labelled", "pictures (5,162 of emoji), fine-tuning on 1 % of them; test accuracy in percent, everything chosen on validation. ± is "
-             "one standard deviation over seeds,", "with one seed over draws of the labels, of random weights over three networks. A task that seed 0 puts less than "
-             f"{SMALL:g} points above random", "weights in any column gets seeds 1 and 2 too. Tasks marked * learn from labels. `python benchmarks/table.py` fills the "
-             "table.", ""]
+    lines = [
+        "## Every task at an equal budget",
+        "",
+        f"{STEPS} steps of {BATCH} pictures of {SIZE} pixels, each task with its own recipe's arguments and optimizer. "
+        "kNN and linear probe on 10,000 labelled",
+        "pictures (5,162 of emoji), fine-tuning on 1 % of them; test accuracy in percent, everything chosen on "
+        "validation. ± is "
+        "one standard deviation over seeds,",
+        "with one seed over draws of the labels, of random weights over three networks. A task that seed 0 puts less "
+        "than "
+        f"{SMALL:g} points above random",
+        "weights in any column gets seeds 1 and 2 too. Tasks marked * learn from labels. `python benchmarks/table.py` "
+        "fills the "
+        "table.",
+        "",
+    ]
     for data in SETS:
         here = [row for row in rows if row["data"] == data]
         if not here:
             continue
-        lines += [f"### {data}", "", f"![accuracy against minutes](table-{data}.svg)", "",
-                  "| task | backbone | " + " | ".join(TITLES.values()) + " | seeds | minutes | peak memory |", "|---|---|" + "---:|" * (len(TITLES) + 3)]
+        lines += [
+            f"### {data}",
+            "",
+            f"![accuracy against minutes](table-{data}.svg)",
+            "",
+            "| task | backbone | " + " | ".join(TITLES.values()) + " | seeds | minutes | peak memory |",
+            "|---|---|" + "---:|" * (len(TITLES) + 3),
+        ]
         groups: dict[tuple, list[dict]] = {}
         for row in here:
             groups.setdefault((row["task"], json.dumps(row["backbone"], sort_keys=True)), []).append(row)
@@ -201,15 +267,38 @@ def render(rows: list[dict]) -> str:
             first = group[0]
             name = linked(first) + ("*" if first.get("uses_labels") else "")
             backbone = "" if first["backbone"] is None else kind_of(first["backbone"])
-            costs = [f"{statistics.mean(r['minutes'] for r in group):.1f}", f"{max(r['peak_memory_mb'] for r in group) / 1000:.1f} GB"] if "minutes" in first else ["", ""]
+            costs = (
+                [
+                    f"{statistics.mean(r['minutes'] for r in group):.1f}",
+                    f"{max(r['peak_memory_mb'] for r in group) / 1000:.1f} GB",
+                ]
+                if "minutes" in first
+                else ["", ""]
+            )
             bold = "**" if first["task"] in (RANDOM, PIXELS) else ""
-            lines.append("| " + " | ".join([f"{bold}{name}{bold}", backbone, *(cell(group, kind) for kind in TITLES), str(len(group)) if "minutes" in first else "",
-                                            *costs]) + " |")
+            lines.append(
+                "| "
+                + " | ".join(
+                    [
+                        f"{bold}{name}{bold}",
+                        backbone,
+                        *(cell(group, kind) for kind in TITLES),
+                        str(len(group)) if "minutes" in first else "",
+                        *costs,
+                    ]
+                )
+                + " |"
+            )
         lines.append("")
     trained = [row for row in rows if "commit" in row]
     if trained:
-        lines += [f"Machine: {'; '.join(sorted({row['cpu'] for row in trained}))}, beside other work on the machine. Commits: "
-                  f"{', '.join(sorted({str(row['commit']) for row in trained}))}. Dates: {', '.join(sorted({row['created'] for row in trained}))}.", ""]
+        lines += [
+            f"Machine: {'; '.join(sorted({row['cpu'] for row in trained}))}, beside other work on the machine. "
+            "Commits: "
+            f"{', '.join(sorted({str(row['commit']) for row in trained}))}. Dates: "
+            f"{', '.join(sorted({row['created'] for row in trained}))}.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -221,7 +310,11 @@ def write_headers(rows: list[dict]) -> None:
         if path.stem in whole:
             continue
         recipe = read(path)
-        same = (recipe["task"]["name"], recipe["data"]["name"], recipe["backbone"])            # a task may have a recipe for another backbone
+        same = (
+            recipe["task"]["name"],
+            recipe["data"]["name"],
+            recipe["backbone"],
+        )  # a task may have a recipe for another backbone
         found = [row for row in rows if "minutes" in row and (row["task"], row["data"], row["backbone"]) == same]
         costs = measured = "not yet"
         if found:
@@ -236,11 +329,17 @@ def write_headers(rows: list[dict]) -> None:
 
 def seeds_of(runs: list[dict]) -> str:
     """How many, of which commits and days."""
-    return f"{len(runs)} seed(s) ({', '.join(sorted({str(run['commit']) for run in runs}) + sorted({run['created'] for run in runs}))})"
+    return (
+        f"{len(runs)} seed(s) "
+        f"({', '.join(sorted({str(run['commit']) for run in runs}) + sorted({run['created'] for run in runs}))})"
+    )
 
 
 def costs_of(runs: list[dict], where: str) -> str:
-    return f"{statistics.mean(run['minutes'] for run in runs):.1f} minutes and {max(run['peak_memory_mb'] for run in runs) / 1000:.1f} GB on {where}"
+    return (
+        f"{statistics.mean(run['minutes'] for run in runs):.1f} minutes and "
+        f"{max(run['peak_memory_mb'] for run in runs) / 1000:.1f} GB on {where}"
+    )
 
 
 def write_header(path: Path, costs: str, measured: str) -> None:
@@ -273,8 +372,20 @@ def draw(rows: list[dict], data: str) -> None:
             colour = "grey" if row["task"] == PIXELS else "tab:orange" if vit else "tab:blue"
             axis.axhline(row["linear"]["value"], color=colour, linestyle=":", linewidth=1)
             name = "raw pixels" if row["task"] == PIXELS else f"random {kind_of(row['backbone'])}"
-            axis.annotate(name, (0.995, row["linear"]["value"]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=colour)
-    axis.set(xlabel="minutes of pretraining", ylabel="linear probe, test accuracy, %", title=f"{data}: {STEPS} steps of {BATCH}")
+            axis.annotate(
+                name,
+                (0.995, row["linear"]["value"]),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=7,
+                color=colour,
+            )
+    axis.set(
+        xlabel="minutes of pretraining",
+        ylabel="linear probe, test accuracy, %",
+        title=f"{data}: {STEPS} steps of {BATCH}",
+    )
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(ROOT / "recipes" / f"table-{data}.svg", metadata={"Date": None})
@@ -293,7 +404,7 @@ def main() -> None:
     if not given.render:
         fill(given)
     rows = known()
-    from recipes import write_readme                # beside this file; it calls `render`
+    from recipes import write_readme  # beside this file; it calls `render`
 
     write_readme()
     write_headers(rows)

@@ -2,10 +2,11 @@
 
     python benchmarks/throughput.py [--only mae simclr] [--steps 12] [--rounds 3] [--alike]
 
-"bare" makes the task's own views and loss, and calls backward, optimizer and teacher, without Lightning, loader, logging or checks. Both run
-in turn, each time in a process of its own that was forked after the imports, so that the ratios hold although the machine's speed drifts, and
-each has its own peak memory. With --alike the bare loop computes as ours does on a CPU (zoo/cpu.py), so that the share is what Lightning, loader, logs
-and checks cost, and nothing else. Recipes, backbones and batch are those of benchmarks/table.py; pictures are noise.
+"bare" makes the task's own views and loss, and calls backward, optimizer and teacher, without Lightning, loader,
+logging or checks. Both run in turn, each time in a process of its own that was forked after the imports, so that the
+ratios hold although the machine's speed drifts, and each has its own peak memory. With --alike the bare loop computes
+as ours does on a CPU (zoo/cpu.py), so that the share is what Lightning, loader, logs and checks cost, and nothing else.
+Recipes, backbones and batch are those of benchmarks/table.py; pictures are noise.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ CLASSES = tuple("0123456789")
 def pictures(count: int) -> Dataset:
     info = DataInfo("noise", ("image", "label"), 3, SIZE, CLASSES, "1", "CC0-1.0", "", "", {}, "")
     draw = torch.Generator().manual_seed(0)
-    fields = {"image": torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=draw), "label": torch.arange(count) % 10}
+    fields = {
+        "image": torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=draw),
+        "label": torch.arange(count) % 10,
+    }
     order = torch.arange(count)
     return Dataset(info, fields, {"train": order, "validation": order[:0], "test": order[:0]}, "noise")
 
@@ -77,8 +81,12 @@ def _cells(pairs: list) -> list[str]:
     """The medians over rounds of ((rate, memory) of ours, of the bare loop), and of their ratios."""
     rates, memory = zip(*[((a[0], b[0]), (a[1], b[1])) for a, b in pairs])
     mb = [statistics.median(m[i] for m in memory) for i in (0, 1)]
-    return [*(f"{statistics.median(r[i] for r in rates):,.0f}" for i in (0, 1)), f"{statistics.median(a / b for a, b in rates):.2f}",
-            *(f"{m:,.0f}" for m in mb), f"{mb[0] / mb[1]:.2f}"]
+    return [
+        *(f"{statistics.median(r[i] for r in rates):,.0f}" for i in (0, 1)),
+        f"{statistics.median(a / b for a, b in rates):.2f}",
+        *(f"{m:,.0f}" for m in mb),
+        f"{mb[0] / mb[1]:.2f}",
+    ]
 
 
 def main() -> None:
@@ -89,14 +97,23 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--alike", action="store_true", help="let the bare loop compute as ours does")
     given = arguments.parse_args()
-    table = Table(title=f"batch {BATCH}, {SIZE} px, {torch.get_num_threads()} threads, {given.rounds} rounds of {given.steps} steps")
+    table = Table(
+        title=f"batch {BATCH}, {SIZE} px, {torch.get_num_threads()} threads, {given.rounds} rounds of {given.steps} "
+        "steps"
+    )
     for column in ("task", "images/s", "bare loop", "share", "MB", "bare MB", "share"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for entry in list_tasks():
         if entry.origin != "zoo" or (given.only and entry.name not in given.only):
             continue
         for recipe in (found := recipes_of(entry.name, "emoji")):
-            pairs = [(apart(ours, recipe, given.warm, given.steps), apart(bare, recipe, given.warm, given.steps, given.alike)) for _ in range(given.rounds)]
+            pairs = [
+                (
+                    apart(ours, recipe, given.warm, given.steps),
+                    apart(bare, recipe, given.warm, given.steps, given.alike),
+                )
+                for _ in range(given.rounds)
+            ]
             name = entry.name if len(found) == 1 else f"{entry.name}, {recipe['backbone']['name']}"
             table.add_row(name, *_cells(pairs))
     Console(width=120).print(table)

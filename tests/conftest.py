@@ -1,12 +1,16 @@
-"""One thread, so that results don't depend on the machine's cores and two test processes can share them; and a folder of anybody's pictures."""
+"""One thread, so that results don't depend on the machine's cores and two test processes can share them; and a folder
+of anybody's pictures.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-os.environ.pop("PYTEST_ADDOPTS", None)              # is for this pytest, and not for those that tests start
-os.environ["OMP_NUM_THREADS"] = "1"                 # read when torch is imported; with more, a fork waits for ever for OpenMP's threads
+os.environ.pop("PYTEST_ADDOPTS", None)  # is for this pytest, and not for those that tests start
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # read when torch is imported; with more, a fork waits for ever for OpenMP's threads
+)
 
 import numpy as np
 import pytest
@@ -27,5 +31,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def with_bf16(monkeypatch) -> None:
-    """A machine that says it has instructions for bf16. One that hasn't emulates them, which is slower and no less right."""
+    """A machine that says it has instructions for bf16. One that hasn't emulates them, which is slower and no less
+    right.
+    """
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})

@@ -1,4 +1,6 @@
-"""A web server that misbehaves on request, and what the tests of hubs share: a home, a hub in a folder, the same hub on a web server."""
+"""A web server that misbehaves on request, and what the tests of hubs share: a home, a hub in a folder, the same hub on
+a web server.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,24 @@ NAME, MODEL = "simclr-tiny", "model.safetensors"
 
 def in_cache() -> list[str]:
     """What lies in the cache and could be taken for a checkpoint."""
-    return [path.name for path in hub.cache().glob("*") if not path.name.startswith(".") and path.name != "indexes"] if hub.cache().exists() else []
+    return (
+        [path.name for path in hub.cache().glob("*") if not path.name.startswith(".") and path.name != "indexes"]
+        if hub.cache().exists()
+        else []
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# ---- a web server that misbehaves on request -----------------------------------------------------------------------------
+# ---- a web server that misbehaves on request -----------------------------------------------------
+
 
 class Server:
-    """Serves a folder on this machine. `faults` are taken from the front by requests whose path ends in their first part."""
+    """Serves a folder on this machine. `faults` are taken from the front by requests whose path ends in their first
+    part.
+    """
 
     def __init__(self, root: Path):
         self.root, self.faults, self.requests = root, [], []
@@ -58,7 +67,14 @@ class Server:
         return [wanted for path, wanted in self.requests if path.endswith(end)]
 
 
-def answer(handler, path: Path, drop: int | None = None, ranges: bool = True, length: int | None = None, data: bytes | None = None):
+def answer(
+    handler,
+    path: Path,
+    drop: int | None = None,
+    ranges: bool = True,
+    length: int | None = None,
+    data: bytes | None = None,
+):
     if data is None:
         if not path.is_file():
             return handler.send_error(404)
@@ -72,7 +88,7 @@ def answer(handler, path: Path, drop: int | None = None, ranges: bool = True, le
     if length != -1:
         handler.send_header("Content-Length", str(len(data) - start if length is None else length))
     handler.end_headers()
-    handler.wfile.write(data[start:] if drop is None else data[start:max(start, drop)])
+    handler.wfile.write(data[start:] if drop is None else data[start : max(start, drop)])
     return None
 
 
@@ -87,6 +103,7 @@ def status(code, **headers):
             handler.send_header(key.replace("_", "-"), value)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
+
     return fault
 
 
@@ -94,11 +111,12 @@ def stall(handler):
     handler.send_response(200)
     handler.send_header("Content-Length", "204800")
     handler.end_headers()
-    handler.wfile.write(bytes(range(100)))             # how every model here begins
+    handler.wfile.write(bytes(range(100)))  # how every model here begins
     time.sleep(1.2)
 
 
-# ---- fixtures, which a file of tests imports ---------------------------------------------------------------------------------
+# ---- fixtures, which a file of tests imports -----------------------------------------------------
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):

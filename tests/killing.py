@@ -24,11 +24,9 @@ from zoo.cpu import give_memory_back
 from zoo.data.catalogue import DataInfo
 from zoo.data.generated import generate
 from zoo.registry import find_task
-from zoo.resumable import newest_good
-from zoo.tasks.base import PretextTask
 from zoo.testing import SIZES, _backbone_for
 
-BATCH, BATCHES = 4, 3                               # pictures of a batch, batches of an epoch
+BATCH, BATCHES = 4, 3  # pictures of a batch, batches of an epoch
 
 
 @functools.cache
@@ -38,17 +36,42 @@ def _backbone(task: str) -> dict:
 
 def recipe(task: str = "autoencoder", seed: int = 0, **trainer: Any) -> dict:
     """Three batches an epoch, two of validation, a save at each step; on a backbone that the task takes."""
-    return {"seed": seed, "data": {"name": "digits", "batch_size": BATCH, "size": SIZES[0]}, "backbone": dict(_backbone(task)), "task": {"name": task},
-            "optim": {"lr": 2e-3}, "trainer": {"max_steps": 7, "validate_every": 1, "save_every": 1, "accelerator": "cpu"} | trainer}
+    return {
+        "seed": seed,
+        "data": {"name": "digits", "batch_size": BATCH, "size": SIZES[0]},
+        "backbone": dict(_backbone(task)),
+        "task": {"name": task},
+        "optim": {"lr": 2e-3},
+        "trainer": {"max_steps": 7, "validate_every": 1, "save_every": 1, "accelerator": "cpu"} | trainer,
+    }
 
 
 @pytest.fixture(autouse=True)
 def generated(monkeypatch, tmp_path):
-    """The data are coloured blobs with every field that a task needs. Nothing is downloaded, and there is no waiting for a GPU."""
-    fields = tuple(dict.fromkeys(("image", "label", *(field for entry in zoo.list_tasks() if entry.origin == "zoo" for field in entry.needs))))
-    info = DataInfo(name="digits", fields=fields, channels=3, size=SIZES[0], classes=("a", "b", "c"), version="1", license="CC0-1.0",
-                    attribution="nobody", homepage="", splits={"train": 12, "validation": 6, "test": 6}, summary="coloured blobs")
-    monkeypatch.setattr("zoo.data.module.load_data", lambda name, size, **ignored: generate(info, size=size, images=2 * BATCH * BATCHES))
+    """The data are coloured blobs with every field that a task needs. Nothing is downloaded, and there is no waiting
+    for a GPU.
+    """
+    fields = tuple(
+        dict.fromkeys(
+            ("image", "label", *(field for entry in zoo.list_tasks() if entry.origin == "zoo" for field in entry.needs))
+        )
+    )
+    info = DataInfo(
+        name="digits",
+        fields=fields,
+        channels=3,
+        size=SIZES[0],
+        classes=("a", "b", "c"),
+        version="1",
+        license="CC0-1.0",
+        attribution="nobody",
+        homepage="",
+        splits={"train": 12, "validation": 6, "test": 6},
+        summary="coloured blobs",
+    )
+    monkeypatch.setattr(
+        "zoo.data.module.load_data", lambda name, size, **ignored: generate(info, size=size, images=2 * BATCH * BATCHES)
+    )
     monkeypatch.setattr("zoo.pretrain.data_info", lambda name: info)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -75,7 +98,9 @@ def pretrain(values: dict, out: Path, resume: bool = False) -> Path:
 
 
 def forked(run: Callable[[], Any]) -> int:
-    """Exit code of a fork of this process that runs `run`, negative if a signal ended it; 0 where it returned, 99 where it raised."""
+    """Exit code of a fork of this process that runs `run`, negative if a signal ended it; 0 where it returned, 99 where
+    it raised.
+    """
     child = os.fork()
     if child == 0:
         code = 99
@@ -95,10 +120,12 @@ def forked(run: Callable[[], Any]) -> int:
 
 
 def within(room: int, call: Callable[[], Any], told: Path) -> str:
-    """The sentence in which `call` is refused, in a fork that may have so many bytes more than this process, and that writes it into `told`."""
+    """The sentence in which `call` is refused, in a fork that may have so many bytes more than this process, and that
+    writes it into `told`.
+    """
 
     def run() -> None:
-        give_memory_back()                          # what earlier training left free would be room too
+        give_memory_back()  # what earlier training left free would be room too
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
         told.write_text(sentence(call))
@@ -134,7 +161,12 @@ def refused(code: int, *names: str) -> None:
     """
     numbers = [CALLS[platform.machine()][name] for name in names]
     load, equal, answer, go, error = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000
-    rule = [(load, 0, 0, 0), *((equal, len(numbers) - k, 0, number) for k, number in enumerate(numbers)), (answer, 0, 0, go), (answer, 0, 0, error | code)]
+    rule = [
+        (load, 0, 0, 0),
+        *((equal, len(numbers) - k, 0, number) for k, number in enumerate(numbers)),
+        (answer, 0, 0, go),
+        (answer, 0, 0, error | code),
+    ]
     code_of_rule = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in rule))
 
     class Rule(ctypes.Structure):
@@ -157,7 +189,8 @@ def go_on(values: dict, out: Path) -> Path:
     return pretrain(values, out, resume=(out / "recipe.yaml").is_file())
 
 
-# ---- comparing -------------------------------------------------------------------------------------------------------------
+# ---- comparing -----------------------------------------------------------------------------------
+
 
 def state(run: Path) -> dict:
     return torch.load(run / "last.ckpt", weights_only=True)
@@ -172,7 +205,9 @@ def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def bits(value: Any) -> Any:
-    return (value.dtype, value.shape, value.contiguous().numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+    return (
+        (value.dtype, value.shape, value.contiguous().numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+    )
 
 
 def curves(run: Path) -> list[dict]:
@@ -191,7 +226,11 @@ def assert_same(run: Path, undisturbed: Path) -> None:
     assert batches[0] == batches[1], "an epoch was skipped or repeated"
     assert curves(run) == curves(undisturbed)
     files = [{path.name for path in (folder / "checkpoint").iterdir()} for folder in (run, undisturbed)]
-    assert files[0] == files[1] and (run / "checkpoint/model.safetensors").read_bytes() == (undisturbed / "checkpoint/model.safetensors").read_bytes()
+    assert (
+        files[0] == files[1]
+        and (run / "checkpoint/model.safetensors").read_bytes()
+        == (undisturbed / "checkpoint/model.safetensors").read_bytes()
+    )
 
 
 def assert_finite(run: Path) -> None:
@@ -199,6 +238,9 @@ def assert_finite(run: Path) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
         if (run / name).is_file():
             found = torch.load(run / name, weights_only=True)
-            assert [key for key, value in flat([found["state_dict"], found["optimizer_states"]])
-                    if isinstance(value, torch.Tensor) and not value.isfinite().all()] == []
+            assert [
+                key
+                for key, value in flat([found["state_dict"], found["optimizer_states"]])
+                if isinstance(value, torch.Tensor) and not value.isfinite().all()
+            ] == []
     assert not (run / "checkpoint").exists()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LIMIT = 240                                         # seconds; a machine may be busy, and a hang is a failure
+LIMIT = 240  # seconds; a machine may be busy, and a hang is a failure
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -22,8 +22,11 @@ def free_port() -> int:
 def plain(**more: str) -> dict[str, str]:
     """The environment without what a launcher left in it, and a thread for each process."""
     ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-    return {key: value for key, value in os.environ.items() if key not in ours and not key.startswith(("SLURM_", "TORCHELASTIC_"))} | {
-        "OMP_NUM_THREADS": "1", **more}
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ours and not key.startswith(("SLURM_", "TORCHELASTIC_"))
+    } | {"OMP_NUM_THREADS": "1", **more}
 
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
@@ -46,16 +49,36 @@ def torchrun(*words: str) -> tuple[int, str, str]:
 
 
 def srun(nodes: int, each: int, *words: str) -> list[tuple[int, str, str]]:
-    """What `srun --nodes NODES --ntasks-per-node EACH WORDS` starts: a process for each task with SLURM's variables, here all on one machine."""
+    """What `srun --nodes NODES --ntasks-per-node EACH WORDS` starts: a process for each task with SLURM's variables,
+    here all on one machine.
+    """
     port, count = str(free_port()), nodes * each
-    return finish([start(list(words), SLURM_JOB_ID="1", SLURM_JOB_NAME="zoo", SLURM_NTASKS=str(count), SLURM_STEP_NUM_TASKS=str(count),
-                         SLURM_NTASKS_PER_NODE=str(each), SLURM_NNODES=str(nodes), SLURM_STEP_NUM_NODES=str(nodes), SLURM_PROCID=str(rank),
-                         SLURM_LOCALID=str(rank % each), SLURM_NODEID=str(rank // each), SLURM_NODELIST="127.0.0.1", MASTER_PORT=port)
-                   for rank in range(count)])
+    return finish(
+        [
+            start(
+                list(words),
+                SLURM_JOB_ID="1",
+                SLURM_JOB_NAME="zoo",
+                SLURM_NTASKS=str(count),
+                SLURM_STEP_NUM_TASKS=str(count),
+                SLURM_NTASKS_PER_NODE=str(each),
+                SLURM_NNODES=str(nodes),
+                SLURM_STEP_NUM_NODES=str(nodes),
+                SLURM_PROCID=str(rank),
+                SLURM_LOCALID=str(rank % each),
+                SLURM_NODEID=str(rank // each),
+                SLURM_NODELIST="127.0.0.1",
+                MASTER_PORT=port,
+            )
+            for rank in range(count)
+        ]
+    )
 
 
 def read_srun(words: list[str]) -> tuple[int, int, list[str]]:
-    """Machines, tasks on each, and the command of a line that begins with srun. Raises AssertionError for an option that nobody knows."""
+    """Machines, tasks on each, and the command of a line that begins with srun. Raises AssertionError for an option
+    that nobody knows.
+    """
     rest, found = words[1:], {"--nodes": 1, "--ntasks-per-node": 1}
     while rest[0].startswith("-"):
         if rest[0] == "--kill-on-bad-exit":

@@ -13,7 +13,12 @@ from zoo.errors import ZooError
 from zoo.recipe import list_recipes
 from zoo.tasks.base import PretextTask
 
-BASE = {"data": {"name": "digits"}, "backbone": {"name": "test_resnet"}, "task": {"name": "simclr"}, "trainer": {"max_steps": 10}}
+BASE = {
+    "data": {"name": "digits"},
+    "backbone": {"name": "test_resnet"},
+    "task": {"name": "simclr"},
+    "trainer": {"max_steps": 10},
+}
 NAMES = [name for name, _, _ in list_recipes()]
 TEXTS = [path.read_text() for _, path, _ in list_recipes()]
 
@@ -23,7 +28,11 @@ def probe(monkeypatch) -> Callable[[Callable], type]:
     """Makes a task called probe with the given constructor, which the registry knows until the test ends."""
 
     def make(init: Callable) -> type:
-        task = type("Probe", (PretextTask,), {"__init__": init, "name": "probe", "views": lambda *_: (), "forward": lambda *_: None})
+        task = type(
+            "Probe",
+            (PretextTask,),
+            {"__init__": init, "name": "probe", "views": lambda *_: (), "forward": lambda *_: None},
+        )
         monkeypatch.setitem(registry._here, "probe", task)
         return task
 

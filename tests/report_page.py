@@ -19,12 +19,26 @@ def row(features="backbone", protocol="knn", labels=1.0, value=91.25, sd=0.5, **
     return METRIC | {"features": features, "protocol": protocol, "labels": labels, "value": value, "sd": sd} | changes
 
 
-ROWS = [row(), row("random weights", value=71.5, sd=1.25), row("pixels", value=93.04, sd=None),
-        row(protocol="linear", labels=0.01, value=88.88, sd=2.0), row("random weights", "linear", 0.01, 70.0, 0.04),
-        row("pixels", "linear", 0.01, 88.91, 0.3), row(protocol="finetune", labels=5, value=62.0, sd=3.5)]
+ROWS = [
+    row(),
+    row("random weights", value=71.5, sd=1.25),
+    row("pixels", value=93.04, sd=None),
+    row(protocol="linear", labels=0.01, value=88.88, sd=2.0),
+    row("random weights", "linear", 0.01, 70.0, 0.04),
+    row("pixels", "linear", 0.01, 88.91, 0.3),
+    row(protocol="finetune", labels=5, value=62.0, sd=3.5),
+]
 
 
-def make(folder: Path, data: str = "digits", size: int = 16, channels: int = 1, fingerprint: str = "ab" * 32, seed: int = 0, **changes) -> Path:
+def make(
+    folder: Path,
+    data: str = "digits",
+    size: int = 16,
+    channels: int = 1,
+    fingerprint: str = "ab" * 32,
+    seed: int = 0,
+    **changes,
+) -> Path:
     """A checkpoint that was really exported, of a network with random weights."""
     torch.manual_seed(seed)
     backbone = zoo.create_backbone("test_resnet", size=size)
@@ -85,7 +99,11 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def all(self, tag: str, css: str = "") -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag and css in (attributes.get("class") or "").split() + [""]]
+        return [
+            attributes
+            for name, attributes in self.tags
+            if name == tag and css in (attributes.get("class") or "").split() + [""]
+        ]
 
     def cells(self, number: int = 0) -> list[list[str]]:
         return [[cell for cell, _ in line] for line in self.tables[number]]
@@ -94,4 +112,7 @@ class Page(HTMLParser):
         return [cell for line in self.tables[number] for cell, bold in line if bold]
 
     def pictures(self) -> list[bytes]:
-        return [base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True) for image in self.all("img")]
+        return [
+            base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
+            for image in self.all("img")
+        ]

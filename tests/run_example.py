@@ -37,7 +37,11 @@ def train(out: Path, **changes) -> Path:
 
 def weights(run: Path) -> dict[str, str]:
     """The sha256 of a run's two files of weights."""
-    return {file["path"]: file["sha256"] for file in read_card(run / "checkpoint")["files"] if file["path"].endswith(".safetensors")}
+    return {
+        file["path"]: file["sha256"]
+        for file in read_card(run / "checkpoint")["files"]
+        if file["path"].endswith(".safetensors")
+    }
 
 
 def recipe_file(name: str = "small.yaml", **changes) -> str:
@@ -45,7 +49,8 @@ def recipe_file(name: str = "small.yaml", **changes) -> str:
     return name
 
 
-# ---- for the command line ---------------------------------------------------------------------------------------------------
+# ---- for the command line ------------------------------------------------------------------------
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
@@ -69,7 +74,9 @@ def _published(place: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A run that was really trained, with a licence and a line of results; once, whichever files of tests ask for it."""
+    """A run that was really trained, with a licence and a line of results; once, whichever files of tests ask for
+    it.
+    """
     return _published(tmp_path_factory.getbasetemp() / "published")[0]
 
 

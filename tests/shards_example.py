@@ -40,14 +40,30 @@ def tar(path: Path, members: dict[str, bytes], **options) -> Path:
 
 
 def shard(path: Path, first: int, count: int) -> Path:
-    return tar(path, {name: data for n in range(first, first + count)
-                      for name, data in ((f"{n:05d}.png", png(n)), (f"{n:05d}.cls", b"%d" % (n % 3)), (f"{n:05d}.txt", f"picture {n} é".encode()))})
+    return tar(
+        path,
+        {
+            name: data
+            for n in range(first, first + count)
+            for name, data in (
+                (f"{n:05d}.png", png(n)),
+                (f"{n:05d}.cls", b"%d" % (n % 3)),
+                (f"{n:05d}.txt", f"picture {n} é".encode()),
+            )
+        },
+    )
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Three training shards of unequal length, 0 to 99, and one of each other split, 100 to 119."""
-    for name, first, count in (("train-0", 0, 37), ("train-1", 37, 13), ("train-2", 50, 50), ("val-0", 100, 12), ("test-0", 112, 8)):
+    for name, first, count in (
+        ("train-0", 0, 37),
+        ("train-1", 37, 13),
+        ("train-2", 50, 50),
+        ("val-0", 100, 12),
+        ("test-0", 112, 8),
+    ):
         shard(tmp_path / "set" / f"{name}.tar", first, count)
     return tmp_path / "set"
 

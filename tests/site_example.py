@@ -53,16 +53,27 @@ class Site:
         monkeypatch.syspath_prepend(folder)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
-    def install(self, distribution: str, points: dict[str, str] | bytes, version: str = "1.0", metadata: bytes | None = None, **modules: str) -> None:
+    def install(
+        self,
+        distribution: str,
+        points: dict[str, str] | bytes,
+        version: str = "1.0",
+        metadata: bytes | None = None,
+        **modules: str,
+    ) -> None:
         """Modules are given by their code; each notes in a file that it was imported."""
         for name, code in modules.items():
-            (self.folder / f"{name}.py").write_text(f"open({str(self.folder / 'imported')!r}, 'a').write('{name} ')\n{code}")
+            (self.folder / f"{name}.py").write_text(
+                f"open({str(self.folder / 'imported')!r}, 'a').write('{name} ')\n{code}"
+            )
         about = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         about.mkdir()
         plain = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: What {distribution} does\n"
         (about / "METADATA").write_bytes(plain.encode() if metadata is None else metadata)
         lines = "".join(f"{name} = {target}\n" for name, target in points.items()) if isinstance(points, dict) else ""
-        (about / "entry_points.txt").write_bytes(f"[zoo.tasks]\n{lines}".encode() if isinstance(points, dict) else points)
+        (about / "entry_points.txt").write_bytes(
+            f"[zoo.tasks]\n{lines}".encode() if isinstance(points, dict) else points
+        )
         importlib.invalidate_caches()
 
     def imported(self) -> list[str]:

@@ -11,16 +11,21 @@ from zoo.errors import ZooError
 from zoo.registry import find_task
 
 VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
-VITS = [("vit_tiny_patch16_224", VIT), ("vit_tiny_patch16_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
-        ("eva02_tiny_patch14_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
-        ("vit_small_patch14_reg4_dinov2", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2))]
+VITS = [
+    ("vit_tiny_patch16_224", VIT),
+    ("vit_tiny_patch16_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
+    ("eva02_tiny_patch14_224", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
+    ("vit_small_patch14_reg4_dinov2", dict(patch_size=8, depth=2, embed_dim=32, num_heads=2)),
+]
 
 
 def _images(channels: int = 3, size: int = 32) -> torch.Tensor:
     return torch.rand(4, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name, keywords", [("test_resnet", {"output_stride": 8}), ("vit_tiny_patch16_224", VIT), ("test_convnext", {})])
+@pytest.mark.parametrize(
+    "name, keywords", [("test_resnet", {"output_stride": 8}), ("vit_tiny_patch16_224", VIT), ("test_convnext", {})]
+)
 def test_pool_is_what_timm_returns_for_normalised_images(name, keywords):
     torch.manual_seed(0)
     backbone = create_backbone(name, size=32, **keywords).eval()
@@ -82,7 +87,9 @@ def test_hidden_patches_are_seen_as_the_mask_token_in_their_place(name, keywords
     with torch.no_grad():
         tokens = backbone.tokens(x, mask=mask, mask_token=token)
         assert tokens.shape == (4, backbone.num_prefix_tokens + 16, backbone.num_features)
-        assert torch.equal(tokens, backbone.tokens(torch.where(pixels, torch.rand_like(x), x), mask=mask, mask_token=token))
+        assert torch.equal(
+            tokens, backbone.tokens(torch.where(pixels, torch.rand_like(x), x), mask=mask, mask_token=token)
+        )
         assert not torch.equal(tokens, backbone.tokens(x, mask=mask, mask_token=token + 1))
         everything = backbone.tokens(x, mask=torch.ones_like(mask), mask_token=token)
         places = everything[0, backbone.num_prefix_tokens :]
@@ -99,7 +106,9 @@ def test_pooling_tokens_is_pooling_the_picture(name, keywords):
 
 @pytest.mark.parametrize("name, keywords", VITS)
 def test_the_map_of_a_vit_is_its_patch_tokens_after_the_last_norm(name, keywords):
-    """So that what is learned through the map reaches the norm too; only a norm behind the pooling stays without gradient."""
+    """So that what is learned through the map reaches the norm too; only a norm behind the pooling stays without
+    gradient.
+    """
     backbone = create_backbone(name, size=32, **keywords).eval()
     tokens = backbone.tokens(_images())[:, backbone.num_prefix_tokens :]
     torch.testing.assert_close(backbone.map(_images()).flatten(2).mT, tokens)
@@ -107,10 +116,20 @@ def test_the_map_of_a_vit_is_its_patch_tokens_after_the_last_norm(name, keywords
     assert {key for key, p in backbone.model.named_parameters() if p.grad is None} <= {"fc_norm.weight", "fc_norm.bias"}
 
 
-@pytest.mark.parametrize("name, keywords", [("test_convnext", {}), ("test_convnext2", {}), ("test_convnext3", {}), ("convnext_atto", {"head_norm_first": True}),
-                                            ("caformer_s18", {})])
+@pytest.mark.parametrize(
+    "name, keywords",
+    [
+        ("test_convnext", {}),
+        ("test_convnext2", {}),
+        ("test_convnext3", {}),
+        ("convnext_atto", {"head_norm_first": True}),
+        ("caformer_s18", {}),
+    ],
+)
 def test_the_map_has_gone_through_the_norm_that_the_head_has(name, keywords):
-    """At each place as the model itself does it with the pooled one, so no parameter of the backbone stays without gradient."""
+    """At each place as the model itself does it with the pooled one, so no parameter of the backbone stays without
+    gradient.
+    """
     torch.manual_seed(0)
     backbone = create_backbone(name, size=64, **keywords).eval()
     for p in backbone.model.head.parameters():
@@ -119,7 +138,7 @@ def test_the_map_has_gone_through_the_norm_that_the_head_has(name, keywords):
     found = backbone.map(x)
     assert found.shape == (4, backbone.map_features, 2, 2)
     plain = backbone.model.forward_intermediates(backbone.normalize(x), norm=True, intermediates_only=True)[-1]
-    places = [backbone.model.forward_head(plain[:, :, k // 2: k // 2 + 1, k % 2: k % 2 + 1]) for k in range(4)]
+    places = [backbone.model.forward_head(plain[:, :, k // 2 : k // 2 + 1, k % 2 : k % 2 + 1]) for k in range(4)]
     torch.testing.assert_close(found.flatten(2).unbind(2), tuple(places))
     found.square().mul(torch.rand(4, 1, 2, 2)).sum().backward()
     assert [key for key, p in backbone.model.named_parameters() if p.grad is None] == []
@@ -142,18 +161,25 @@ def test_the_map_of_a_hiera_has_gone_through_its_norm(name, dims):
     assert [key for key, p in backbone.model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name, keywords", [("test_resnet", {"output_stride": 8}), *VITS[:2], ("test_efficientnet", {}), ("inception_next_atto", {})])
+@pytest.mark.parametrize(
+    "name, keywords",
+    [("test_resnet", {"output_stride": 8}), *VITS[:2], ("test_efficientnet", {}), ("inception_next_atto", {})],
+)
 def test_the_map_of_others_is_timms_to_the_last_bit(name, keywords):
     backbone = create_backbone(name, size=64, **keywords).eval()
     x = _images(size=64)
     with torch.no_grad():
-        plain = backbone.model.forward_intermediates(backbone.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
+        plain = backbone.model.forward_intermediates(
+            backbone.normalize(x), norm=True, output_fmt="NCHW", intermediates_only=True
+        )[-1]
         assert torch.equal(backbone.map(x), plain)
 
 
 def test_other_sizes_of_picture():
     create_backbone("test_resnet", size=32).require_size(17, "task.small_size")
-    fixed, free = (create_backbone("vit_tiny_patch16_224", size=32, dynamic_img_size=dynamic, **VIT) for dynamic in (False, True))
+    fixed, free = (
+        create_backbone("vit_tiny_patch16_224", size=32, dynamic_img_size=dynamic, **VIT) for dynamic in (False, True)
+    )
     fixed.require_size(32, "task.small_size")
     free.require_size(16, "task.small_size")
     with pytest.raises(ZooError, match="dynamic_img_size: true"):
@@ -165,25 +191,33 @@ def test_other_sizes_of_picture():
 
 def test_reading_tokens_leaves_the_state_dict_as_timm_has_it():
     backbone = create_backbone("vit_tiny_patch16_224", size=32, **VIT)
-    assert list(backbone.model.state_dict()) == list(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **VIT).state_dict())
+    assert list(backbone.model.state_dict()) == list(
+        timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **VIT).state_dict()
+    )
 
 
-@pytest.mark.parametrize("name, keywords, words", [
-    ("test_resnett", {}, "test_resnet"),
-    ("resnet18", {"depht": 3}, "depht"),
-    ("vit_tiny_patch16_224", {"patch_size": 5}, "don't divide"),
-    ("resnet18", {"pretrained": True}, "backbone.pretrained"),
-    ("resnet18", {"checkpoint_path": "x.pth"}, "backbone.checkpoint_path"),
-    ("resnet18", {"output_stride": 5}, "can't build"),
-    ("vit_tiny_patch16_224", {"embed_dim": 32}, "can't build"),
-])
+@pytest.mark.parametrize(
+    "name, keywords, words",
+    [
+        ("test_resnett", {}, "test_resnet"),
+        ("resnet18", {"depht": 3}, "depht"),
+        ("vit_tiny_patch16_224", {"patch_size": 5}, "don't divide"),
+        ("resnet18", {"pretrained": True}, "backbone.pretrained"),
+        ("resnet18", {"checkpoint_path": "x.pth"}, "backbone.checkpoint_path"),
+        ("resnet18", {"output_stride": 5}, "can't build"),
+        ("vit_tiny_patch16_224", {"embed_dim": 32}, "can't build"),
+    ],
+)
 def test_mistakes_are_explained_in_a_sentence(name, keywords, words):
     with pytest.raises(ZooError, match=words) as caught:
         create_backbone(name, size=32, **keywords)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name, keywords", [("test_resnet", {}), ("swin_tiny_patch4_window7_224", {"window_size": 4}), ("vit_tiny_r_s16_p8_224", {})])
+@pytest.mark.parametrize(
+    "name, keywords",
+    [("test_resnet", {}), ("swin_tiny_patch4_window7_224", {"window_size": 4}), ("vit_tiny_r_s16_p8_224", {})],
+)
 def test_models_that_would_leak_hidden_patches_are_refused(name, keywords):
     backbone = create_backbone(name, size=64, **keywords)
     with pytest.raises(ZooError, match="plain ViT"):

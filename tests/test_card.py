@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from zoo import card as cards
 from zoo.errors import ZooError
 
-PLAIN = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=10)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
 
 
 def refused(text: str | bytes, words: str) -> None:
@@ -47,59 +50,92 @@ def test_any_json_gives_a_dict_or_a_zoo_error(value):
 @given(st.data())
 def test_a_card_with_anything_anywhere_gives_a_dict_or_a_zoo_error(data):
     card = a_card(files=[cards.entry_for("model.safetensors", b"x")])
-    inside = data.draw(st.sampled_from([card, card["data"], card["task"], card["check"], card["metrics"][0], card["files"][0], card["machine"]]))
+    inside = data.draw(
+        st.sampled_from(
+            [card, card["data"], card["task"], card["check"], card["metrics"][0], card["files"][0], card["machine"]]
+        )
+    )
     key = data.draw(st.sampled_from(sorted(inside)) | st.text(max_size=5))
     inside[key] = data.draw(PLAIN)
     try:
         read = cards.parse(json.dumps(card), "zoo.json")
     except ZooError:
         return
-    assert cards.parse(cards.dump(read), "zoo.json") == read       # what is accepted can be written again
-    cards.render(read).encode()                                     # and shown
+    assert cards.parse(cards.dump(read), "zoo.json") == read  # what is accepted can be written again
+    cards.render(read).encode()  # and shown
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=60) | st.binary(max_size=8).map(lambda middle: cards.dump(a_card()).encode()[:300] + middle + b'"}'))
+@given(
+    st.binary(max_size=60)
+    | st.binary(max_size=8).map(lambda middle: cards.dump(a_card()).encode()[:300] + middle + b'"}')
+)
 def test_any_bytes_give_a_zoo_error(data):
     with pytest.raises(ZooError):
         cards.parse(data, "zoo.json")
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("[" * 100_000 + "]" * 100_000, "valid JSON|nested"),
-    (json.dumps(a_card() | {"task": {"name": "x", "a": [[[[[[[[[[[[[[1]]]]]]]]]]]]]]}}), "nested deeper"),
-    (cards.dump(a_card()).replace('"seed": 0', '"seed": 0, "seed": 1', 1), "'seed' is given twice"),
-    (cards.dump(a_card()).replace('"steps": 10', '"steps": NaN'), "NaN"),
-    (cards.dump(a_card()).replace('"steps": 10', '"steps": 1e999'), "finite"),
-    (cards.dump(a_card()).replace('"steps": 10', '"steps": ' + "9" * 40), "too large"),
-    (cards.dump(a_card()).replace('"steps": 10', '"steps": ' + "9" * 5000), "too large"),
-    (cards.dump(a_card()).replace('"steps": 10', '"steps": -1'), "below 0"),
-    (cards.dump(a_card()).replace('"steps": 10', '"steps": true'), "steps has to be int"),
-    (json.dumps(a_card(summary="\ud800")), "control characters"),
-    (json.dumps(a_card(summary="\x1b[2J")), "control characters"),
-    (json.dumps(a_card(name="../x")), "can't name a checkpoint"),
-    (json.dumps(a_card(name="Upper")), "can't name a checkpoint"),
-    (json.dumps(a_card(schema=2, news=1)), "schema 2.*update"),
-    (json.dumps(a_card(schema=0)), "schema 0"),
-    (json.dumps(a_card(licence="MIT")), "'licence' is not a field here; did you mean license"),
-    (json.dumps({key: value for key, value in a_card().items() if key != "seed"}), "lacks seed"),
-    (json.dumps(a_card(license="")), "SPDX"),
-    (json.dumps(a_card(created="today")), "date"),
-    (json.dumps(a_card(task={})), "task has to be a name"),
-    (json.dumps(a_card(backbone={"name": "test_resnet", "size": 3})), "without size"),
-    (json.dumps(a_card(metrics=[METRIC | {"protocol": "kn"}])), "'kn' is not a protocol; did you mean knn"),
-    (json.dumps(a_card(metrics=[METRIC | {"labels": 0.0}])), "labels is 0.0"),
-    (json.dumps(a_card(metrics=[METRIC | {"labels": 1.5}])), "labels is 1.5"),
-    (b"\xff\xfe" + json.dumps(a_card()).encode("utf-16-le"), "not valid JSON"),
-    ('{"a": "' + "x" * (1 << 20) + '"}', "larger than 1024 KiB"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "valid JSON|nested"),
+        (json.dumps(a_card() | {"task": {"name": "x", "a": [[[[[[[[[[[[[[1]]]]]]]]]]]]]]}}), "nested deeper"),
+        (cards.dump(a_card()).replace('"seed": 0', '"seed": 0, "seed": 1', 1), "'seed' is given twice"),
+        (cards.dump(a_card()).replace('"steps": 10', '"steps": NaN'), "NaN"),
+        (cards.dump(a_card()).replace('"steps": 10', '"steps": 1e999'), "finite"),
+        (cards.dump(a_card()).replace('"steps": 10', '"steps": ' + "9" * 40), "too large"),
+        (cards.dump(a_card()).replace('"steps": 10', '"steps": ' + "9" * 5000), "too large"),
+        (cards.dump(a_card()).replace('"steps": 10', '"steps": -1'), "below 0"),
+        (cards.dump(a_card()).replace('"steps": 10', '"steps": true'), "steps has to be int"),
+        (json.dumps(a_card(summary="\ud800")), "control characters"),
+        (json.dumps(a_card(summary="\x1b[2J")), "control characters"),
+        (json.dumps(a_card(name="../x")), "can't name a checkpoint"),
+        (json.dumps(a_card(name="Upper")), "can't name a checkpoint"),
+        (json.dumps(a_card(schema=2, news=1)), "schema 2.*update"),
+        (json.dumps(a_card(schema=0)), "schema 0"),
+        (json.dumps(a_card(licence="MIT")), "'licence' is not a field here; did you mean license"),
+        (json.dumps({key: value for key, value in a_card().items() if key != "seed"}), "lacks seed"),
+        (json.dumps(a_card(license="")), "SPDX"),
+        (json.dumps(a_card(created="today")), "date"),
+        (json.dumps(a_card(task={})), "task has to be a name"),
+        (json.dumps(a_card(backbone={"name": "test_resnet", "size": 3})), "without size"),
+        (json.dumps(a_card(metrics=[METRIC | {"protocol": "kn"}])), "'kn' is not a protocol; did you mean knn"),
+        (json.dumps(a_card(metrics=[METRIC | {"labels": 0.0}])), "labels is 0.0"),
+        (json.dumps(a_card(metrics=[METRIC | {"labels": 1.5}])), "labels is 1.5"),
+        (b"\xff\xfe" + json.dumps(a_card()).encode("utf-16-le"), "not valid JSON"),
+        ('{"a": "' + "x" * (1 << 20) + '"}', "larger than 1024 KiB"),
+    ],
+)
 def test_what_is_refused_and_why(text, words):
     refused(text, words)
 
 
-@pytest.mark.parametrize("path", ["../model.safetensors", "/etc/passwd.json", "a/b.json", "a\\b.json", "C:\\x.json", "x.json\0", "x.json\n", "",
-                                  ".hidden.json", "zoo.json", "README.md", "readme.MD", "model.pth", "model.pt", "model.bin", "x.pkl", "run.py",
-                                  "last.ckpt", "x.png.exe", "con:.json", "a" * 200 + ".json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../model.safetensors",
+        "/etc/passwd.json",
+        "a/b.json",
+        "a\\b.json",
+        "C:\\x.json",
+        "x.json\0",
+        "x.json\n",
+        "",
+        ".hidden.json",
+        "zoo.json",
+        "README.md",
+        "readme.MD",
+        "model.pth",
+        "model.pt",
+        "model.bin",
+        "x.pkl",
+        "run.py",
+        "last.ckpt",
+        "x.png.exe",
+        "con:.json",
+        "a" * 200 + ".json",
+    ],
+)
 def test_only_plain_names_of_data_files_are_listed(path):
     with pytest.raises(ZooError):
         cards.parse(json.dumps(a_card(files=[{"path": path, "size": 1, "sha256": "0" * 64}])), "zoo.json")
@@ -122,8 +158,12 @@ def test_files_are_checked_before_anybody_reads_them(tmp_path):
     assert cards.read_file(folder, card, "config.json") == b"{}\n"
     model = folder / "model.safetensors"
     whole = model.read_bytes()
-    for damaged, words in ((whole[:-1], "204,799 bytes where its card says 204,800"), (whole + b"x", "204,801 bytes"),
-                           (b"\xff" + whole[1:], "another sha256"), (b"", "0 bytes")):
+    for damaged, words in (
+        (whole[:-1], "204,799 bytes where its card says 204,800"),
+        (whole + b"x", "204,801 bytes"),
+        (b"\xff" + whole[1:], "another sha256"),
+        (b"", "0 bytes"),
+    ):
         model.write_bytes(damaged)
         with pytest.raises(ZooError, match=words):
             cards.read_card(folder)
@@ -159,15 +199,26 @@ def test_a_folder_without_a_card_says_so(tmp_path):
 
 def test_the_readme_shows_the_card_and_nothing_it_smuggles_in():
     evil = "<script>alert(1)</script> | [x](javascript:y) `z`\n# heading"
-    card = a_card(summary=evil, metrics=[METRIC, METRIC | {"labels": 0.01, "value": 80.0, "sd": None}, METRIC | {"labels": 5, "command": "```\nevil"}],
-                  files=[cards.entry_for("views.png", b"")])
+    card = a_card(
+        summary=evil,
+        metrics=[
+            METRIC,
+            METRIC | {"labels": 0.01, "value": 80.0, "sd": None},
+            METRIC | {"labels": 5, "command": "```\nevil"},
+        ],
+        files=[cards.entry_for("views.png", b"")],
+    )
     text = cards.render(card)
     front = yaml.safe_load(text.split("---")[1])
     assert front["license"] == "apache-2.0" and front["library_name"] == "timm"
     assert "<script>" not in text and "\n# heading" not in text and not re.search(r"(?<!\\)\[x(?<!\\)\]", text)
-    assert "| digits | backbone | knn | all | 91.2 | 0.5 | 3 |" in text and "| 1 % | 80.0 |  | 3 |" in text and "| 5 per class |" in text
+    assert (
+        "| digits | backbone | knn | all | 91.2 | 0.5 | 3 |" in text
+        and "| 1 % | 80.0 |  | 3 |" in text
+        and "| 5 per class |" in text
+    )
     assert "![views](views.png)" in text and "E. Alpaydin" in text and "zoo evaluate runs/a --data digits" in text
-    assert text.count("```") == 4                                   # the two examples and nothing else
+    assert text.count("```") == 4  # the two examples and nothing else
 
 
 def test_no_licence_is_shown_as_none():
@@ -176,5 +227,10 @@ def test_no_licence_is_shown_as_none():
 
 
 def test_cards_and_hubs_need_no_torch():
-    code = "import sys, zoo.card, zoo.carriers, zoo.hub; print([m for m in ('torch', 'timm', 'huggingface_hub', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, zoo.card, zoo.carriers, zoo.hub; print([m for m in ('torch', 'timm', 'huggingface_hub', "
+        "'numpy') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -18,7 +18,8 @@ from card_example import METRIC, a_card
 from PIL import Image
 
 import zoo
-from zoo import card as cards, checkpoint, paths
+from zoo import card as cards
+from zoo import checkpoint, paths
 from zoo.checkpoint import export, load_backbone, load_task, read_card, update_card
 from zoo.errors import ZooError
 
@@ -36,7 +37,7 @@ def make(kind: str = "resnet", seed: int = 0):
     task = zoo.create_task("simclr", zoo.create_backbone(name, size=size, **keywords), hidden=32, outputs=16)
     task.seed = 7
     task.train()
-    with torch.no_grad():                           # running statistics that differ from their beginning
+    with torch.no_grad():  # running statistics that differ from their beginning
         task.backbone.pool(torch.rand(8, 1 if kind == "grey" else 3, size, size))
     return task.eval()
 
@@ -74,15 +75,22 @@ def test_timm_alone_gives_the_same_features_to_the_bit(kind, tmp_path):
         assert type(model) is type(plain) and torch.equal(model(normal), wanted)
         assert not any(module.__class__.__module__.startswith("zoo") for module in model.modules())
         assert torch.equal(load_backbone(folder).pool(images), wanted)
-    assert plain.pretrained_cfg["mean"] == task.backbone.mean or list(plain.pretrained_cfg["mean"]) == list(task.backbone.mean)
+    assert plain.pretrained_cfg["mean"] == task.backbone.mean or list(plain.pretrained_cfg["mean"]) == list(
+        task.backbone.mean
+    )
     assert plain.num_classes == 0 and tuple(plain.pretrained_cfg["input_size"]) == tuple(images.shape[1:])
 
 
 def test_timm_alone_in_another_process(saved):
     task, folder = saved
-    code = ("import sys, timm, torch; m = timm.create_model('local-dir:' + sys.argv[1], pretrained=True).eval(); "
-            "print(m(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).double().sum().item().hex(), 'zoo' in sys.modules)")
-    answer = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd="/").stdout.split()
+    code = (
+        "import sys, timm, torch; m = timm.create_model('local-dir:' + sys.argv[1], pretrained=True).eval(); "
+        "print(m(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).double().sum().item().hex(), 'zoo' in "
+        "sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd="/"
+    ).stdout.split()
     with torch.no_grad():
         here = task.backbone.model(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).double().sum().item()
     assert float.fromhex(answer[0]) == pytest.approx(here, rel=1e-6) and answer[1] == "False"
@@ -99,12 +107,18 @@ def test_the_task_comes_back_with_its_heads(saved):
 def test_the_folder_holds_what_the_card_lists(saved):
     task, folder = saved
     card = read_card(folder)
-    assert {path.name for path in folder.iterdir()} == {entry["path"] for entry in card["files"]} | {"zoo.json", "README.md"}
+    assert {path.name for path in folder.iterdir()} == {entry["path"] for entry in card["files"]} | {
+        "zoo.json",
+        "README.md",
+    }
     assert card["parameters"] == sum(p.numel() for p in task.backbone.model.parameters())
-    assert card["task"] == {"name": "simclr", **task.arguments} and card["backbone"] == {"name": "test_resnet", "output_stride": 8}
+    assert card["task"] == {"name": "simclr", **task.arguments} and card["backbone"] == {
+        "name": "test_resnet",
+        "output_stride": 8,
+    }
     assert Image.open(folder / "views.png").size == (900, 600)
     assert {path.name for path in folder.parent.iterdir()} == {"checkpoint"}
-    for path in folder.iterdir():                   # nothing in it is a pickle
+    for path in folder.iterdir():  # nothing in it is a pickle
         assert path.suffix in (".safetensors", ".json", ".png", ".md")
         with pytest.raises((pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError, AttributeError)):
             pickle.loads(path.read_bytes())
@@ -132,14 +146,18 @@ def test_an_export_takes_the_place_of_the_one_before(saved):
     other = make(seed=3)
     export(other, folder, a_card_for(other))
     assert not (folder / "views.png").exists() and [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
-    assert torch.equal(load_backbone(folder).model.state_dict()["conv1.0.weight"], other.backbone.model.state_dict()["conv1.0.weight"])
+    assert torch.equal(
+        load_backbone(folder).model.state_dict()["conv1.0.weight"], other.backbone.model.state_dict()["conv1.0.weight"]
+    )
 
 
 def test_transform_is_what_the_backbone_expects(saved):
     task, folder = saved
     _, transform = checkpoint.load(folder)
     picture = Image.effect_noise((48, 40), 80).convert("RGB").resize((32, 32))
-    tensor = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)[None] / 255
+    tensor = (
+        torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)[None] / 255
+    )
     assert torch.allclose(transform(picture)[None], task.backbone.normalize(tensor))
     assert transform(Image.new("L", (100, 40), 128)).shape == (3, 32, 32)
     assert torch.equal(pickle.loads(pickle.dumps(transform))(picture), transform(picture))
@@ -148,7 +166,9 @@ def test_transform_is_what_the_backbone_expects(saved):
         transform(tensor)
 
 
-@pytest.mark.parametrize("kind", ["RGB", "L", "P", "CMYK", "turned by EXIF", "transparent", "transparent P", "16 bits", "strip"])
+@pytest.mark.parametrize(
+    "kind", ["RGB", "L", "P", "CMYK", "turned by EXIF", "transparent", "transparent P", "16 bits", "strip"]
+)
 def test_transform_reads_a_picture_as_a_folder_does(kind, saved, tmp_path):
     """Otherwise features of a picture would be others than those that were trained and measured."""
     _, folder = saved
@@ -183,7 +203,9 @@ def test_transform_agrees_with_timms_own(saved):
     theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(plain))
     random.seed(0)
     picture = Image.effect_noise((96, 64), 80).convert("RGB")
-    assert (transform(picture) - theirs(picture)).abs().max() < 2.5 / 255 / min(transform.std)     # theirs rounds to whole levels on the way
+    assert (transform(picture) - theirs(picture)).abs().max() < 2.5 / 255 / min(
+        transform.std
+    )  # theirs rounds to whole levels on the way
 
 
 def test_a_grey_transform_for_a_grey_backbone(tmp_path):
@@ -203,7 +225,13 @@ def test_damage_is_seen_before_anything_is_parsed(saved, name, how, monkeypatch)
         path.symlink_to(folder.parent / "elsewhere")
     elif how != "missing":
         middle = len(data) // 2
-        path.write_bytes({"truncated": data[:-1], "longer": data + b"\0", "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]}[how])
+        path.write_bytes(
+            {
+                "truncated": data[:-1],
+                "longer": data + b"\0",
+                "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            }[how]
+        )
     parsed = []
     monkeypatch.setattr(safetensors.torch, "load", lambda data: parsed.append(data))
     for load in (load_backbone, load_task, read_card, checkpoint.load):
@@ -232,10 +260,12 @@ def test_foreign_and_partial_weights_are_refused_with_the_share_that_fits(saved)
     replace_file(folder, "heads.safetensors", checkpoint.weights({}))
     with pytest.raises(ZooError, match="heads.safetensors fits only 0.0 %"):
         load_task(folder)
-    load_backbone(folder)                           # the heads aren't its business
+    load_backbone(folder)  # the heads aren't its business
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80\x04\x95", b"\xff" * 64, (1 << 62).to_bytes(8, "little") + b"{}", b"\x02\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80\x04\x95", b"\xff" * 64, (1 << 62).to_bytes(8, "little") + b"{}", b"\x02\0\0\0\0\0\0\0[]"]
+)
 def test_what_is_no_safetensors_is_refused(saved, data):
     _, folder = saved
     replace_file(folder, "model.safetensors", data)
@@ -258,7 +288,7 @@ def test_pickles_beside_or_instead_of_the_weights_are_never_opened(saved, tmp_pa
         (folder / name).write_bytes(pickle.dumps(Canary(canary)))
     load_task(folder)
     checkpoint.load(folder)
-    (folder / "model.safetensors").unlink()         # no fallback to them either
+    (folder / "model.safetensors").unlink()  # no fallback to them either
     with pytest.raises(ZooError, match="model.safetensors is missing"):
         checkpoint.load(folder)
     (folder / "model.safetensors").write_bytes(b"")
@@ -268,9 +298,19 @@ def test_pickles_beside_or_instead_of_the_weights_are_never_opened(saved, tmp_pa
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("change", [
-    {"architecture": "resnet18"}, {"num_classes": 10}, {"model_args": {"checkpoint_path": "/tmp/x"}}, {"model_args": {}}, {"extra": 1},
-    {"pretrained_cfg": {"url": "https://example.org/x.pth"}}, {"pretrained_cfg": {"custom_load": True}}, {"pretrained_cfg": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "resnet18"},
+        {"num_classes": 10},
+        {"model_args": {"checkpoint_path": "/tmp/x"}},
+        {"model_args": {}},
+        {"extra": 1},
+        {"pretrained_cfg": {"url": "https://example.org/x.pth"}},
+        {"pretrained_cfg": {"custom_load": True}},
+        {"pretrained_cfg": 3},
+    ],
+)
 def test_a_config_that_leads_timm_elsewhere_is_refused(saved, change):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
@@ -281,11 +321,20 @@ def test_a_config_that_leads_timm_elsewhere_is_refused(saved, change):
         load_backbone(folder)
 
 
-@pytest.mark.parametrize(("part", "words"), [
-    ({"backbone": {"name": "os.system"}}, "not a backbone"), ({"backbone": {"name": "test_resnet", "checkpoint_path": "x"}}, "checkpoint_path"),
-    ({"backbone": {"name": "test_resnet", "nonsense": 1}}, "nonsense"), ({"task": {"name": "os:system"}}, "os:system"),
-    ({"task": {"name": "simclr", "tau": 1}}, "tau"),
-    ({"task": {"name": "simclr", "layers": "two"}}, "zoo.json: the task simclr can't be made with {'layers': 'two'}")])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"backbone": {"name": "os.system"}}, "not a backbone"),
+        ({"backbone": {"name": "test_resnet", "checkpoint_path": "x"}}, "checkpoint_path"),
+        ({"backbone": {"name": "test_resnet", "nonsense": 1}}, "nonsense"),
+        ({"task": {"name": "os:system"}}, "os:system"),
+        ({"task": {"name": "simclr", "tau": 1}}, "tau"),
+        (
+            {"task": {"name": "simclr", "layers": "two"}},
+            "zoo.json: the task simclr can't be made with {'layers': 'two'}",
+        ),
+    ],
+)
 def test_a_card_builds_by_registered_names_only(saved, part, words):
     _, folder = saved
     card = json.loads((folder / "zoo.json").read_text()) | part
@@ -356,7 +405,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(saved, at, monkeypatch):
 
     def fsync(handle):
         calls.append(handle)
-        if len(calls) > 2 * at:                     # each file is synced, then its folder
+        if len(calls) > 2 * at:  # each file is synced, then its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(handle)
 
@@ -371,5 +420,10 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(saved, at, monkeypatch):
 
 def test_picture_names_become_plain_file_names(tmp_path):
     task = make()
-    folder = export(task, tmp_path / "c", a_card_for(task), {"Nearest Pictures/é": torch.full((3, 4, 4), float("nan")), "..": torch.rand(3, 1200, 4)})
+    folder = export(
+        task,
+        tmp_path / "c",
+        a_card_for(task),
+        {"Nearest Pictures/é": torch.full((3, 4, 4), float("nan")), "..": torch.rand(3, 1200, 4)},
+    )
     assert {path.name for path in folder.glob("*.png")} == {"nearest-pictures.png", "picture.png"}

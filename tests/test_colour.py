@@ -19,26 +19,33 @@ from zoo.errors import ZooError
 
 def grid(values: torch.Tensor) -> torch.Tensor:
     """Every colour whose channels are among `values`, as a batch of images (n, 3, n, n)."""
-    return torch.cartesian_prod(values, values, values).view(len(values), len(values), len(values), 3).permute(0, 3, 1, 2)
+    return (
+        torch.cartesian_prod(values, values, values).view(len(values), len(values), len(values), 3).permute(0, 3, 1, 2)
+    )
 
 
 def last(x: torch.Tensor) -> np.ndarray:
     return x.double().movedim(1, -1).numpy()
 
 
-@pytest.mark.parametrize("values", [torch.linspace(0, 1, 18), torch.linspace(0, 0.05, 12), torch.linspace(0.003, 0.9, 12) ** 2],
-                         ids=["all", "dark", "uneven"])
+@pytest.mark.parametrize(
+    "values",
+    [torch.linspace(0, 1, 18), torch.linspace(0, 0.05, 12), torch.linspace(0.003, 0.9, 12) ** 2],
+    ids=["all", "dark", "uneven"],
+)
 def test_lab_is_scikit_images(values):
     x = grid(values)
     ours, theirs = last(rgb_to_lab(x)), rgb2lab(last(x))
-    assert np.abs(ours - theirs).max() < 2e-3           # of 100; a and b are small differences, magnified 500 times
+    assert np.abs(ours - theirs).max() < 2e-3  # of 100; a and b are small differences, magnified 500 times
     assert np.abs(lab2rgb(theirs) - last(lab_to_rgb(torch.from_numpy(theirs).movedim(-1, 1)))).max() < 1e-5
 
 
 def test_known_colours():
     """White, black, and red, green and blue, whose values are in every table of CIELAB."""
     x = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]).float()[:, :, None, None]
-    known = torch.tensor([[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]])
+    known = torch.tensor(
+        [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
+    )
     torch.testing.assert_close(rgb_to_lab(x)[:, :, 0, 0], known, atol=0.02, rtol=0)
 
 
@@ -48,15 +55,19 @@ def test_back_and_forth():
 
 
 def test_colours_that_srgb_cannot_show_are_clamped_as_scikit_image_does():
-    lightness, a, b = torch.meshgrid(torch.linspace(0, 100, 11), torch.linspace(-120, 120, 13), torch.linspace(-120, 120, 13), indexing="ij")
+    lightness, a, b = torch.meshgrid(
+        torch.linspace(0, 100, 11), torch.linspace(-120, 120, 13), torch.linspace(-120, 120, 13), indexing="ij"
+    )
     lab = torch.stack([lightness, a, b], dim=1)
     rgb = lab_to_rgb(lab)
     assert rgb.min() == 0 and rgb.max() == 1
-    assert ((rgb == 0) | (rgb == 1)).any(1).float().mean() > 0.3        # the most of this cube lies outside
-    with warnings.catch_warnings():                     # scikit-image warns of negative Z, which both take for 0
+    assert ((rgb == 0) | (rgb == 1)).any(1).float().mean() > 0.3  # the most of this cube lies outside
+    with warnings.catch_warnings():  # scikit-image warns of negative Z, which both take for 0
         warnings.simplefilter("ignore")
         theirs = lab2rgb(last(lab))
-    assert np.abs(last(rgb) - theirs).max() < 1e-4      # the steepest part of the curve, near black, magnifies rounding by 13
+    assert (
+        np.abs(last(rgb) - theirs).max() < 1e-4
+    )  # the steepest part of the curve, near black, magnifies rounding by 13
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.float32])
@@ -75,7 +86,8 @@ def test_autocast_changes_nothing():
     assert torch.equal(inside[0], lab) and torch.equal(inside[1], lab_to_rgb(lab))
 
 
-# ---- whether a set has any ---------------------------------------------------------------------------------------------------
+# ---- whether a set has any -----------------------------------------------------------------------
+
 
 def grey_and_colour(shape: tuple[int, ...] = (12, 3, 16, 16)) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
@@ -99,7 +111,9 @@ def test_colour_is_what_compression_alone_does_not_leave():
 def test_one_coloured_picture_of_those_looked_at_is_enough_and_others_are_not_looked_at():
     grey, coloured = grey_and_colour()
     require_colour(torch.cat([grey, coloured[:1]]), torch.arange(13), "colorize", "folder:x")
-    with pytest.raises(ZooError, match="colorize needs colour pictures, and those of folder:x are grey, all of 12 for training"):
+    with pytest.raises(
+        ZooError, match="colorize needs colour pictures, and those of folder:x are grey, all of 12 for training"
+    ):
         require_colour(torch.cat([grey, coloured[:1]]), torch.arange(12), "colorize", "folder:x")
 
 
@@ -111,12 +125,18 @@ def test_a_task_of_colours_refuses_grey_pictures_before_anything_is_written(tmp_
     (tmp_path / "set").mkdir()
     for number, picture in enumerate(grey_and_colour((40, 3, 20, 20))[0]):
         image = Image.fromarray(picture[0].numpy())
-        (image if number % 2 else image.convert("RGB")).save(tmp_path / "set" / f"{number:02}.{'png' if number % 3 else 'jpg'}")
+        (image if number % 2 else image.convert("RGB")).save(
+            tmp_path / "set" / f"{number:02}.{'png' if number % 3 else 'jpg'}"
+        )
     if kind == "shards":
         write_shards(tmp_path / "set", tmp_path / "shards")
     name = f"shards:{tmp_path}/shards/*.tar" if kind == "shards" else f"folder:{tmp_path}/set"
-    recipe = {"data": {"name": name, "batch_size": 8, "size": 32}, "backbone": {"name": "test_resnet", "output_stride": 8},
-              "task": {"name": task, "width": 8, "resolution": 8, "step": 40}, "trainer": {"max_steps": 1, "accelerator": "cpu"}}
+    recipe = {
+        "data": {"name": name, "batch_size": 8, "size": 32},
+        "backbone": {"name": "test_resnet", "output_stride": 8},
+        "task": {"name": task, "width": 8, "resolution": 8, "step": 40},
+        "trainer": {"max_steps": 1, "accelerator": "cpu"},
+    }
     with pytest.raises(ZooError, match=f"the task {task} needs colour pictures, and those of {kind}:.* are grey"):
         zoo.pretrain(recipe, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

@@ -38,12 +38,14 @@ def test_every_teacher_follows_by_its_momentum_and_ends_where_it_is():
             continue
         with torch.no_grad():
             for parameter in teacher.parameters():
-                parameter.add_(0.5)                 # another network than the student
+                parameter.add_(0.5)  # another network than the student
             before, student = next(teacher.parameters()).clone(), next(task.backbone.parameters())
             task.after_step(1.0)
             assert torch.equal(next(teacher.parameters()), before), entry.name
             task.after_step(0.0)
-            torch.testing.assert_close(next(teacher.parameters()), task.momentum * before + (1 - task.momentum) * student)
+            torch.testing.assert_close(
+                next(teacher.parameters()), task.momentum * before + (1 - task.momentum) * student
+            )
         found.add(entry.name)
     assert found >= {"byol", "data2vec", "dino", "dinov2", "ibot", "ijepa", "moco"}
 
@@ -55,7 +57,7 @@ def test_the_backbone_runs_in_the_precision_asked_for_and_the_loss_does_not(name
     layers = [layer for layer in task.backbone.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     with torch.no_grad():
         views = task.views(_batch(cls, SIZES[0]))
-    for layer in layers:                            # only now: a tokenizer or a teacher outside that cooks targets has its own
+    for layer in layers:  # only now: a tokenizer or a teacher outside that cooks targets has its own
         layer.register_forward_hook(lambda layer, given, out: found.add(out.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         loss = task(views).loss
@@ -71,7 +73,7 @@ def test_a_last_batch_of_one_picture_is_validated(name):
         assert bool(task(task.views(alone)).loss.isfinite())
 
 
-# ---- one that keeps every promise ------------------------------------------------------------------------------------------
+# ---- one that keeps every promise ----------------------------------------------------------------
 
 URL = "https://example.org/an-idea"
 
@@ -100,7 +102,9 @@ def picture(self, batch):
 
 @pytest.fixture
 def make(monkeypatch) -> Callable[..., type]:
-    """A task under a name of its own, which the registry knows until the test ends: the one above but for what is given."""
+    """A task under a name of its own, which the registry knows until the test ends: the one above but for what is
+    given.
+    """
 
     def task(doc: str = f"Guess the mean colour. {URL}", bases: tuple = (PretextTask,), **members) -> type:
         good = {"__init__": init, "views": views, "forward": forward, "picture": picture, "__module__": __name__}
@@ -116,7 +120,9 @@ def test_one_that_keeps_every_promise(make):
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
     check_task(make(), weight=0.5)
-    assert (random.getstate(), str(np.random.get_state())) == before[:2] and torch.equal(torch.get_rng_state(), before[2])
+    assert (random.getstate(), str(np.random.get_state())) == before[:2] and torch.equal(
+        torch.get_rng_state(), before[2]
+    )
 
 
 def test_one_that_needs_labels_and_says_so(make):
@@ -127,7 +133,8 @@ def test_one_that_needs_labels_and_says_so(make):
     check_task(make(needs=("image", "label"), views=with_labels))
 
 
-# ---- and those that break one ----------------------------------------------------------------------------------------------
+# ---- and those that break one --------------------------------------------------------------------
+
 
 def broken(kind: str) -> dict:
     """Members that break the promise `kind`."""
@@ -212,12 +219,18 @@ def broken(kind: str) -> dict:
         return changed
 
     def narrow(self, given):
-        return TaskOutput(self.head(self.backbone.pool(given[0])).square().mean().to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu")
-                                                                                      else torch.float32))
+        return TaskOutput(
+            self.head(self.backbone.pool(given[0]))
+            .square()
+            .mean()
+            .to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        )
 
     def detached(self, given):
         guess = self.head(self.backbone.pool(given[0]).detach())
-        return TaskOutput((guess.float() - given[1]).square().mean() + 0 * sum(p.sum() for p in self.backbone.parameters()))
+        return TaskOutput(
+            (guess.float() - given[1]).square().mean() + 0 * sum(p.sum() for p in self.backbone.parameters())
+        )
 
     def vector_log(self, given):
         return TaskOutput(forward(self, given).loss, {"guesses": given[1]})
@@ -258,54 +271,141 @@ def broken(kind: str) -> dict:
 
     a_map = {"features": lambda self, image: {"backbone": self.backbone.map(image)}}
     sentences = {
-        "draws in forward": ({"forward": drawing_forward}, "forward draws random numbers; everything random belongs into views"),
-        "Python's randomness": ({"views": pythons}, "views differ though the counters are the same; draw only from torch's"),
-        "NumPy's randomness": ({"views": numpys}, "views differ though the counters are the same; draw only from torch's"),
-        "views in turn": ({"views": in_turn}, "views gives something else when it is called again with the same counters; a resumed run would differ"),
-        "a count in a plain attribute": ({"forward": annealed}, "after three steps the loss is .* for a task that was given its state: a resumed run would differ"),
-        "logs by itself": ({"forward": logging}, "forward logs; what is worth a curve belongs into the logs of its TaskOutput"),
-        "Python's randomness, unused": ({"views": unused_python}, "views changes Python's random numbers of the whole process"),
+        "draws in forward": (
+            {"forward": drawing_forward},
+            "forward draws random numbers; everything random belongs into views",
+        ),
+        "Python's randomness": (
+            {"views": pythons},
+            "views differ though the counters are the same; draw only from torch's",
+        ),
+        "NumPy's randomness": (
+            {"views": numpys},
+            "views differ though the counters are the same; draw only from torch's",
+        ),
+        "views in turn": (
+            {"views": in_turn},
+            "views gives something else when it is called again with the same counters; a resumed run would differ",
+        ),
+        "a count in a plain attribute": (
+            {"forward": annealed},
+            "after three steps the loss is .* for a task that was given its state: a resumed run would differ",
+        ),
+        "logs by itself": (
+            {"forward": logging},
+            "forward logs; what is worth a curve belongs into the logs of its TaskOutput",
+        ),
+        "Python's randomness, unused": (
+            {"views": unused_python},
+            "views changes Python's random numbers of the whole process",
+        ),
         "reads a label": ({"views": label}, r"Odd reads 'label' of a batch, which its needs \('image',\) don't name"),
-        "reads a label where there is one": ({"views": label_if_there}, r"views reads the label where there is one, which its needs \('image',\)"),
+        "reads a label where there is one": (
+            {"views": label_if_there},
+            r"views reads the label where there is one, which its needs \('image',\)",
+        ),
         "reads a label for its picture": ({"picture": label_in_picture}, "Odd reads 'label' of a batch"),
         "writes into the batch": ({"views": into_the_batch}, "views writes into the batch that it was given"),
         "views as a list": ({"views": a_list}, "views gave a list; it is a tuple"),
-        "views with a gradient": ({"views": lambda self, batch: (self.backbone.shift.new_zeros(16, 3, 32, 32).requires_grad_(), views(self, batch)[1])},
-                                  "views gave a tensor that carries a gradient"),
-        "parameter without gradient": ({"__init__": idle}, "unused.weight gets no gradient; what never learns hangs distributed training"),
+        "views with a gradient": (
+            {
+                "views": lambda self, batch: (
+                    self.backbone.shift.new_zeros(16, 3, 32, 32).requires_grad_(),
+                    views(self, batch)[1],
+                )
+            },
+            "views gave a tensor that carries a gradient",
+        ),
+        "parameter without gradient": (
+            {"__init__": idle},
+            "unused.weight gets no gradient; what never learns hangs distributed training",
+        ),
         "frozen backbone": ({"__init__": frozen}, r"backbone\.model\.\S+ can't learn: it doesn't require a gradient"),
-        "backbone learns nothing": ({"forward": detached}, "the gradient of the whole backbone is zero, so it learns nothing"),
-        "teacher with a gradient": ({"__init__": teacher, "forward": taught, "training_only": ("teacher",)},
-                                    "teacher.weight gets a gradient, though teacher is a teacher"),
-        "training_only of nothing": ({"training_only": ("queue",)}, r"Odd.training_only names \['queue'\], of which there is no state"),
+        "backbone learns nothing": (
+            {"forward": detached},
+            "the gradient of the whole backbone is zero, so it learns nothing",
+        ),
+        "teacher with a gradient": (
+            {"__init__": teacher, "forward": taught, "training_only": ("teacher",)},
+            "teacher.weight gets a gradient, though teacher is a teacher",
+        ),
+        "training_only of nothing": (
+            {"training_only": ("queue",)},
+            r"Odd.training_only names \['queue'\], of which there is no state",
+        ),
         "NaN": ({"forward": loss_of(lambda loss: (-1 - loss).sqrt())}, "the loss of the first batch is nan"),
-        "a vector": ({"forward": loss_of(lambda loss: loss.expand(2))}, r"the loss is not a scalar tensor: torch.Size\(\[2\]\)"),
+        "a vector": (
+            {"forward": loss_of(lambda loss: loss.expand(2))},
+            r"the loss is not a scalar tensor: torch.Size\(\[2\]\)",
+        ),
         "a plain number": ({"forward": loss_of(Tensor.tolist)}, "the loss is not a scalar tensor"),
-        "a tensor": ({"forward": lambda self, given: forward(self, given).loss}, r"forward gave a Tensor; it is a TaskOutput\(loss, logs\)"),
+        "a tensor": (
+            {"forward": lambda self, given: forward(self, given).loss},
+            r"forward gave a Tensor; it is a TaskOutput\(loss, logs\)",
+        ),
         "no gradient": ({"forward": loss_of(Tensor.detach)}, "the loss carries no gradient"),
         "logs a vector": ({"forward": vector_log}, r"logs\['guesses'\] is not a scalar"),
-        "loss in bf16": ({"forward": narrow}, "under autocast to bfloat16 the loss is torch.bfloat16 .*; switch autocast off"),
-        "loss without its views": ({"forward": lambda self, given: TaskOutput(sum(p.square().sum() for p in self.parameters()))},
-                                   "the loss doesn't change when the views do"),
-        "doesn't learn": ({"forward": loss_of(lambda loss: 1 + 1e-3 * loss)}, "the loss of one fixed batch goes from 1 to no less than 1 in 40 steps"),
-        "one size only": ({"__init__": for_32_pixels, "forward": at_32_pixels}, r"Odd doesn't work on 16 pictures of 24 pixels and 3 channel\(s\)"),
+        "loss in bf16": (
+            {"forward": narrow},
+            "under autocast to bfloat16 the loss is torch.bfloat16 .*; switch autocast off",
+        ),
+        "loss without its views": (
+            {"forward": lambda self, given: TaskOutput(sum(p.square().sum() for p in self.parameters()))},
+            "the loss doesn't change when the views do",
+        ),
+        "doesn't learn": (
+            {"forward": loss_of(lambda loss: 1 + 1e-3 * loss)},
+            "the loss of one fixed batch goes from 1 to no less than 1 in 40 steps",
+        ),
+        "one size only": (
+            {"__init__": for_32_pixels, "forward": at_32_pixels},
+            r"Odd doesn't work on 16 pictures of 24 pixels and 3 channel\(s\)",
+        ),
         "features are maps": (a_map, r"features\['backbone'\] is \(16, \d+, \d+, \d+\); it is finite \(B, D\)"),
-        "features without the backbone's": ({"features": lambda self, image: {"code": self.head(self.backbone.pool(image))}},
-                                            "features gives no representation called backbone"),
-        "state that isn't kept": ({"__init__": hiding, "features": hidden}, r"features\['turned'\] differ after export and loading"),
-        "state that is learned and isn't kept": ({"__init__": remembering, "forward": remember, "features": remembered},
-                                                 r"features\['backbone'\] differ after export and loading: some state is not in the checkpoint"),
+        "features without the backbone's": (
+            {"features": lambda self, image: {"code": self.head(self.backbone.pool(image))}},
+            "features gives no representation called backbone",
+        ),
+        "state that isn't kept": (
+            {"__init__": hiding, "features": hidden},
+            r"features\['turned'\] differ after export and loading",
+        ),
+        "state that is learned and isn't kept": (
+            {"__init__": remembering, "forward": remember, "features": remembered},
+            r"features\['backbone'\] differ after export and loading: some state is not in the checkpoint",
+        ),
         "switches the mode": ({"features": switching}, "features leaves .* in another mode"),
-        "changes the whole process": ({"picture": double}, "picture changes the default type of numbers of the whole process"),
-        "a picture as it comes": ({"picture": lambda self, batch: {"seen": self.views(batch)[0][0] * 3 - 1}}, "the picture 'seen' has values outside 0 to 1"),
-        "a picture that is a batch": ({"picture": lambda self, batch: {"seen": to_float(batch["image"])}}, r"the picture 'seen' is a tensor \(16, 3"),
-        "a picture without a name": ({"picture": lambda self, batch: picture(self, batch)["seen"]}, "picture gave a Tensor; it is a dict of pictures by name"),
+        "changes the whole process": (
+            {"picture": double},
+            "picture changes the default type of numbers of the whole process",
+        ),
+        "a picture as it comes": (
+            {"picture": lambda self, batch: {"seen": self.views(batch)[0][0] * 3 - 1}},
+            "the picture 'seen' has values outside 0 to 1",
+        ),
+        "a picture that is a batch": (
+            {"picture": lambda self, batch: {"seen": to_float(batch["image"])}},
+            r"the picture 'seen' is a tensor \(16, 3",
+        ),
+        "a picture without a name": (
+            {"picture": lambda self, batch: picture(self, batch)["seen"]},
+            "picture gave a Tensor; it is a dict of pictures by name",
+        ),
         "any keywords": ({"__init__": many}, r"takes \*\*keywords; its arguments have to be written out"),
         "untyped arguments": ({"__init__": untyped}, "doesn't say what type its argument weight has"),
         "saves hyperparameters": ({"__init__": hyper}, "Odd saves hyperparameters; its arguments are kept for it"),
-        "other arguments": ({"__init__": renamed}, r"Odd.arguments is \{\}, not its constructor's; leave that attribute alone"),
-        "a training step": ({"training_step": lambda self, batch, index: None}, "Odd defines training_step; how a task is trained belongs to PretextTask"),
-        "no source": ({"doc": "Guess the mean colour."}, "neither the docstring of Odd nor its module's has a link to where the idea is from"),
+        "other arguments": (
+            {"__init__": renamed},
+            r"Odd.arguments is \{\}, not its constructor's; leave that attribute alone",
+        ),
+        "a training step": (
+            {"training_step": lambda self, batch, index: None},
+            "Odd defines training_step; how a task is trained belongs to PretextTask",
+        ),
+        "no source": (
+            {"doc": "Guess the mean colour."},
+            "neither the docstring of Odd nor its module's has a link to where the idea is from",
+        ),
         "needs a word": ({"needs": "image"}, "Odd.needs is 'image'; it is a tuple of fields, image among them"),
         "without a name": ({"name": ""}, r"Odd has no name; decorate it with @register_task\(\"its-name\"\)"),
     }
@@ -348,5 +448,9 @@ def test_a_task_that_takes_no_backbone(make):
     def picky(self, backbone):
         raise ZooError(f"not {backbone.name}")
 
-    with pytest.raises(AssertionError, match="neither a convolutional backbone nor a ViT: test_resnet: not test_resnet; vit_tiny_patch16_224: not vit_tiny"):
+    with pytest.raises(
+        AssertionError,
+        match="neither a convolutional backbone nor a ViT: test_resnet: not test_resnet; vit_tiny_patch16_224: not "
+        "vit_tiny",
+    ):
         check_task(make(__init__=picky))

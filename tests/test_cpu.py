@@ -20,7 +20,7 @@ from zoo.data.generated import generate
 from zoo.data.module import ZooData
 from zoo.tasks.base import create_task
 
-GEOMETRIES = [      # kernel, stride, padding, map: all of them fewer pixels than the filter has
+GEOMETRIES = [  # kernel, stride, padding, map: all of them fewer pixels than the filter has
     ((3, 3), (1, 1), (1, 1), (1, 1)),
     ((3, 3), (1, 1), (1, 1), (2, 2)),
     ((3, 3), (2, 2), (1, 1), (2, 2)),
@@ -58,15 +58,22 @@ def test_a_convolution_on_a_tiny_map_is_the_same_one(kernel, stride, padding, si
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel, stride, padding, side", [((3, 3), (1, 1), (1, 1), (3, 3)), ((3, 3), (1, 1), (1, 1), (1, 4)),
-                                                           ((7, 7), (1, 1), (3, 3), (4, 4)), ((3, 3), (1, 1), (0, 0), (4, 2))])
+@pytest.mark.parametrize(
+    "kernel, stride, padding, side",
+    [
+        ((3, 3), (1, 1), (1, 1), (3, 3)),
+        ((3, 3), (1, 1), (1, 1), (1, 4)),
+        ((7, 7), (1, 1), (3, 3), (4, 4)),
+        ((3, 3), (1, 1), (0, 0), (4, 2)),
+    ],
+)
 def test_other_maps_are_left_to_torch(kernel, stride, padding, side, monkeypatch):
     plain, tiny = layers(kernel, stride, padding)
     x = torch.randn(2, 4, *side, dtype=torch.float64)
     monkeypatch.setattr(F, "linear", lambda *ignored: pytest.fail("this is no case for a matrix product"))
     try:
         expected = plain(x)
-    except RuntimeError as error:                   # a map smaller than its filter, which is torch's to refuse
+    except RuntimeError as error:  # a map smaller than its filter, which is torch's to refuse
         with pytest.raises(RuntimeError, match=str(error)[:30]):
             tiny(x)
     else:
@@ -85,8 +92,14 @@ def test_only_plain_convolutions_are_changed_and_only_for_a_while():
     class Mine(nn.Conv2d):
         pass
 
-    others = [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 1),
-              nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), Mine(4, 4, 3)]
+    others = [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        Mine(4, 4, 3),
+    ]
     both = nn.Sequential(*others, nn.Conv2d(4, 4, 3))
     names = list(both.state_dict())
     cpu.quicken(both)
@@ -119,7 +132,9 @@ def test_attention_over_few_tokens_is_the_same_one(name):
 
 
 def test_attention_that_nothing_is_known_of_or_that_was_not_fused_is_left_alone():
-    fused, unfused = (create_backbone("test_vit", size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2) for _ in range(2))
+    fused, unfused = (
+        create_backbone("test_vit", size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2) for _ in range(2)
+    )
     unfused.model.blocks[0].attn.fused_attn = False
     cpu.quicken(fused)
     assert fused.model.blocks[0].attn.fused_attn
@@ -136,8 +151,15 @@ def test_a_fit_uses_it_and_leaves_a_plain_model():
         def on_train_batch_start(self, trainer, module, *ignored):
             seen.append(sum(type(layer) is cpu.TinyMapConv2d for layer in module.backbone.modules()))
 
-    trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                        enable_model_summary=False, callbacks=[Look()])
+    trainer = L.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Look()],
+    )
     trainer.fit(task, ZooData(generate(data_info("cifar10"), size=16), 8))
     assert seen[0] > 0 and not any(type(layer) is cpu.TinyMapConv2d for layer in task.modules())
 
@@ -162,8 +184,12 @@ print(faults())
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="malloc isn't glibc's here")
 def test_memory_that_is_kept_costs_no_page_faults():
     def run(first: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", FAULTS.format(first=first)], capture_output=True, text=True, check=True).stdout)
+        return int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS.format(first=first)], capture_output=True, text=True, check=True
+            ).stdout
+        )
 
-    begin = "import ctypes; ctypes.CDLL(None).mallopt(-3, 2**17)"                   # what glibc begins with, before it adapts
+    begin = "import ctypes; ctypes.CDLL(None).mallopt(-3, 2**17)"  # what glibc begins with, before it adapts
     kept, given_back = run(f"{begin}; cpu.keep_memory()"), run(begin)
     assert 10 * kept < given_back

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from run_example import place, recipe, train  # noqa: F401
@@ -26,13 +25,20 @@ def without_bf16(monkeypatch) -> None:
 def dies(monkeypatch):
     """In the third step."""
     step, seen = PretextTask.training_step, []
-    monkeypatch.setattr(PretextTask, "training_step", lambda self, *given: (seen.append(1), 1 / 0 if len(seen) == 3 else step(self, *given))[1])
+    monkeypatch.setattr(
+        PretextTask,
+        "training_step",
+        lambda self, *given: (seen.append(1), 1 / 0 if len(seen) == 3 else step(self, *given))[1],
+    )
 
 
 def precisions(run) -> set[str]:
     """As the run's recipe says and, where it has ended, its card."""
     card = run / "checkpoint"
-    return {read(run / "recipe.yaml")["trainer"]["precision"], *([read_card(card)["recipe"]["trainer"]["precision"]] if card.exists() else [])}
+    return {
+        read(run / "recipe.yaml")["trainer"]["precision"],
+        *([read_card(card)["recipe"]["trainer"]["precision"]] if card.exists() else []),
+    }
 
 
 @pytest.fixture
@@ -41,8 +47,9 @@ def seen(monkeypatch) -> set:
     found, step = set(), PretextTask.training_step
 
     def watched(self, *given):
-        handle = next(layer for layer in self.backbone.modules() if isinstance(layer, torch.nn.Conv2d)).register_forward_hook(
-            lambda layer, x, out: found.add(out.dtype))
+        handle = next(
+            layer for layer in self.backbone.modules() if isinstance(layer, torch.nn.Conv2d)
+        ).register_forward_hook(lambda layer, x, out: found.add(out.dtype))
         try:
             return step(self, *given)
         finally:
@@ -52,8 +59,17 @@ def seen(monkeypatch) -> set:
     return found
 
 
-@pytest.mark.parametrize(("known", "has"), [({}, False), ({"avx2": True, "avx512_f": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True),
-                                            ({"neon": True, "bf16": True}, True), ({"neon": True, "bf16": False}, False)])
+@pytest.mark.parametrize(
+    ("known", "has"),
+    [
+        ({}, False),
+        ({"avx2": True, "avx512_f": True}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"neon": True, "bf16": False}, False),
+    ],
+)
 def test_what_a_processor_has(known, has, monkeypatch):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: known)
     assert computes_bf16("cpu") is has
@@ -61,7 +77,10 @@ def test_what_a_processor_has(known, has, monkeypatch):
 
 def test_a_recipe_is_trained_in_32_bits_where_there_are_no_instructions_for_bf16(tmp_path, without_bf16, seen, capsys):
     run = train(tmp_path / "run", **BF16)
-    assert capsys.readouterr().err.splitlines()[0] == "this machine has no instructions for bf16, so trainer.precision is 32 instead"
+    assert (
+        capsys.readouterr().err.splitlines()[0]
+        == "this machine has no instructions for bf16, so trainer.precision is 32 instead"
+    )
     assert precisions(run) == {"32"} and seen == {torch.float32}
 
 
@@ -115,4 +134,10 @@ def test_a_run_is_not_resumed_in_another_precision_that_is_asked_for(tmp_path, w
     with pytest.raises(ZeroDivisionError):
         zoo.pretrain(recipe(**BF16), out=tmp_path / "run", progress=False, **{"trainer.save_every": 1})
     with pytest.raises(ZooError, match="begun with trainer.precision '32', and the recipe now says 'bf16'"):
-        zoo.pretrain(recipe(**BF16), out=tmp_path / "run", resume=True, progress=False, **{"trainer.save_every": 1, "trainer.precision": "bf16"})
+        zoo.pretrain(
+            recipe(**BF16),
+            out=tmp_path / "run",
+            resume=True,
+            progress=False,
+            **{"trainer.save_every": 1, "trainer.precision": "bf16"},
+        )

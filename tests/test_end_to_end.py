@@ -43,7 +43,7 @@ def test_from_recipe_to_an_adapted_checkpoint(tmp_path, monkeypatch):
     rows = zoo.evaluate("digits-simclr", hub=str(tmp_path / "hub"), labels=(1.0, 5))
     value = {(row["protocol"], row["features"], row["labels"]): row["value"] for row in rows}
     assert {features for _, features, _ in value} == {"backbone", "random weights", "pixels"}
-    assert value["knn", "backbone", 1.0] > value["knn", "random weights", 1.0] - 2      # two seconds of training: no worse
+    assert value["knn", "backbone", 1.0] > value["knn", "random weights", 1.0] - 2  # two seconds of training: no worse
     assert value["linear", "backbone", 1.0] > 60
 
     result = zoo.adapt("digits-simclr", "digits", mode="probe", hub=str(tmp_path / "hub"), out=tmp_path / "adapted")
@@ -55,9 +55,14 @@ def test_from_recipe_to_an_adapted_checkpoint(tmp_path, monkeypatch):
 
 def test_the_same_recipe_and_seed_give_the_same_weights(tmp_path):
     short = {**RECIPE, "trainer": {"max_steps": 12}}
-    runs = [zoo.pretrain(short, out=tmp_path / name, progress=False, **changes)
-            for name, changes in (("a", {}), ("b", {}), ("c", {"seed": 1}))]
-    hashes = [next(f["sha256"] for f in read_card(run / "checkpoint")["files"] if f["path"] == "model.safetensors") for run in runs]
+    runs = [
+        zoo.pretrain(short, out=tmp_path / name, progress=False, **changes)
+        for name, changes in (("a", {}), ("b", {}), ("c", {"seed": 1}))
+    ]
+    hashes = [
+        next(f["sha256"] for f in read_card(run / "checkpoint")["files"] if f["path"] == "model.safetensors")
+        for run in runs
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -67,7 +72,14 @@ def test_plain_lightning(tmp_path):
     data = zoo.create_data("digits", batch_size=64, size=16)
     task = zoo.create_task("simclr", zoo.create_backbone("test_resnet", size=16), temperature=0.1)
     before = [p.clone() for p in task.parameters()]
-    trainer = L.Trainer(max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer = L.Trainer(
+        max_steps=5,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
     trainer.fit(task, data)
     assert trainer.global_step == 5 and torch.isfinite(trainer.callback_metrics["loss"])
     assert any(not torch.equal(a, b) for a, b in zip(before, task.parameters()))

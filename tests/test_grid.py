@@ -34,7 +34,11 @@ def test_frames(pad, background):
 
 
 def test_rows_may_differ_in_length_size_type_and_colour():
-    colour, grey, bytes_ = torch.rand(2, 3, 4, 4), torch.rand(3, 1, 6, 5), torch.randint(0, 256, (1, 3, 2, 2), dtype=torch.uint8)
+    colour, grey, bytes_ = (
+        torch.rand(2, 3, 4, 4),
+        torch.rand(3, 1, 6, 5),
+        torch.randint(0, 256, (1, 3, 2, 2), dtype=torch.uint8),
+    )
     grid = rows_of(colour, grey, bytes_, pad=1)
     assert grid.shape == (3, 1 + (4 + 1) + (6 + 1) + (2 + 1), 1 + 3 * (5 + 1))
     assert torch.equal(grid[:, 1:5, 6:10], colour[1])

@@ -31,7 +31,7 @@ def test_a_teacher_follows_its_student_and_takes_no_gradient():
 def test_a_teacher_drops_nothing_and_its_batch_norms_follow_the_task():
     teacher = Teacher(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Dropout(0.5), nn.BatchNorm2d(8)))
     x, (conv, drop, norm) = torch.randn(4, 3, 5, 5), teacher[0]
-    for _ in range(2):                              # as made, and told to train
+    for _ in range(2):  # as made, and told to train
         assert torch.equal(teacher(x), teacher(x)) and norm.training and conv.training and not drop.training
         nn.ModuleList([teacher]).train()
     assert norm.num_batches_tracked == 4
@@ -53,7 +53,7 @@ def test_a_queue_holds_the_last_rows_in_turn():
     queue.eval()
     queue.push(-rows)
     torch.testing.assert_close(queue.read(), rows.sign()[[2, 1, 2, 0, 1]])
-    queue.train().push(torch.eye(2).repeat(4, 1))                       # more than it holds: the last of them
+    queue.train().push(torch.eye(2).repeat(4, 1))  # more than it holds: the last of them
     assert sorted(map(tuple, queue.read().tolist())) == sorted(map(tuple, torch.eye(2).repeat(4, 1)[-5:].tolist()))
 
 

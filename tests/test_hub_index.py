@@ -35,7 +35,7 @@ def test_an_index_with_anything_anywhere_gives_entries_or_a_zoo_error(data):
     except ZooError as error:
         assert "\n" not in str(error) and "index.json" in str(error)
         return
-    assert parse_index(index_text(read).encode(), "index.json") == read         # what is accepted can be written again
+    assert parse_index(index_text(read).encode(), "index.json") == read  # what is accepted can be written again
 
 
 @st.composite
@@ -44,7 +44,11 @@ def damaged(draw) -> bytes:
     text = index_text(ENTRIES).encode()
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(text)))
-        text = text[:at] + draw(st.binary(max_size=4) | st.sampled_from([b"{", b"]", b'"', b"9" * 30, b"1e999", b"NaN"])) + text[at + draw(st.integers(0, 4)):]
+        text = (
+            text[:at]
+            + draw(st.binary(max_size=4) | st.sampled_from([b"{", b"]", b'"', b"9" * 30, b"1e999", b"NaN"]))
+            + text[at + draw(st.integers(0, 4)) :]
+        )
     return text
 
 
@@ -57,9 +61,17 @@ def test_any_bytes_give_entries_or_a_zoo_error(data):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda index: index["checkpoints"]["one"].pop("bytes"), "index.json, one lacks bytes"), (lambda index: index.update(schema=2), "schema 2.*update"),
-    (lambda index: index["checkpoints"]["one"]["card"].update(size=1 << 40), "one: card has to be the size and sha256")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda index: index["checkpoints"]["one"].pop("bytes"), "index.json, one lacks bytes"),
+        (lambda index: index.update(schema=2), "schema 2.*update"),
+        (
+            lambda index: index["checkpoints"]["one"]["card"].update(size=1 << 40),
+            "one: card has to be the size and sha256",
+        ),
+    ],
+)
 def test_what_is_refused_and_why(change, words):
     index = {"schema": 1, "checkpoints": copy.deepcopy(ENTRIES)}
     change(index)

@@ -23,12 +23,14 @@ from zoo.importing import Imported, import_checkpoint, read_tensors
 
 
 class Foreign(L.LightningModule):
-    """Trained by plain Lightning, in the two shapes that are common: lightly's Sequential of children, solo-learn's named backbone."""
+    """Trained by plain Lightning, in the two shapes that are common: lightly's Sequential of children, solo-learn's
+    named backbone.
+    """
 
     def __init__(self, shape: str, options: object = None):
         super().__init__()
         self.save_hyperparameters(ignore=["shape"])
-        self.model = [timm.create_model("test_resnet", num_classes=10)]         # in a list, so that it isn't a part by itself
+        self.model = [timm.create_model("test_resnet", num_classes=10)]  # in a list, so that it isn't a part by itself
         if shape == "lightly":
             self.backbone = nn.Sequential(*list(self.model[0].children())[:-1])
         else:
@@ -50,8 +52,15 @@ def trained(folder: Path, shape: str, options: object = None) -> tuple[Path, For
     with torch.random.fork_rng():
         torch.manual_seed(3)
         module = Foreign(shape, options)
-        trainer = L.Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                            enable_model_summary=False, default_root_dir=folder)
+        trainer = L.Trainer(
+            max_steps=2,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
         trainer.fit(module, torch.utils.data.DataLoader(torch.rand(16, 3, 64, 64), batch_size=8))
         trainer.save_checkpoint(folder / "foreign.ckpt")
     return folder / "foreign.ckpt", module.eval()
@@ -76,8 +85,16 @@ def test_a_checkpoint_that_lightning_wrote_gives_equal_features(shape, tmp_path)
     with torch.no_grad():
         assert torch.equal(model(X), features(module, X)) and torch.equal(plain(X), model(X))
     card = cards.read_card(tmp_path / "made")
-    assert card["parent"] == f"foreign.ckpt sha256:{cards.sha256(file)}" and card["license"] is None and card["metrics"] == []
-    assert card["task"] == {"name": "imported"} and card["data"]["name"] == "unknown" and card["summary"] == "Weights imported from foreign.ckpt."
+    assert (
+        card["parent"] == f"foreign.ckpt sha256:{cards.sha256(file)}"
+        and card["license"] is None
+        and card["metrics"] == []
+    )
+    assert (
+        card["task"] == {"name": "imported"}
+        and card["data"]["name"] == "unknown"
+        and card["summary"] == "Weights imported from foreign.ckpt."
+    )
 
 
 def state(seed: int = 0, **arguments) -> dict[str, Tensor]:
@@ -91,10 +108,22 @@ def same(folder: Path, weights: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("wrap", "prefix"), [
-    (lambda s: s, ""), (lambda s: {"state_dict": s}, "state_dict."), (lambda s: {f"module.encoder.{k}": v for k, v in s.items()}, "module.encoder."),
-    (lambda s: {"teacher": {f"_orig_mod.{k}": v for k, v in s.items()}, "epoch": 3}, "teacher._orig_mod."),
-    (lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")} | {"fc.weight": torch.ones(10, 256)}, "")])
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        (lambda s: s, ""),
+        (lambda s: {"state_dict": s}, "state_dict."),
+        (lambda s: {f"module.encoder.{k}": v for k, v in s.items()}, "module.encoder."),
+        (lambda s: {"teacher": {f"_orig_mod.{k}": v for k, v in s.items()}, "epoch": 3}, "teacher._orig_mod."),
+        (
+            lambda s: (
+                {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}
+                | {"fc.weight": torch.ones(10, 256)}
+            ),
+            "",
+        ),
+    ],
+)
 def test_shapes_of_state_dicts(wrap, prefix, tmp_path):
     weights = state()
     torch.save(wrap(weights), tmp_path / "w.pth")
@@ -106,30 +135,44 @@ def test_safetensors_halves_and_keywords(tmp_path):
     weights = {key: value.half() if value.is_floating_point() else value for key, value in state(in_chans=1).items()}
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
     import_checkpoint(tmp_path / "w.safetensors", "test_resnet", tmp_path / "made", size=32, license="MIT", in_chans=1)
-    assert same(tmp_path / "made", {key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+    assert same(
+        tmp_path / "made",
+        {key: value.float() if value.is_floating_point() else value for key, value in weights.items()},
+    )
     assert cards.read_card(tmp_path / "made")["license"] == "MIT"
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_networks_that_fit_are_a_choice(tmp_path):
     file, module = trained(tmp_path, "momentum")
-    with pytest.raises(ZooError, match=r"holds 2 networks that fit equally well, .* state_dict.backbone. and state_dict.momentum_backbone.; choose one"):
+    with pytest.raises(
+        ZooError,
+        match=r"holds 2 networks that fit equally well, .* state_dict.backbone. and state_dict.momentum_backbone.; "
+        r"choose one",
+    ):
         import_checkpoint(file, "test_resnet", tmp_path / "made", size=64)
     found = import_checkpoint(file, "test_resnet", tmp_path / "made", size=64, prefix="momentum_backbone")
-    assert found.prefix == "state_dict.momentum_backbone." and same(tmp_path / "made", module.momentum_backbone.state_dict())
+    assert found.prefix == "state_dict.momentum_backbone." and same(
+        tmp_path / "made", module.momentum_backbone.state_dict()
+    )
     import_checkpoint(file, "test_resnet", tmp_path / "other", size=64, prefix="backbone.")
     assert same(tmp_path / "other", module.backbone.state_dict())
-    with pytest.raises(ZooError, match="no tensors of this backbone that begin with 'bakbone'; did you mean state_dict.backbone"):
+    with pytest.raises(
+        ZooError, match="no tensors of this backbone that begin with 'bakbone'; did you mean state_dict.backbone"
+    ):
         import_checkpoint(file, "test_resnet", tmp_path / "third", prefix="bakbone")
     weights = state()
-    torch.save({"a": weights, "b": weights}, tmp_path / "twice.pth")             # the same one twice is no choice
+    torch.save({"a": weights, "b": weights}, tmp_path / "twice.pth")  # the same one twice is no choice
     import_checkpoint(tmp_path / "twice.pth", "test_resnet", tmp_path / "third", size=32)
 
 
 def test_what_fits_in_part_is_refused_with_the_share(tmp_path):
     weights = state()
     torch.save({key: value for key, value in weights.items() if not key.startswith("layer4")}, tmp_path / "w.pth")
-    with pytest.raises(ZooError, match=r"holds \d\d\.\d % of the parameters of test_resnet \(the first that it lacks: layer4.*--allow-partial"):
+    with pytest.raises(
+        ZooError,
+        match=r"holds \d\d\.\d % of the parameters of test_resnet \(the first that it lacks: layer4.*--allow-partial",
+    ):
         import_checkpoint(tmp_path / "w.pth", "test_resnet", tmp_path / "made", size=32)
     assert not (tmp_path / "made").exists()
     for folder in ("made", "again"):
@@ -148,7 +191,8 @@ def test_what_fits_in_part_is_refused_with_the_share(tmp_path):
         import_checkpoint(tmp_path / "w.pth", "test_resnet", tmp_path / "made", allow_partial=True)
 
 
-# ---- nothing in it is run ------------------------------------------------------------------------------------------------------
+# ---- nothing in it is run ------------------------------------------------------------------------
+
 
 class Canary:
     def __init__(self, path: Path):
@@ -169,7 +213,11 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(way, tmp_path):
     for allow in (False, True):
         with pytest.raises(ZooError) as caught:
             import_checkpoint(file, "test_resnet", tmp_path / "made", allow_partial=allow)
-    assert "weights_only=False" not in str(caught.value) and str(file) in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        "weights_only=False" not in str(caught.value)
+        and str(file) in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert not canary.exists() and not (tmp_path / "made").exists()
     if way.endswith("torch.save"):
         torch.load(file, weights_only=False)
@@ -179,7 +227,11 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(way, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_objects_among_the_hyper_parameters_are_named(tmp_path):
     file, _ = trained(tmp_path, "named", argparse.Namespace(lr=1))
-    with pytest.raises(ZooError, match=r"holds more than weights: it would import argparse.Namespace, which is not done; .*write its weights alone"):
+    with pytest.raises(
+        ZooError,
+        match=r"holds more than weights: it would import argparse.Namespace, which is not done; .*write its weights "
+        r"alone",
+    ):
         import_checkpoint(file, "test_resnet", tmp_path / "made")
 
 
@@ -190,7 +242,9 @@ def test_tensors_without_plain_numbers_are_named(odd, tmp_path):
         read_tensors(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80\x04.", b"PK\3\4" + bytes(100), b"hello", (1 << 62).to_bytes(8, "little") + b"{}"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80\x04.", b"PK\3\4" + bytes(100), b"hello", (1 << 62).to_bytes(8, "little") + b"{}"]
+)
 @pytest.mark.parametrize("name", ["w.ckpt", "w.safetensors"])
 def test_files_that_hold_no_weights(data, name, tmp_path):
     (tmp_path / name).write_bytes(data)
@@ -201,18 +255,42 @@ def test_files_that_hold_no_weights(data, name, tmp_path):
         read_tensors(tmp_path / "gone.ckpt")
 
 
-# ---- what comes of it ----------------------------------------------------------------------------------------------------------
+# ---- what comes of it ----------------------------------------------------------------------------
+
 
 def test_the_command_line_and_what_the_checkpoint_is_good_for(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = state(output_stride=8)
     torch.save({f"net.{key}": value for key, value in weights.items()}, "w.pth")
-    assert cli.main(["import", "w.pth", "--backbone", "test_resnet", "--backbone.output_stride", "8", "--size", "16", "--out", "made", "--json"]) == 0
+    assert (
+        cli.main(
+            [
+                "import",
+                "w.pth",
+                "--backbone",
+                "test_resnet",
+                "--backbone.output_stride",
+                "8",
+                "--size",
+                "16",
+                "--out",
+                "made",
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
-    assert (told["folder"], told["prefix"], told["matched"], told["missing"]) == ("made", "net.", 1.0, []) and same(Path("made"), weights)
+    assert (told["folder"], told["prefix"], told["matched"], told["missing"]) == ("made", "net.", 1.0, []) and same(
+        Path("made"), weights
+    )
     assert cards.read_card("made")["backbone"] == {"name": "test_resnet", "output_stride": 8}
     assert zoo.adapt("made", "digits", mode="knn", per_class=5).value > 10
-    assert {row["features"] for row in zoo.evaluate("made", "digits", protocols=("knn",), labels=(5,))} == {"backbone", "random weights", "pixels"}
+    assert {row["features"] for row in zoo.evaluate("made", "digits", protocols=("knn",), labels=(5,))} == {
+        "backbone",
+        "random weights",
+        "pixels",
+    }
     assert Path(zoo.report("page.html", [Path("made")])).is_file()
     assert cli.main(["info", "made"]) == 0 and "Weights imported from w.pth" in capsys.readouterr().out
     assert cli.main(["push", "made", "--to", "hub"]) == 2 and "has no licence yet" in capsys.readouterr().err
@@ -229,12 +307,19 @@ def test_to_be_measured_it_asks_for_data(tmp_path, capsys, monkeypatch):
     import_checkpoint("w.pth", "test_resnet", "made", size=16)
     for more in ([], ["--save"]):
         assert cli.main(["evaluate", "made", *more]) == 2
-        assert capsys.readouterr().err == ("zoo: made was imported, and its card doesn't say what data it was trained on; name a set with labels to "
-                                           "measure it on, as in  zoo evaluate made --data NAME  or --data folder:PATH\n")
+        assert capsys.readouterr().err == (
+            "zoo: made was imported, and its card doesn't say what data it was trained on; name a set with labels to "
+            "measure it on, as in  zoo evaluate made --data NAME  or --data folder:PATH\n"
+        )
 
 
 def test_it_is_no_task_to_train_or_take(tmp_path):
-    recipe = {"data": {"name": "digits", "batch_size": 8}, "backbone": {"name": "test_resnet"}, "task": {"name": "imported"}, "trainer": {"max_steps": 1}}
+    recipe = {
+        "data": {"name": "digits", "batch_size": 8},
+        "backbone": {"name": "test_resnet"},
+        "task": {"name": "imported"},
+        "trainer": {"max_steps": 1},
+    }
     with pytest.raises(ZooError, match="has no pretext task that could be trained"):
         zoo.pretrain(recipe, out=tmp_path / "run", progress=False)
     assert "imported" not in {entry.name for entry in zoo.list_tasks()}

@@ -38,7 +38,8 @@ def rows(folder: Path) -> list[dict]:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-# ---- names and packages ----------------------------------------------------------------------------------------------------
+# ---- names and packages --------------------------------------------------------------------------
+
 
 def test_none_logs_nothing(tmp_path):
     assert create_logger("none", tmp_path / "run", {}) is False and not (tmp_path / "run").exists()
@@ -56,18 +57,26 @@ def test_an_unknown_name(tmp_path):
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_package_that_is_not_installed(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ZooError, match=f'^the {name} logger needs a package that is not installed: pip install "pretext-zoo\\[{name}\\]"$'):
+    with pytest.raises(
+        ZooError,
+        match=f'^the {name} logger needs a package that is not installed: pip install "pretext-zoo\\[{name}\\]"$',
+    ):
         create_logger(name, tmp_path, {})
 
 
-# ---- csv -------------------------------------------------------------------------------------------------------------------
+# ---- csv -----------------------------------------------------------------------------------------
+
 
 def test_csv(tmp_path):
     run = run_example.train(tmp_path / "run", trainer={"max_steps": 20, "validate_every": 1})
     found = rows(run)
-    assert [int(row["step"]) for row in found if "loss" in row] == list(range(20)) and not (run / "hparams.yaml").exists()
+    assert [int(row["step"]) for row in found if "loss" in row] == list(range(20)) and not (
+        run / "hparams.yaml"
+    ).exists()
     validated = [row for row in found if "val_loss" in row]
-    assert [int(row["step"]) for row in validated] == [8, 17] and all({"knn", "spread", "effective_rank"} <= row.keys() for row in validated)
+    assert [int(row["step"]) for row in validated] == [8, 17] and all(
+        {"knn", "spread", "effective_rank"} <= row.keys() for row in validated
+    )
     losses = [float(row["loss"]) for row in found if "loss" in row]
     assert losses[-1] < losses[0]
 
@@ -87,7 +96,11 @@ def test_csv_of_a_resumed_run_goes_on(tmp_path):
     assert rows(tmp_path) == [{"loss": "3.0", "step": "0"}, {"val_loss": "2.5", "step": "0"}]
     again.log_metrics({"loss": 1.0, "new": 7}, 1)
     again.finalize("success")
-    assert rows(tmp_path) == [{"loss": "3.0", "step": "0"}, {"val_loss": "2.5", "step": "0"}, {"loss": "1.0", "new": "7", "step": "1"}]
+    assert rows(tmp_path) == [
+        {"loss": "3.0", "step": "0"},
+        {"val_loss": "2.5", "step": "0"},
+        {"loss": "1.0", "new": "7", "step": "1"},
+    ]
 
 
 def test_csv_that_is_damaged_costs_no_run(tmp_path):
@@ -96,21 +109,25 @@ def test_csv_that_is_damaged_costs_no_run(tmp_path):
         assert create_logger("csv", tmp_path, {}) is False
 
 
-# ---- tensorboard -----------------------------------------------------------------------------------------------------------
+# ---- tensorboard ---------------------------------------------------------------------------------
+
 
 def test_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = zoo.pretrain(run_example.RECIPE, out=tmp_path / "run", logger="tensorboard", progress=False)
     found = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
-    assert {"loss", "epoch"} <= set(found.Tags()["scalars"]) and [event.step for event in found.Scalars("loss")] == list(range(12))
+    assert {"loss", "epoch"} <= set(found.Tags()["scalars"]) and [
+        event.step for event in found.Scalars("loss")
+    ] == list(range(12))
     text = found.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "name: autoencoder" in text and "max_steps: 12" in text
     (picture,) = found.Images("pictures/reconstruction")
     assert picture.step == 12 and picture.width > 16 and not (run / "metrics.csv").exists()
 
 
-# ---- wandb -----------------------------------------------------------------------------------------------------------------
+# ---- wandb ---------------------------------------------------------------------------------------
+
 
 class Run:
     """What Lightning and we ask of a run of wandb."""
@@ -154,8 +171,15 @@ def wandb(monkeypatch) -> types.SimpleNamespace:
 def test_wandb(wandb, tmp_path):
     run = zoo.pretrain(run_example.RECIPE, out=tmp_path / "run", logger="wandb", progress=False)
     (begun,) = wandb.runs
-    assert begun.given["mode"] == "offline" and begun.given["dir"] == str(run) and begun.given["name"] == "run" and begun.given["project"] == "pretext-zoo"
-    assert begun.given["config"]["task"]["name"] == "autoencoder" and begun.given["config"]["trainer"]["max_steps"] == 12
+    assert (
+        begun.given["mode"] == "offline"
+        and begun.given["dir"] == str(run)
+        and begun.given["name"] == "run"
+        and begun.given["project"] == "pretext-zoo"
+    )
+    assert (
+        begun.given["config"]["task"]["name"] == "autoencoder" and begun.given["config"]["trainer"]["max_steps"] == 12
+    )
     assert begun.axes["*"] == "trainer/global_step"
     steps = [values["trainer/global_step"] for values in begun.logged]
     assert steps == [*range(12), 12] and all("loss" in values for values in begun.logged[:-1])
@@ -168,27 +192,46 @@ def test_wandb(wandb, tmp_path):
 def test_wandb_of_a_run_that_failed_is_closed(wandb, tmp_path):
     """Else the next run of the process would go on in it."""
     with pytest.raises(ZooError, match="the loss of autoencoder is"):
-        zoo.pretrain(run_example.recipe(optim={"lr": 1e30, "warmup": 0.0}, trainer={"max_steps": 50}), out=tmp_path / "run", logger="wandb", progress=False)
+        zoo.pretrain(
+            run_example.recipe(optim={"lr": 1e30, "warmup": 0.0}, trainer={"max_steps": 50}),
+            out=tmp_path / "run",
+            logger="wandb",
+            progress=False,
+        )
     assert wandb.runs[0].ended == [1] and not wandb.runs[0].artifacts
 
 
-@pytest.mark.parametrize(("environment", "netrc", "mode"), [
-    ({}, None, "offline"), ({}, "machine example.org login a password b", "offline"), ({}, "machine api.wandb.ai login a password b", "online"),
-    ({}, "no netrc at all", "offline"), ({"WANDB_API_KEY": "k"}, None, "online"), ({"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, None, "offline"),
-    ({"WANDB_MODE": "disabled"}, None, "disabled"), ({"WANDB_PROJECT": "mine"}, None, "offline")])
+@pytest.mark.parametrize(
+    ("environment", "netrc", "mode"),
+    [
+        ({}, None, "offline"),
+        ({}, "machine example.org login a password b", "offline"),
+        ({}, "machine api.wandb.ai login a password b", "online"),
+        ({}, "no netrc at all", "offline"),
+        ({"WANDB_API_KEY": "k"}, None, "online"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, None, "offline"),
+        ({"WANDB_MODE": "disabled"}, None, "disabled"),
+        ({"WANDB_PROJECT": "mine"}, None, "offline"),
+    ],
+)
 def test_where_wandb_goes(environment, netrc, mode, wandb, tmp_path, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if netrc is not None:
         (tmp_path / "netrc").write_text(netrc)
     create_logger("wandb", tmp_path / "run", {})
-    assert wandb.runs[0].given["mode"] == mode and wandb.runs[0].given["project"] == environment.get("WANDB_PROJECT", "pretext-zoo")
+    assert wandb.runs[0].given["mode"] == mode and wandb.runs[0].given["project"] == environment.get(
+        "WANDB_PROJECT", "pretext-zoo"
+    )
 
 
 def test_wandb_really_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     (tmp_path / "elsewhere").mkdir()
-    for folder in (tmp_path / "elsewhere", tmp_path):           # wandb's own process is begun in one, and is there still when a run begins in another
+    for folder in (
+        tmp_path / "elsewhere",
+        tmp_path,
+    ):  # wandb's own process is begun in one, and is there still when a run begins in another
         monkeypatch.chdir(folder)
         logger = create_logger("wandb", "run", run_example.RECIPE)
         logger.log_metrics({"loss": 0.5}, 3)
@@ -201,13 +244,14 @@ def test_wandb_really_offline(tmp_path, monkeypatch):
     assert not logger.broken and wandb.run is None
     (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     (kept,) = folder.glob("run-*.wandb")
-    patience = time.monotonic() + 60                # wandb's own process writes it, and may be slow on a busy machine
+    patience = time.monotonic() + 60  # wandb's own process writes it, and may be slow on a busy machine
     while b"loss" not in (data := kept.read_bytes()) and time.monotonic() < patience:
         time.sleep(0.1)
     assert b"loss" in data and b"autoencoder" in data and list(folder.rglob("pictures/guess_*.png"))
 
 
-# ---- loggers that fail -----------------------------------------------------------------------------------------------------
+# ---- loggers that fail ---------------------------------------------------------------------------
+
 
 class Broken(Logger):
     """Raises in the call that is asked for, and notes all calls."""
@@ -257,7 +301,9 @@ def test_a_service_that_is_down_from_the_beginning(wandb, tmp_path, monkeypatch)
         raise RuntimeError("no network")
 
     monkeypatch.setattr(sys.modules["wandb"], "init", fail)
-    with pytest.warns(UserWarning, match="the wandb logger failed and is left out from here on: RuntimeError: no network"):
+    with pytest.warns(
+        UserWarning, match="the wandb logger failed and is left out from here on: RuntimeError: no network"
+    ):
         run = zoo.pretrain(run_example.RECIPE, out=tmp_path / "run", logger="wandb", progress=False)
     assert (run / "checkpoint" / "zoo.json").is_file()
 

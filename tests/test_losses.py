@@ -73,14 +73,18 @@ def test_bfloat16_under_autocast_is_computed_in_float32():
         torch.testing.assert_close(nt_xent(first, second, 0.1), exact)
 
 
-# ---- contrast with a queue -------------------------------------------------------------------------------------------------
+# ---- contrast with a queue -----------------------------------------------------------------------
+
 
 def test_contrast_with_negatives_is_the_definition_and_lightlys():
     query, key = (z.detach().requires_grad_() for z in _views(6, 5))
     negatives = torch.randn(9, 5, dtype=torch.float64)
     ours = info_nce(query, key, negatives, 0.1)
     q, k, n = (F.normalize(z, dim=1) for z in (query, key, negatives))
-    terms = [-torch.log(torch.exp(q[i] @ k[i] / 0.1) / (torch.exp(q[i] @ k[i] / 0.1) + torch.exp(q[i] @ n.T / 0.1).sum())) for i in range(6)]
+    terms = [
+        -torch.log(torch.exp(q[i] @ k[i] / 0.1) / (torch.exp(q[i] @ k[i] / 0.1) + torch.exp(q[i] @ n.T / 0.1).sum()))
+        for i in range(6)
+    ]
     torch.testing.assert_close(ours, torch.stack(terms).mean())
     torch.testing.assert_close(torch.autograd.grad(ours, query), torch.autograd.grad(torch.stack(terms).mean(), query))
     same = torch.ones(4, 3)
@@ -113,22 +117,28 @@ def test_log_likelihood_is_torchs_cross_entropy_however_it_is_cut(part):
     torch.testing.assert_close(log_likelihood(low, chosen, part), log_likelihood(low.float(), chosen))
 
 
-# ---- assignments -------------------------------------------------------------------------------------------------------------
+# ---- assignments ---------------------------------------------------------------------------------
+
 
 def test_assignments_are_doubly_stochastic_and_the_closest_such():
     scores = torch.randn(24, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     plan = sinkhorn(scores, 0.5, 200)
     torch.testing.assert_close(plan.sum(1), torch.ones(24, dtype=torch.float64))
     torch.testing.assert_close(plan.sum(0), torch.full((6,), 4.0, dtype=torch.float64))
-    # the plan is diag(u) exp(scores / epsilon) diag(v), which makes it the optimum: its logarithm less the scores has rank one, additively
+    # the plan is diag(u) exp(scores / epsilon) diag(v), which makes it the optimum: its logarithm less the scores has
+    # rank one, additively
     rest = plan.log() - scores / 0.5
     torch.testing.assert_close(rest - rest[:1] - rest[:, :1] + rest[0, 0], torch.zeros_like(rest), atol=1e-9, rtol=0)
 
 
 def test_assignments_are_lightlys():
-    oracle = pytest.importorskip("lightly.loss.swav_loss", reason="lightly, the outside implementation, isn't installed")
+    oracle = pytest.importorskip(
+        "lightly.loss.swav_loss", reason="lightly, the outside implementation, isn't installed"
+    )
     scores = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(sinkhorn(scores, 0.5, 3), oracle.sinkhorn(scores, iterations=3, epsilon=0.5), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        sinkhorn(scores, 0.5, 3), oracle.sinkhorn(scores, iterations=3, epsilon=0.5), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_assignments_do_not_overflow_and_do_not_collapse():

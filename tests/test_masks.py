@@ -35,9 +35,11 @@ def test_blocks_are_connected_and_everywhere():
     grid = mask.view(-1, 8, 8)
     apart = (grid[:, :, 1:] != grid[:, :, :-1]).sum((1, 2)) + (grid[:, 1:] != grid[:, :-1]).sum((1, 2))
     scattered = masks.random_mask(2000, 64, 24).view(-1, 8, 8)
-    wild = (scattered[:, :, 1:] != scattered[:, :, :-1]).sum((1, 2)) + (scattered[:, 1:] != scattered[:, :-1]).sum((1, 2))
-    assert apart.max() <= 24 < wild.min()               # the border of a block is short
-    assert (mask.float().mean(0) > 0.15).all()          # even corners are hidden now and then
+    wild = (scattered[:, :, 1:] != scattered[:, :, :-1]).sum((1, 2)) + (scattered[:, 1:] != scattered[:, :-1]).sum(
+        (1, 2)
+    )
+    assert apart.max() <= 24 < wild.min()  # the border of a block is short
+    assert (mask.float().mean(0) > 0.15).all()  # even corners are hidden now and then
     assert len({tuple(row) for row in mask.tolist()}) > 300
 
 
@@ -67,9 +69,14 @@ def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio):
 def test_random_keep_is_a_uniform_choice_in_random_order(tokens, keep):
     torch.manual_seed(9)
     kept, mask = masks.random_keep(8000, tokens, keep)
-    assert kept.shape == (8000, keep) and kept.dtype == torch.int64 and mask.shape == (8000, tokens) and mask.dtype == torch.bool
+    assert (
+        kept.shape == (8000, keep)
+        and kept.dtype == torch.int64
+        and mask.shape == (8000, tokens)
+        and mask.dtype == torch.bool
+    )
     seen = torch.zeros(8000, tokens).scatter_add_(1, kept, torch.ones(8000, keep))
-    assert torch.equal(seen, (~mask).float())           # none twice, and exactly those are not hidden
+    assert torch.equal(seen, (~mask).float())  # none twice, and exactly those are not hidden
     assert chisquare(kept[:, 0].bincount(minlength=tokens)).pvalue > LEAST_P
     assert chisquare(kept[:, -1].bincount(minlength=tokens)).pvalue > LEAST_P
     share, spread = keep / tokens, (keep / tokens * (1 - keep / tokens) / 8000) ** 0.5

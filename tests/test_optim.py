@@ -48,7 +48,10 @@ def test_each_optimizer_uses_the_recipes_learning_rate_and_lowers_a_loss(name):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("changes, word", [({"lr": 0.0}, "optim.lr"), ({"warmup": 1.0}, "optim.warmup"), ({"weight_decay": -1.0}, "optim.weight_decay")])
+@pytest.mark.parametrize(
+    "changes, word",
+    [({"lr": 0.0}, "optim.lr"), ({"warmup": 1.0}, "optim.warmup"), ({"weight_decay": -1.0}, "optim.weight_decay")],
+)
 def test_senseless_values_are_refused(changes, word):
     with pytest.raises(ZooError, match=word):
         Optim(**changes)
@@ -57,14 +60,26 @@ def test_senseless_values_are_refused(changes, word):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_no_step_is_longer_than_the_clip_allows(precision, name):
-    """AdamW is fused, which Lightning refuses to clip in mixed precision; its gradients are looked at, and the step of SGD."""
+    """AdamW is fused, which Lightning refuses to clip in mixed precision; its gradients are looked at, and the step of
+    SGD.
+    """
     torch.manual_seed(0)
     task = zoo.create_task("autoencoder", zoo.create_backbone("test_resnet", size=16), code=8, width=8)
     task.optim = Optim(name, lr=1.0 if name == "sgd" else 1e-3, weight_decay=0.0, warmup=0.0, momentum=0.0)
     before = [p.detach().clone() for p in task.parameters()]
-    loader = DataLoader([{"image": torch.randint(0, 256, (1, 16, 16), dtype=torch.uint8)} for _ in range(8)], batch_size=8)
-    L.Trainer(max_steps=1, accelerator="cpu", precision=precision, gradient_clip_val=0.01, logger=False, enable_checkpointing=False,
-              enable_progress_bar=False, enable_model_summary=False).fit(task, loader)
+    loader = DataLoader(
+        [{"image": torch.randint(0, 256, (1, 16, 16), dtype=torch.uint8)} for _ in range(8)], batch_size=8
+    )
+    L.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        precision=precision,
+        gradient_clip_val=0.01,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(task, loader)
     norm = torch.nn.utils.get_total_norm([p.grad for p in task.parameters()])
     torch.testing.assert_close(norm, torch.tensor(0.01), rtol=1e-3, atol=0)
     if name == "sgd":

@@ -23,14 +23,23 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def python(*words: str | Path, cwd: Path, **environment: str) -> str:
-    """What a child process prints, run in `cwd` and in a bare environment: this process's own may hold what importing zoo has changed."""
+    """What a child process prints, run in `cwd` and in a bare environment: this process's own may hold what importing
+    zoo has changed.
+    """
     plain = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH") if key in os.environ}
-    done = subprocess.run([sys.executable, *map(str, words)], check=False, capture_output=True, text=True, cwd=cwd, env=plain | environment)
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=plain | environment,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
-# ---- importing -----------------------------------------------------------------------------------------------------------
+# ---- importing -----------------------------------------------------------------------------------
 
 STATE = """
 import atexit, locale, logging, os, random, signal, sys, threading, warnings
@@ -51,7 +60,9 @@ def check(before, after):
     assert not changed, f"importing zoo changes {changed}"
 """
 
-LIGHT = STATE + """
+LIGHT = (
+    STATE
+    + """
 before, modules = strict_state(), set(sys.modules)
 import zoo
 assert dir(zoo) == sorted(zoo.__all__)
@@ -60,8 +71,11 @@ check(before, strict_state())
 roots = {name.split(".")[0] for name in set(sys.modules) - modules} - set(sys.stdlib_module_names)
 assert roots == {"zoo"}, f"importing zoo imports {roots}"
 """
+)
 
-HEAVY = STATE + """
+HEAVY = (
+    STATE
+    + """
 import lightning, matplotlib, numpy, sklearn.linear_model, timm, torch, torchvision     # what they do to the process is theirs
 
 def all_state():
@@ -77,6 +91,7 @@ names = {name: getattr(zoo, name) for name in reversed(zoo.__all__)}
 assert all(value is not None for value in names.values()) and names["evaluate"].knn is zoo.evaluate.knn
 check(before, all_state())
 """
+)
 
 
 @pytest.mark.parametrize("code", [LIGHT, HEAVY], ids=["zoo", "every name"])
@@ -94,9 +109,13 @@ def test_every_public_name_is_there(name):
 @pytest.mark.parametrize("verb", ["pretrain", "adapt", "evaluate", "report", "quickstart"])
 def test_a_verb_is_a_module_and_can_be_called(verb):
     module = getattr(zoo, verb)
-    assert isinstance(module, types.ModuleType) and module is sys.modules[f"zoo.{verb}"] and module.__name__ == f"zoo.{verb}"
+    assert (
+        isinstance(module, types.ModuleType)
+        and module is sys.modules[f"zoo.{verb}"]
+        and module.__name__ == f"zoo.{verb}"
+    )
     with pytest.raises(TypeError, match="missing .* required|unexpected keyword argument 'no_such_word'"):
-        module(no_such_word=1)                      # it reaches the function
+        module(no_such_word=1)  # it reaches the function
 
 
 def test_a_verb_does_what_its_function_does(tmp_path):
@@ -116,12 +135,17 @@ def test_the_version_is_one():
     assert zoo.__version__ == PROJECT["version"]
 
 
-# ---- the wheel -----------------------------------------------------------------------------------------------------------
+# ---- the wheel -----------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     """A copy of what git knows or would add, so that building leaves nothing in the checkout."""
-    known = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=False, capture_output=True)
+    known = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=False,
+        capture_output=True,
+    )
     if known.returncode:
         pytest.skip("not a checkout of git")
     copy = tmp_path_factory.mktemp("tree")
@@ -144,7 +168,19 @@ def wheel(tree, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    python("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", "--target", out, wheel, cwd=out)
+    python(
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        "--target",
+        out,
+        wheel,
+        cwd=out,
+    )
     return out
 
 
@@ -175,16 +211,25 @@ def test_what_the_wheel_installs_works_without_the_checkout(site, tree, tmp_path
     assert Path(where) == site / "zoo" / "__init__.py"
     everything = command("list")
     names = sorted(path.stem for path in (tree / "recipes" / "pretrain").glob("*.yaml"))
-    assert [row["name"] for row in everything["recipes"]] == [row["name"] for row in command("list", "recipes")] == names != []
-    assert Path(command("info", names[0])["file"]) == site / "zoo" / "_shipped" / "recipes" / "pretrain" / f"{names[0]}.yaml"
+    assert (
+        [row["name"] for row in everything["recipes"]]
+        == [row["name"] for row in command("list", "recipes")]
+        == names
+        != []
+    )
+    assert (
+        Path(command("info", names[0])["file"])
+        == site / "zoo" / "_shipped" / "recipes" / "pretrain" / f"{names[0]}.yaml"
+    )
     assert {task["name"] for task in everything["tasks"] if task["from"] == "zoo"} == {
-        path.stem.replace("_", "-") for path in (tree / "zoo" / "tasks").glob("[!_]*.py")} - {"base"}
+        path.stem.replace("_", "-") for path in (tree / "zoo" / "tasks").glob("[!_]*.py")
+    } - {"base"}
 
     index = tree / "hub" / "index.json"
     checkpoints = json.loads(index.read_text())["checkpoints"] if index.exists() else {}
     listed = command("list", "checkpoints")
     assert [row["name"] for row in listed] == sorted(checkpoints) and everything["checkpoints"] == listed
-    for name in sorted(checkpoints)[:1]:            # found, and every file of it as its card says
+    for name in sorted(checkpoints)[:1]:  # found, and every file of it as its card says
         assert Path(command("pull", name)["folder"]).is_dir()
     assert command("verify") == {"problems": []}
 
@@ -197,8 +242,14 @@ def test_the_command_is_installed(site, tmp_path):
 
 def test_files_import_from_the_lines_above_their_own_in_contributing():
     block = (ROOT / "CONTRIBUTING.md").read_text().partition("\n    errors ")[2].partition("\n\n")[0]
-    line_of = {name.strip("/"): number for number, line in enumerate(f"errors {block}".splitlines()) for name in line.split()}
-    files = [path for path in (ROOT / "zoo").rglob("*.py") if "_shipped" not in path.parts and path != ROOT / "zoo" / "__init__.py"]
+    line_of = {
+        name.strip("/"): number for number, line in enumerate(f"errors {block}".splitlines()) for name in line.split()
+    }
+    files = [
+        path
+        for path in (ROOT / "zoo").rglob("*.py")
+        if "_shipped" not in path.parts and path != ROOT / "zoo" / "__init__.py"
+    ]
     own = {path: path.relative_to(ROOT / "zoo").with_suffix("").parts[0] for path in files}
     assert set(own.values()) == set(line_of)
     for path, name in own.items():

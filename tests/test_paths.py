@@ -40,7 +40,8 @@ def refuse(number: int):
     return call
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
+
 
 def test_written(tmp_path):
     path = tmp_path / "a" / "b" / "file"
@@ -65,9 +66,16 @@ def test_a_link_is_replaced_and_what_it_led_to_is_untouched(file, tmp_path):
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync", "chmod", "fdopen"])
-@pytest.mark.parametrize(("number", "words"), [
-    (errno.ENOSPC, "the disk is full and 27,000 bytes are needed; what was there before is untouched"), (errno.EDQUOT, "the disk is full"),
-    (errno.EIO, "Input/output error"), (errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only file system")])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full and 27,000 bytes are needed; what was there before is untouched"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EIO, "Input/output error"),
+        (errno.EACCES, "Permission denied"),
+        (errno.EROFS, "Read-only file system"),
+    ],
+)
 def test_a_failing_write_leaves_the_old_content_and_nothing_else(file, monkeypatch, function, number, words):
     monkeypatch.setattr(paths.os, function, refuse(number))
     with pytest.raises(ZooError, match=f"^{file} can't be written: {words}") as caught:
@@ -107,10 +115,13 @@ def test_content_comes_to_the_disk_before_its_name_and_the_name_before_the_retur
 
 @pytest.mark.parametrize("function", ["os.fsync", "os.chmod", "os.replace"])
 def test_a_process_that_dies_leaves_the_old_content(file, function):
-    code = f"import os; from zoo.paths import write_bytes; {function} = lambda *_: os._exit(9); write_bytes({str(file)!r}, {NEW!r})"
+    code = (
+        f"import os; from zoo.paths import write_bytes; {function} = lambda *_: os._exit(9); "
+        f"write_bytes({str(file)!r}, {NEW!r})"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert file.read_bytes() == OLD
-    write_bytes(file, NEW)                          # and what it left behind is in nobody's way
+    write_bytes(file, NEW)  # and what it left behind is in nobody's way
     assert file.read_bytes() == NEW
 
 
@@ -154,17 +165,29 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path):
     """Real ones, of 64 KiB in memory, in a child's own view of the file system: they are gone when it ends."""
     mount = f"mount -t tmpfs -o size=64k tmpfs {tmp_path}"
     possible = os.geteuid() == 0 and shutil.which("unshare")
-    if not possible or subprocess.run(["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True).returncode:
+    if (
+        not possible
+        or subprocess.run(["unshare", "--mount", "sh", "-c", mount], check=False, capture_output=True).returncode
+    ):
         pytest.skip("needs the right to mount")
-    child = f'{mount} && "$0" -c "$1" {tmp_path} fill && mount -o remount,ro {tmp_path} && "$0" -c "$1" {tmp_path} again'
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", child, sys.executable, DISK], check=False, capture_output=True, text=True)
+    child = (
+        f'{mount} && "$0" -c "$1" {tmp_path} fill && mount -o remount,ro {tmp_path} && "$0" -c "$1" {tmp_path} again'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", child, sys.executable, DISK], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     full, read_only = done.stdout.splitlines()
-    assert full == f"{tmp_path}/file can't be written: the disk is full and 60,000 bytes are needed; what was there before is untouched"
+    assert (
+        full
+        == f"{tmp_path}/file can't be written: the disk is full and 60,000 bytes are needed; what was there before is "
+        "untouched"
+    )
     assert read_only == f"{tmp_path}/file can't be written: Read-only file system"
 
 
-# ---- folders that are replaced -------------------------------------------------------------------------------------------
+# ---- folders that are replaced -------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_a_folder_takes_the_place_of_another(exchanges, tmp_path, monkeypatch):
@@ -187,13 +210,14 @@ def test_what_a_swap_in_two_steps_took_away_is_put_back(tmp_path):
     (old / "a").mkdir(parents=True)
     with beside(folder):
         assert (folder / "a").is_dir() and not old.exists()
-    (old / "b").mkdir(parents=True)                 # killed a step later: the new one is there
+    (old / "b").mkdir(parents=True)  # killed a step later: the new one is there
     with beside(folder):
         assert (folder / "a").is_dir() and not old.exists()
     assert list(tmp_path.iterdir()) == [folder]
 
 
-# ---- leftovers -----------------------------------------------------------------------------------------------------------
+# ---- leftovers -----------------------------------------------------------------------------------
+
 
 def test_leftovers_are_cleared_and_nothing_else(tmp_path):
     left = [".file.abcd_123.part", "..last.ckpt.new.abcd1234.part", ".folder.abcd1234.part"]
@@ -219,7 +243,8 @@ def test_what_is_being_written_is_no_leftover(file, tmp_path, monkeypatch):
         assert fresh.is_dir()
 
 
-# ---- finding -------------------------------------------------------------------------------------------------------------
+# ---- finding -------------------------------------------------------------------------------------
+
 
 def test_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -236,7 +261,7 @@ def test_home(tmp_path, monkeypatch):
 def test_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "zoo")
     (tmp_path / "recipes").mkdir()
-    assert shipped("recipes") is None               # a folder of that name beside an installed package is somebody else's
+    assert shipped("recipes") is None  # a folder of that name beside an installed package is somebody else's
     (tmp_path / "pyproject.toml").touch()
     assert shipped("recipes") == tmp_path / "recipes" and shipped("hub") is None
     (tmp_path / "zoo" / "_shipped" / "recipes").mkdir(parents=True)

@@ -70,10 +70,15 @@ def test_without_git(checkout, monkeypatch):
 
 def test_the_machine():
     found = provenance.machine("cpu")
-    assert found["threads"] == torch.get_num_threads() and found["device"] == "cpu" and found["os"] == f"{platform.system()} {platform.machine()}"
+    assert (
+        found["threads"] == torch.get_num_threads()
+        and found["device"] == "cpu"
+        and found["os"] == f"{platform.system()} {platform.machine()}"
+    )
     assert 1 <= found["cores"] <= os.cpu_count()
     assert provenance.machine("cuda:0" if torch.cuda.is_available() else "cpu")["device"] == (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    )
     if Path("/proc/cpuinfo").is_file() and "model name" in Path("/proc/cpuinfo").read_text():
         assert f"model name\t: {found['cpu']}\n" in Path("/proc/cpuinfo").read_text()
 
@@ -85,8 +90,12 @@ def test_the_machine_of_a_gpu(monkeypatch):
 
 def test_packages(monkeypatch):
     found = provenance.packages()
-    assert found["python"] == platform.python_version() and {name: metadata.version(name) for name in list(found)[1:]} == dict(list(found.items())[1:])
-    assert {"torch", "torchvision", "timm", "lightning", "numpy"} <= found.keys() and found["pretext-zoo"] == zoo.__version__
+    assert found["python"] == platform.python_version() and {
+        name: metadata.version(name) for name in list(found)[1:]
+    } == dict(list(found.items())[1:])
+    assert {"torch", "torchvision", "timm", "lightning", "numpy"} <= found.keys() and found[
+        "pretext-zoo"
+    ] == zoo.__version__
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
     assert set(provenance.packages()) == {"python", "pretext-zoo", "torch"}
 
@@ -98,12 +107,14 @@ def test_peak_memory_is_of_this_process_alone():
     held[::4096] = b"x" * len(held[::4096])
     assert provenance.peak_memory_mb() > 400
     code = "import sys; sys.modules['torch'] = None; from zoo.provenance import peak_memory_mb; print(peak_memory_mb())"
-    assert 5 < float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) < 300
+    assert (
+        5 < float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) < 300
+    )
 
 
 def test_where_the_system_gives_no_account_peak_memory_is_what_getrusage_says(monkeypatch):
     monkeypatch.setattr(provenance.Path, "read_text", lambda path: "")
-    for platform_, size in (("linux", 2048.0), ("darwin", 2.0)):        # kilobytes there, bytes here
+    for platform_, size in (("linux", 2048.0), ("darwin", 2.0)):  # kilobytes there, bytes here
         monkeypatch.setattr(resource, "getrusage", lambda who: type("Usage", (), {"ru_maxrss": 2_000_000}))
         monkeypatch.setattr(provenance.sys, "platform", platform_)
         assert provenance.peak_memory_mb() == size

@@ -25,7 +25,9 @@ STEPS = 9
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
-    """No network and no set from it; and one draw of what else is drawn three or five times, with a tenth of the steps of fine-tuning."""
+    """No network and no set from it; and one draw of what else is drawn three or five times, with a tenth of the steps
+    of fine-tuning.
+    """
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for name in ("DRAWS", "FINETUNE_DRAWS", "NETWORKS"):
@@ -44,24 +46,52 @@ def test_on_digits(place, monkeypatch, capsys):
     assert cli.main(["quickstart", "--steps", str(STEPS), "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert out.count("\n") == 1 and found["data"] == "digits" and "fashion-mnist can't be got" in err and "digits instead" in err
+    assert (
+        out.count("\n") == 1
+        and found["data"] == "digits"
+        and "fashion-mnist can't be got" in err
+        and "digits instead" in err
+    )
 
     # what is promised is there, and is what it says
     folder = Path("quickstart")
     card = read_card(folder / "run/checkpoint")
-    assert found["checkpoint"] == str(folder / "run/checkpoint") and card["steps"] == STEPS and card["license"] == "Apache-2.0"
-    assert card["data"]["name"] == "digits" and card["data"]["size"] == 28 and card["task"]["flip"] == 0, "digits have a handedness"
-    assert {"recipe.yaml", "metrics.csv", "last.ckpt", "checkpoint"} <= {path.name for path in (folder / "run").iterdir()}
+    assert (
+        found["checkpoint"] == str(folder / "run/checkpoint")
+        and card["steps"] == STEPS
+        and card["license"] == "Apache-2.0"
+    )
+    assert card["data"]["name"] == "digits" and card["data"]["size"] == 28 and card["task"]["flip"] == 0, (
+        "digits have a handedness"
+    )
+    assert {"recipe.yaml", "metrics.csv", "last.ckpt", "checkpoint"} <= {
+        path.name for path in (folder / "run").iterdir()
+    }
     (entry,) = hub.list_checkpoints(found["hub"])
-    assert entry["name"] == "quickstart" and found["hub"] == str(folder / "hub") and hub.verify(found["hub"]) == hub.verify() == []
+    assert (
+        entry["name"] == "quickstart"
+        and found["hub"] == str(folder / "hub")
+        and hub.verify(found["hub"]) == hub.verify() == []
+    )
     (pulled,) = (path for path in (place / "home/hub").iterdir() if path.is_dir())
-    assert sum(p.numel() for p in timm.create_model(f"local-dir:{pulled}", pretrained=True).parameters()) == entry["parameters"]
+    assert (
+        sum(p.numel() for p in timm.create_model(f"local-dir:{pulled}", pretrained=True).parameters())
+        == entry["parameters"]
+    )
     page = Path(found["page"]).read_text()
-    assert found["page"] == str(folder / "report.html") and "data:image/png;base64," in page and "random weights" in page
+    assert (
+        found["page"] == str(folder / "report.html") and "data:image/png;base64," in page and "random weights" in page
+    )
 
-    # each protocol beside random weights and raw pixels, at both amounts of labels, in the result and in what is printed
+    # each protocol beside random weights and raw pixels, at both amounts of labels, in the result and in what is
+    # printed
     rows = {(row["protocol"], row["labels"], row["features"]): row["value"] for row in found["rows"]}
-    frozen = {(protocol, amount, features) for protocol in ("knn", "linear") for amount in (1.0, 0.01) for features in ("backbone", "random weights", "pixels")}
+    frozen = {
+        (protocol, amount, features)
+        for protocol in ("knn", "linear")
+        for amount in (1.0, 0.01)
+        for features in ("backbone", "random weights", "pixels")
+    }
     assert set(rows) == frozen | {("finetune", 0.01, "backbone"), ("finetune", 0.01, "random weights")}
     assert rows["linear", 1.0, "backbone"] > 50 and rows["linear", 1.0, "pixels"] > 85
     for features in ("backbone", "random weights", "pixels"):
@@ -77,8 +107,10 @@ def test_on_digits(place, monkeypatch, capsys):
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert cli.main(["quickstart"]) == 2
-    assert capsys.readouterr().err == ("zoo: quickstart holds a quickstart already; add --resume to go on with one that was interrupted, "
-                                       "remove it, or add --out ANOTHER-FOLDER\n")
+    assert capsys.readouterr().err == (
+        "zoo: quickstart holds a quickstart already; add --resume to go on with one that was interrupted, "
+        "remove it, or add --out ANOTHER-FOLDER\n"
+    )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -103,7 +135,10 @@ def test_on_fashion_mnist_where_it_can_be_had(place, monkeypatch, capsys):
     result = zoo.quickstart(place / "out", progress=False)
     assert asked["got"] == result["data"] == "fashion-mnist" and asked["out"] == place / "out/run"
     assert asked["recipe"] == "simclr-test-resnet-fashion-mnist" and asked["changes"] == {}
-    assert asked["measured"] == ("fashion-mnist", [("knn", 1.0), ("knn", 0.01), ("linear", 1.0), ("linear", 0.01), ("finetune", 0.01)])
+    assert asked["measured"] == (
+        "fashion-mnist",
+        [("knn", 1.0), ("knn", 0.01), ("linear", 1.0), ("linear", 0.01), ("finetune", 0.01)],
+    )
     assert "digits" not in capsys.readouterr().err and Path(result["page"]).is_file()
 
 
@@ -125,4 +160,8 @@ def test_one_that_was_interrupted_goes_on(place, monkeypatch):
             zoo.quickstart("cut", steps=STEPS, progress=False, resume=True)
     monkeypatch.setattr("zoo.pretrain.pretrain", lambda *given, **also: pytest.fail("it is trained already"))
     again = zoo.quickstart("cut", steps=STEPS, progress=False, resume=True)
-    assert weights(Path("cut/run")) == weights(Path("whole/run")) and again["rows"] == whole["rows"] and Path(again["page"]).is_file()
+    assert (
+        weights(Path("cut/run")) == weights(Path("whole/run"))
+        and again["rows"] == whole["rows"]
+        and Path(again["page"]).is_file()
+    )

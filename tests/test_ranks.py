@@ -1,7 +1,8 @@
 """Two processes that share a batch compute what one process computes of the whole, for every task that the zoo has.
 
-A task joins by being registered. Its views of one global batch are made once, by one process, and handed out: of everything in them that has
-a row for each picture, process r of W gets the rows r, r + W, ...; in float64, so that nothing but a mistake makes a difference.
+A task joins by being registered. Its views of one global batch are made once, by one process, and handed out: of
+everything in them that has a row for each picture, process r of W gets the rows r, r + W, ...; in float64, so that
+nothing but a mistake makes a difference.
 """
 
 from __future__ import annotations
@@ -32,19 +33,20 @@ from zoo.registry import find_task, list_tasks
 from zoo.tasks.base import TRAINING, PretextTask, counted
 from zoo.testing import CPU, SIZES, _backbone_for, _batch, _make
 
-WORLD, IMAGES, STEPS = 2, 14, 2                     # 14 pictures: a number of rows that nothing else in a batch has
-OTHERS: dict[str, tuple[str, dict | None, dict]] = {            # name -> task, backbone, arguments: what defaults don't reach
-    "colorize on test_convnext": ("colorize", {"name": "test_convnext"}, {}),       # whose last norm lies behind the pooling
+WORLD, IMAGES, STEPS = 2, 14, 2  # 14 pictures: a number of rows that nothing else in a batch has
+OTHERS: dict[str, tuple[str, dict | None, dict]] = {  # name -> task, backbone, arguments: what defaults don't reach
+    "colorize on test_convnext": ("colorize", {"name": "test_convnext"}, {}),  # whose last norm lies behind the pooling
     "deepcluster that clusters": ("deepcluster", None, {"clusters": 4, "memory": IMAGES, "every": 1}),
     "moco v3": ("moco", None, {"version": "v3"}),
     "relational distillation": ("distillation", None, {"relational": 1.0}),
 }
 TASKS = [entry.name for entry in list_tasks() if entry.origin == "zoo"] + list(OTHERS)
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
-WAIT = datetime.timedelta(seconds=20)               # for a process whose partner failed
+WAIT = datetime.timedelta(seconds=20)  # for a process whose partner failed
 
 
-# ---- what is computed ------------------------------------------------------------------------------------------------------
+# ---- what is computed ----------------------------------------------------------------------------
+
 
 def make(name: str, backbone: dict | None = None) -> PretextTask:
     """The task with its initial weights, in double precision and without dropout of any kind."""
@@ -78,8 +80,9 @@ def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def share(x: Tensor, rank: int) -> Tensor:
-    """The rows of process `rank`: along the first dimension that has one for each picture, as in (B, ...) and (V, B, ...); several blocks of
-    such rows one after the other, (V B, ...), count as the latter. What has no row for each picture belongs to everyone.
+    """The rows of process `rank`: along the first dimension that has one for each picture, as in (B, ...) and (V, B,
+    ...); several blocks of such rows one after the other, (V B, ...), count as the latter. What has no row for each
+    picture belongs to everyone.
     """
     if IMAGES in x.shape:
         where = x.shape.index(IMAGES)
@@ -90,7 +93,9 @@ def share(x: Tensor, rank: int) -> Tensor:
 
 
 def steps_of(task: PretextTask, run: Callable, views: list[tuple]) -> list[dict]:
-    """Facts of each step: loss and gradients, the buffers after forward, and what the step and `after_step` made of the weights."""
+    """Facts of each step: loss and gradients, the buffers after forward, and what the step and `after_step` made of the
+    weights.
+    """
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.05)
     facts = []
     for step, given in enumerate(views):
@@ -103,11 +108,19 @@ def steps_of(task: PretextTask, run: Callable, views: list[tuple]) -> list[dict]
         with torch.no_grad():
             task.after_step((step + 1) / (2 * STEPS))
         after = {f"after the step, {name}": value.clone() for name, value in task.state_dict().items()}
-        facts.append({"loss": total(loss.detach()) / (dist.get_world_size() if dist.is_initialized() else 1), **buffers, **gradients, **after})
+        facts.append(
+            {
+                "loss": total(loss.detach()) / (dist.get_world_size() if dist.is_initialized() else 1),
+                **buffers,
+                **gradients,
+                **after,
+            }
+        )
     return facts
 
 
-# ---- two processes, once for all tasks -------------------------------------------------------------------------------------
+# ---- two processes, once for all tasks -----------------------------------------------------------
+
 
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
@@ -116,13 +129,25 @@ def _rank(rank: int, folder: str) -> None:
     torch.save(lengths(rank), Path(folder) / f"lengths.{rank}")
     dist.destroy_process_group()
     for name in TASKS:
-        group(rank, Path(folder) / f"{name}.meet")  # one for each task, so that a task that fails leaves the others whole
+        group(
+            rank, Path(folder) / f"{name}.meet"
+        )  # one for each task, so that a task that fails leaves the others whole
         try:
-            views = [each_tensor(given, lambda x: share(x, rank)) for given in torch.load(Path(folder) / f"{name}.views", weights_only=False)]
+            views = [
+                each_tensor(given, lambda x: share(x, rank))
+                for given in torch.load(Path(folder) / f"{name}.views", weights_only=False)
+            ]
             first = use_global_batch_norm(make(name))
             second = copy.deepcopy(first)
-            facts, again = (steps_of(task, DistributedDataParallel(task), copy.deepcopy(views)) for task in (first, second))
-            other = [what for one, two in zip(facts, again, strict=True) for what in one if not torch.equal(one[what], two[what])]
+            facts, again = (
+                steps_of(task, DistributedDataParallel(task), copy.deepcopy(views)) for task in (first, second)
+            )
+            other = [
+                what
+                for one, two in zip(facts, again, strict=True)
+                for what in one
+                if not torch.equal(one[what], two[what])
+            ]
             assert not other, f"{other} is another when everything is done again"
         except Exception:
             facts = traceback.format_exc()
@@ -157,7 +182,9 @@ def test_two_processes_equal_one(name, pair):
             assert two[step].keys() == one[step].keys()
             for what, value in one[step].items():
                 where = f"{name}, step {step}, process {rank}: {what}"
-                torch.testing.assert_close(two[step][what], value, **CLOSE, msg=lambda text, where=where: f"{where}\n{text}")
+                torch.testing.assert_close(
+                    two[step][what], value, **CLOSE, msg=lambda text, where=where: f"{where}\n{text}"
+                )
     assert any(what.startswith("gradient") and value.abs().max() > 0 for what, value in one[0].items())
     assert not torch.equal(one[0]["loss"], one[1]["loss"])
 
@@ -171,17 +198,26 @@ def test_rows_of_a_process():
     assert one == {"one": torch.tensor(3.0)} and other.shape == (5, 2) and nothing is None
 
 
-# ---- their parts -----------------------------------------------------------------------------------------------------------
+# ---- their parts ---------------------------------------------------------------------------------
+
 
 def parts(rank: int, world: int = WORLD) -> dict:
     """What a rank of the pair saves of them, or, with a world of 1, what one process makes of the whole."""
     rows = torch.arange(12.0).view(6, 2)[rank::world]
     layer = use_global_batch_norm(BatchNormAct2d(3, act_layer=nn.GELU)).double()
-    x = torch.randn(6, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))[rank::world].requires_grad_()
+    x = torch.randn(6, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))[
+        rank::world
+    ].requires_grad_()
     out = layer(x)
     total((out * out.detach().flip(1)).sum()).backward()
-    return {"gathered": gather(rows), "total": total(rows.sum(0)), "out": gather(out.detach()), "gradient": gather(x.grad) / world,
-            "mean": layer.running_mean, "variance": layer.running_var}
+    return {
+        "gathered": gather(rows),
+        "total": total(rows.sum(0)),
+        "out": gather(out.detach()),
+        "gradient": gather(x.grad) / world,
+        "mean": layer.running_mean,
+        "variance": layer.running_var,
+    }
 
 
 def test_order_of_the_global_batch_and_fused_batch_norm(pair):
@@ -190,17 +226,30 @@ def test_order_of_the_global_batch_and_fused_batch_norm(pair):
         two = torch.load(pair / f"parts.{rank}", weights_only=True)
         assert two.keys() == one.keys()
         for what in one:
-            torch.testing.assert_close(two[what], one[what], msg=lambda text, where=f"process {rank}, {what}": f"{where}\n{text}")
+            torch.testing.assert_close(
+                two[what], one[what], msg=lambda text, where=f"process {rank}, {what}": f"{where}\n{text}"
+            )
     assert torch.equal(one["gathered"], torch.arange(12.0).view(6, 2)) and one["gradient"].abs().max() > 0
 
 
 def lengths(rank: int) -> list[str]:
-    """What a rank of the pair is told about loaders of its own, in training and in validation: nothing where it may go on."""
+    """What a rank of the pair is told about loaders of its own, in training and in validation: nothing where it may go
+    on.
+    """
     task, said = make("autoencoder"), []
-    for batches, unlimited in (((3, 3), 9), ((3, 2), 9), ((3, 2), 2), ((9, 9), (3, 2)), ((None, None), math.inf), ((2, None), math.inf)):
+    for batches, unlimited in (
+        ((3, 3), 9),
+        ((3, 2), 9),
+        ((3, 2), 2),
+        ((9, 9), (3, 2)),
+        ((None, None), math.inf),
+        ((2, None), math.inf),
+    ):
         most = unlimited[rank] if isinstance(unlimited, tuple) else unlimited
         loader = None if batches[rank] is None else DataLoader(range(batches[rank]))
-        task.trainer = SimpleNamespace(datamodule=None, train_dataloader=loader, num_training_batches=most, num_val_batches=[most, 1])
+        task.trainer = SimpleNamespace(
+            datamodule=None, train_dataloader=loader, num_training_batches=most, num_val_batches=[most, 1]
+        )
         for hook in (task.on_train_epoch_start, task.on_validation_epoch_start):
             try:
                 hook()
@@ -211,11 +260,29 @@ def lengths(rank: int) -> list[str]:
 
 
 def test_as_many_batches_in_every_process(pair):
-    training, validation = "the processes have 3 and 2 batches of training", "the processes have 4 and 3 batches of validation"
+    training, validation = (
+        "the processes have 3 and 2 batches of training",
+        "the processes have 4 and 3 batches of validation",
+    )
     for rank in range(WORLD):
-        assert torch.load(pair / f"lengths.{rank}", weights_only=True) == ["", "", training, "", "", "", training, validation, "", "", "", ""]
-    task = make("autoencoder")                      # and nobody else is asked
-    task.trainer = SimpleNamespace(datamodule=None, train_dataloader=DataLoader(range(3)), num_training_batches=3, num_val_batches=[1])
+        assert torch.load(pair / f"lengths.{rank}", weights_only=True) == [
+            "",
+            "",
+            training,
+            "",
+            "",
+            "",
+            training,
+            validation,
+            "",
+            "",
+            "",
+            "",
+        ]
+    task = make("autoencoder")  # and nobody else is asked
+    task.trainer = SimpleNamespace(
+        datamodule=None, train_dataloader=DataLoader(range(3)), num_training_batches=3, num_val_batches=[1]
+    )
     task.on_train_epoch_start()
     task.on_validation_epoch_start()
 

@@ -1,7 +1,8 @@
-"""What the documents tell a reader to type is typed here: every command and every program in them runs, in the order in which they stand there.
+"""What the documents tell a reader to type is typed here: every command and every program in them runs, in the order in
+which they stand there.
 
-A line that isn't understood fails the test, so none can be forgotten. What would take minutes or ask the network is made short, by the
-table SHORTENED; commands and programs themselves are run as they stand.
+A line that isn't understood fails the test, so none can be forgotten. What would take minutes or ask the network is
+made short, by the table SHORTENED; commands and programs themselves are run as they stand.
 """
 
 from __future__ import annotations
@@ -35,10 +36,20 @@ from zoo.recipe import list_recipes
 from zoo.testing import check_task
 
 ROOT = Path(zoo.__file__).parent.parent
-DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("examples/*/README.md")) if "```" in path.read_text())
-INSTALLS = ["pip install -e . && zoo quickstart", 'pip install -e ".[dev]" && pytest']     # which the gate, .ci/run, runs as they stand in the README
-MENTIONED = ["zoo new-task", "zoo adapt", "zoo evaluate", "zoo export"]       # spoken of within a line, and not to be typed without a name
-NAMED = "simclr-resnet10t-fashion-mnist"                # the checkpoint that the documents speak of
+DOCUMENTS = sorted(
+    path for path in (*ROOT.glob("*.md"), *ROOT.glob("examples/*/README.md")) if "```" in path.read_text()
+)
+INSTALLS = [
+    "pip install -e . && zoo quickstart",
+    'pip install -e ".[dev]" && pytest',
+]  # which the gate, .ci/run, runs as they stand in the README
+MENTIONED = [
+    "zoo new-task",
+    "zoo adapt",
+    "zoo evaluate",
+    "zoo export",
+]  # spoken of within a line, and not to be typed without a name
+NAMED = "simclr-resnet10t-fashion-mnist"  # the checkpoint that the documents speak of
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -47,9 +58,13 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 
 
 def typed(path: Path) -> list[tuple[str, str]]:
-    """Every fenced block and, as a line or a call, every command and call of timm that stands between words, in order."""
+    """Every fenced block and, as a line or a call, every command and call of timm that stands between words, in
+    order.
+    """
     found = []
-    for language, block, words in re.findall(r"^```(\w*)\n(.*?)^```|(?<!`)`([^`]+)`(?!`)", path.read_text(), re.MULTILINE | re.DOTALL):
+    for language, block, words in re.findall(
+        r"^```(\w*)\n(.*?)^```|(?<!`)`([^`]+)`(?!`)", path.read_text(), re.MULTILINE | re.DOTALL
+    ):
         words = " ".join(words.split())
         if block:
             found.append((language, block))
@@ -60,17 +75,22 @@ def typed(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-# ---- what is shorter than the documents say --------------------------------------------------------------------------------
+# ---- what is shorter than the documents say ------------------------------------------------------
+
 
 def _one_small_step(resolved: dict) -> dict:
-    batch = {} if resolved["data"]["name"].startswith("folder:") else {"batch_size": 8}         # of a folder it is the run's own business
+    batch = (
+        {} if resolved["data"]["name"].startswith("folder:") else {"batch_size": 8}
+    )  # of a folder it is the run's own business
     return resolved | {"trainer": resolved["trainer"] | {"max_steps": 1}, "data": resolved["data"] | batch}
 
 
 def _short_runs(monkeypatch) -> None:
     run = importlib.import_module("zoo.pretrain")._Run
     init = run.__init__
-    monkeypatch.setattr(run, "__init__", lambda self, name, resolved, *rest: init(self, name, _one_small_step(resolved), *rest))
+    monkeypatch.setattr(
+        run, "__init__", lambda self, name, resolved, *rest: init(self, name, _one_small_step(resolved), *rest)
+    )
 
 
 def _short_trainer(monkeypatch) -> None:
@@ -85,7 +105,10 @@ def _small_sets(monkeypatch) -> None:
 
 
 SHORTENED: list[tuple[Callable, str]] = [
-    (_short_runs, "a recipe's run has one step, of eight pictures where it is on a named set: by its hundreds it takes minutes"),
+    (
+        _short_runs,
+        "a recipe's run has one step, of eight pictures where it is on a named set: by its hundreds it takes minutes",
+    ),
     (_short_trainer, "so has Lightning's own trainer"),
     (_small_sets, "Fashion-MNIST and emoji are 240 generated pictures: the network isn't asked"),
 ]
@@ -94,7 +117,8 @@ SHORTENED: list[tuple[Callable, str]] = [
 def _read(name: str, size: int) -> tuple[dict, dict]:
     made = generate(ENTRIES[name].info, size=size, images=240)
     return {field: values if isinstance(values, list) else values.numpy() for field, values in made.fields.items()}, {
-        split: rows.numpy() for split, rows in made.splits.items()}
+        split: rows.numpy() for split, rows in made.splits.items()
+    }
 
 
 def read_fashion_mnist(raw, size, folder):
@@ -105,19 +129,28 @@ def read_emoji(raw, size, folder):
     return _read("emoji", size)
 
 
-# ---- a place to type -------------------------------------------------------------------------------------------------------
+# ---- a place to type -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def small_hub(tmp_path_factory) -> Path:
-    """A hub with the checkpoints that the documents name, each from a run of its recipe, in short, with a result to reproduce."""
+    """A hub with the checkpoints that the documents name, each from a run of its recipe, in short, with a result to
+    reproduce.
+    """
     place = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ZOO_HOME", str(place / "home"))
         for shorten, _ in SHORTENED:
             shorten(patched)
         said = "".join(text for path in DOCUMENTS for _, text in blocks(path))
-        for name in {NAMED, *(name for name, _, _ in list_recipes() if re.search(rf"(load|adapt|evaluate|reproduce|report|pull)\W+{name}", said))}:
+        for name in {
+            NAMED,
+            *(
+                name
+                for name, _, _ in list_recipes()
+                if re.search(rf"(load|adapt|evaluate|reproduce|report|pull)\W+{name}", said)
+            ),
+        }:
             run = zoo.pretrain(name, out=place / name, progress=False)
             zoo.evaluate(run, protocols=("knn",), labels=(1.0,), save=True, baselines=False)
             update_card(run / "checkpoint", license="Apache-2.0")
@@ -132,7 +165,7 @@ class Reader:
         self.here, self.pictures, self.monkeypatch, self.said = place / "here", pictures, monkeypatch, ""
         self.checkpoint, self.places = pictures, itertools.count(1)
         self.here.mkdir()
-        for path in document.parent.iterdir():          # links, so that nothing lands in the checkout
+        for path in document.parent.iterdir():  # links, so that nothing lands in the checkout
             if not path.name.startswith(".") and path.name not in ("runs", "adapted", "quickstart"):
                 (self.here / path.name).symlink_to(path)
         monkeypatch.chdir(self.here)
@@ -154,11 +187,21 @@ class Reader:
             self.line(line)
 
     def filled(self, text: str) -> str:
-        """A line that stands between words, with something for each word in capitals that isn't the value of a choice."""
-        meant = {"RECIPE": "simclr-test-resnet-fashion-mnist", "FOLDER": str(self.pictures), "DIR": f"dir-{next(self.places)}", "NAME": "another-task",
-                 "FILE.ckpt": "file.ckpt"}
+        """A line that stands between words, with something for each word in capitals that isn't the value of a
+        choice.
+        """
+        meant = {
+            "RECIPE": "simclr-test-resnet-fashion-mnist",
+            "FOLDER": str(self.pictures),
+            "DIR": f"dir-{next(self.places)}",
+            "NAME": "another-task",
+            "FILE.ckpt": "file.ckpt",
+        }
         if "FILE.ckpt" in text:
-            weights = {f"model.backbone.{key}": value for key, value in timm.create_model("resnet18", num_classes=0).state_dict().items()}
+            weights = {
+                f"model.backbone.{key}": value
+                for key, value in timm.create_model("resnet18", num_classes=0).state_dict().items()
+            }
             torch.save({"state_dict": weights}, self.here / "file.ckpt")
         return re.sub(r"\b(RECIPE|FOLDER|DIR|NAME|FILE\.ckpt)\b", lambda word: meant[word[0]], text)
 
@@ -167,13 +210,23 @@ class Reader:
         if not words or line.strip() in INSTALLS:
             return
         kind = "pip install -e" if words[:3] == ["pip", "install", "-e"] and len(words) == 4 else words[0]
-        assert kind in self.COMMANDS and not {"&&", "|", ">", ";"} & set(words), f"nobody knows what to do with this line: {line}"
+        assert kind in self.COMMANDS and not {"&&", "|", ">", ";"} & set(words), (
+            f"nobody knows what to do with this line: {line}"
+        )
         self.COMMANDS[kind](self, words)
 
     def zoo(self, words: list[str]) -> None:
-        if "--trainer.devices" in words:                # it starts the second process itself, with its own command line
-            short = ["--data.name", f"folder:{self.pictures}", "--trainer.max_steps", "1", "--trainer.validate_every", "0", "--no-progress"]
-            (code, _, err), = launching.finish([launching.start([*launching.command(words), *short])])
+        if "--trainer.devices" in words:  # it starts the second process itself, with its own command line
+            short = [
+                "--data.name",
+                f"folder:{self.pictures}",
+                "--trainer.max_steps",
+                "1",
+                "--trainer.validate_every",
+                "0",
+                "--no-progress",
+            ]
+            ((code, _, err),) = launching.finish([launching.start([*launching.command(words), *short])])
             assert code == 0, err
             return
         with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -181,14 +234,23 @@ class Reader:
         self.said += out.getvalue()
 
     def install(self, words: list[str]) -> None:
-        """What an editable installation comes to: its metadata and its code on the path. (That pip does so is seen in test_plugin_package.)"""
-        folder = Path(words[3].partition("[")[0]).resolve()         # without its extras
+        """What an editable installation comes to: its metadata and its code on the path. (That pip does so is seen in
+        test_plugin_package.)
+        """
+        folder = Path(words[3].partition("[")[0]).resolve()  # without its extras
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
         info = self.here.parent / "site" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\nSummary: {project['description']}\n")
-        (info / "entry_points.txt").write_text("".join(
-            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in project["entry-points"].items()))
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\nSummary: "
+            f"{project['description']}\n"
+        )
+        (info / "entry_points.txt").write_text(
+            "".join(
+                f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+                for group, points in project["entry-points"].items()
+            )
+        )
         for path in (folder, info.parent):
             self.monkeypatch.syspath_prepend(str(path))
 
@@ -199,7 +261,10 @@ class Reader:
             def pytest_runtest_logreport(self, report):
                 passed.extend([report.nodeid] if report.when == "call" and report.passed else [])
 
-        code = pytest.main(["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(self.here), *words[1:]], plugins=[Count()])
+        code = pytest.main(
+            ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(self.here), *words[1:]],
+            plugins=[Count()],
+        )
         assert code == 0 and passed, words
 
     def torchrun(self, words: list[str]) -> None:
@@ -225,11 +290,12 @@ def read(tmp_path, pictures, small_hub, monkeypatch) -> Callable[[Path], Reader]
     modules = set(sys.modules)
     yield lambda document: Reader(tmp_path, document, pictures, monkeypatch)
     for name in set(sys.modules) - modules:
-        if name.split(".")[0].startswith("zoo_"):       # plugins that were installed here alone
+        if name.split(".")[0].startswith("zoo_"):  # plugins that were installed here alone
             del sys.modules[name]
 
 
-# ---- the documents ---------------------------------------------------------------------------------------------------------
+# ---- the documents -------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
 def test_a_document_can_be_typed_from_top_to_bottom(path, read, small_hub):
@@ -237,14 +303,23 @@ def test_a_document_can_be_typed_from_top_to_bottom(path, read, small_hub):
     reader.checkpoint = small_hub / NAMED
     for language, text in typed(path):
         reader.block(language, text)
-    assert {name for name in os.listdir(path.parent) if name in ("adapted", "my-task", "zoo-my-task")} == set(), "something landed in the checkout"
+    assert {name for name in os.listdir(path.parent) if name in ("adapted", "my-task", "zoo-my-task")} == set(), (
+        "something landed in the checkout"
+    )
 
 
 def test_the_gate_runs_what_is_not_run_here():
     """The two lines that install the project itself, word for word, each the only one of its block in the README."""
     found = [text.strip() for language, text in blocks(ROOT / "README.md") if language == "bash"]
     assert found[:2] == INSTALLS and "eval" in (ROOT / ".ci/run").read_text()
-    assert not [line for path in DOCUMENTS if path != ROOT / "README.md" for _, text in blocks(path) for line in text.splitlines() if line.strip() in INSTALLS]
+    assert not [
+        line
+        for path in DOCUMENTS
+        if path != ROOT / "README.md"
+        for _, text in blocks(path)
+        for line in text.splitlines()
+        if line.strip() in INSTALLS
+    ]
 
 
 def test_the_author_of_a_task_sees_it_listed(read):
@@ -276,7 +351,9 @@ def test_the_readme_of_a_checkpoint(read, small_hub):
         reader.block("python", text)
 
 
-@pytest.mark.parametrize("line", ["conda install zoo", "zoo list | head", "pip install torch", "zoo list && zoo info simclr", "python -c 1"])
+@pytest.mark.parametrize(
+    "line", ["conda install zoo", "zoo list | head", "pip install torch", "zoo list && zoo info simclr", "python -c 1"]
+)
 def test_a_line_that_nobody_knows_fails(line, tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="nobody knows what to do with this line"):
         Reader(tmp_path, ROOT / "README.md", tmp_path, monkeypatch).line(line)

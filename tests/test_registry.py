@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
-from site_example import TASK, Site, as_found, site  # noqa: F401
 from recipe_example import no_hang
+from site_example import TASK, Site, as_found, site  # noqa: F401
 
 import zoo
 from zoo import registry
@@ -25,10 +25,23 @@ from zoo.errors import ZooError
 from zoo.optim import Optim
 from zoo.pretrain import Training
 from zoo.recipe import groups, keys, parser
-from zoo.registry import check_tasks, find_task, list_backbones, list_tasks, notices, register_task, task_arguments, task_outline
+from zoo.registry import (
+    check_tasks,
+    find_task,
+    list_backbones,
+    list_tasks,
+    notices,
+    register_task,
+    task_arguments,
+    task_outline,
+)
 from zoo.tasks.base import PretextTask, TaskOutput
 
-BUILT_IN = sorted(path.stem.replace("_", "-") for path in (Path(zoo.__file__).parent / "tasks").glob("*.py") if path.stem not in ("__init__", "base"))
+BUILT_IN = sorted(
+    path.stem.replace("_", "-")
+    for path in (Path(zoo.__file__).parent / "tasks").glob("*.py")
+    if path.stem not in ("__init__", "base")
+)
 
 
 def listed() -> dict[str, registry.TaskEntry]:
@@ -43,12 +56,18 @@ def refusal(call) -> str:
 
 def session_task(name: str, qualname: str = "Mine", module: str = "__main__") -> type:
     """A task as a cell of a notebook defines it."""
-    body = {"__module__": module, "__qualname__": qualname, "__doc__": "An idea.\n\nMore.", "views": lambda self, batch: (),
-            "forward": lambda self, views: TaskOutput(views)}
+    body = {
+        "__module__": module,
+        "__qualname__": qualname,
+        "__doc__": "An idea.\n\nMore.",
+        "views": lambda self, batch: (),
+        "forward": lambda self, views: TaskOutput(views),
+    }
     return type(qualname, (PretextTask,), body)
 
 
-# ---- built in ------------------------------------------------------------------------------------------------------------
+# ---- built in ------------------------------------------------------------------------------------
+
 
 def test_built_in_tasks_are_listed_without_importing_them():
     code = """import json, sys
@@ -57,9 +76,19 @@ names = [task.name for task in list_tasks()]
 found = [len(list_backbones()), notices(), {name: task_arguments(name) for name in names}]
 heavy = {name.split('.')[0] for name in sys.modules} & {'torch', 'timm', 'lightning', 'numpy', 'jsonargparse', 'yaml'}
 print(json.dumps([names, sorted(heavy), [name for name in sys.modules if name.startswith('zoo.')]]))"""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ | {"ZOO_NO_PLUGINS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ZOO_NO_PLUGINS": "1"},
+    )
     names, heavy, ours = json.loads(done.stdout)
-    assert names == BUILT_IN and heavy == [] and sorted(ours) == ["zoo.errors", "zoo.outline", "zoo.ranges", "zoo.registry"]
+    assert (
+        names == BUILT_IN
+        and heavy == []
+        and sorted(ours) == ["zoo.errors", "zoo.outline", "zoo.ranges", "zoo.registry"]
+    )
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -69,7 +98,11 @@ def test_what_is_read_of_a_built_in_task_is_what_importing_it_shows(name):
     assert task.name == name and issubclass(task, PretextTask) and find_task(name) is task
     assert entry.needs == task.needs and entry.uses_labels == ("label" in task.needs)
     assert entry.summary == inspect.getmodule(task).__doc__.split("\n")[0] and entry.summary
-    signature = {key: parameter.default for key, parameter in list(inspect.signature(task.__init__).parameters.items())[1:] if key != "backbone"}
+    signature = {
+        key: parameter.default
+        for key, parameter in list(inspect.signature(task.__init__).parameters.items())[1:]
+        if key != "backbone"
+    }
     written = {key: ast.literal_eval(text) for key, text in task_arguments(name).items()}
     assert written == signature and list(written) == list(signature)
     values = {"task.name": name, "backbone.name": "resnet18"}
@@ -80,12 +113,23 @@ def test_what_is_read_of_a_built_in_task_is_what_importing_it_shows(name):
 
 def _told(parser) -> list[tuple]:
     """What a parser of recipes knows of each key: with the outlines of signatures as with what is imported."""
-    return [(action.dest, str(getattr(action, "_typehint", None) or action.type), action.default, action.help, action.required) for action in parser._actions]
+    return [
+        (
+            action.dest,
+            str(getattr(action, "_typehint", None) or action.type),
+            action.default,
+            action.help,
+            action.required,
+        )
+        for action in parser._actions
+    ]
 
 
 @pytest.mark.parametrize("needs", ['needs = ("image", "label")', 'needs: tuple[str, ...] = ("image", "label")', ""])
 def test_what_is_read_of_a_file_in_the_folder_of_tasks(needs, tmp_path, monkeypatch):
-    """A task that reads labels is marked as such, and required arguments are listed too, though no built-in task has any."""
+    """A task that reads labels is marked as such, and required arguments are listed too, though no built-in task has
+    any.
+    """
     (tmp_path / "tasks").mkdir()
     init = "def __init__(self, backbone, width: int, *, depth: int = 2): ..."
     code = f"@register_task('labelled')\nclass Labelled(PretextTask):\n    {needs}\n    {init}"
@@ -118,16 +162,25 @@ def test_backbones_are_those_of_timm():
     assert list_backbones("nothing*") == []
 
 
-# ---- the decorator -------------------------------------------------------------------------------------------------------
+# ---- the decorator -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["", "My-Task", "my_task", "my task", "-my", "\u00fcber", "my.task", "a\n", 3, None, object, b"my-task"])
+
+@pytest.mark.parametrize(
+    "name", ["", "My-Task", "my_task", "my task", "-my", "\u00fcber", "my.task", "a\n", 3, None, object, b"my-task"]
+)
 def test_names_that_are_none(name):
-    assert 'can\'t name a task; write @register_task("my-task"), in lower-case letters' in refusal(lambda: register_task(name))
+    assert 'can\'t name a task; write @register_task("my-task"), in lower-case letters' in refusal(
+        lambda: register_task(name)
+    )
 
 
-@pytest.mark.parametrize("thing", [int, object, TaskOutput, lambda backbone: backbone, 3, None, "simclr", PretextTask.views])
+@pytest.mark.parametrize(
+    "thing", [int, object, TaskOutput, lambda backbone: backbone, 3, None, "simclr", PretextTask.views]
+)
 def test_what_is_no_task(thing):
-    assert "can't be registered as the task 'mine': it doesn't inherit from zoo.PretextTask" in refusal(lambda: register_task("mine")(thing))
+    assert "can't be registered as the task 'mine': it doesn't inherit from zoo.PretextTask" in refusal(
+        lambda: register_task("mine")(thing)
+    )
     assert "mine" not in listed()
 
 
@@ -138,17 +191,24 @@ def test_a_taken_name():
     assert refusal(lambda: register_task("simclr")(session_task("simclr"))) == words and find_task("simclr") is real
     assert "is taken by" in refusal(lambda: register_task("simclr")(session_task("simclr", "SimCLR", "zoo.mine")))
     register_task("mine")(session_task("mine"))
-    assert "taken by __main__:Mine; choose another for __main__:Other" in refusal(lambda: register_task("mine")(session_task("mine", "Other")))
+    assert "taken by __main__:Mine; choose another for __main__:Other" in refusal(
+        lambda: register_task("mine")(session_task("mine", "Other"))
+    )
     assert "taken by __main__:Mine" in refusal(lambda: register_task("mine")(session_task("mine", "Mine", "plugin_x")))
 
 
-@pytest.mark.parametrize(("arguments", "odd"), [("api_key: str = ''", "api_key"), ("token=None", "token"), ("*, my_password: 'int' = 3", "my_password")])
+@pytest.mark.parametrize(
+    ("arguments", "odd"),
+    [("api_key: str = ''", "api_key"), ("token=None", "token"), ("*, my_password: 'int' = 3", "my_password")],
+)
 def test_arguments_that_look_like_secrets(arguments, odd):
     made = {}
-    exec(f"def init(self, backbone, width: int = 1, {arguments}): ...", made)           # noqa: S102
+    exec(f"def init(self, backbone, width: int = 1, {arguments}): ...", made)  # noqa: S102
     said = refusal(lambda: register_task("mine")(type("Mine", (PretextTask,), {"__init__": made["init"]})))
-    assert said == (f"the task 'mine' has an argument {odd}, and what looks like a secret would be published in recipes and cards; "
-                    "have the task read it from the environment instead, or give it another name")
+    assert said == (
+        f"the task 'mine' has an argument {odd}, and what looks like a secret would be published in recipes and cards; "
+        "have the task read it from the environment instead, or give it another name"
+    )
     assert "mine" not in listed()
 
 
@@ -166,22 +226,51 @@ def test_a_cell_of_a_notebook_may_be_run_twice():
     register_task("mine")(second)
     assert find_task("mine") is second
     entry = listed()["mine"]
-    assert (entry.origin, entry.target, entry.summary, entry.needs, entry.problem) == ("this session", "__main__:Mine", "An idea.", ("image",), None)
-    assert isinstance(zoo.create_task("mine", zoo.create_backbone("test_resnet", size=32)), second) and task_arguments("mine") == {}
+    assert (entry.origin, entry.target, entry.summary, entry.needs, entry.problem) == (
+        "this session",
+        "__main__:Mine",
+        "An idea.",
+        ("image",),
+        None,
+    )
+    assert (
+        isinstance(zoo.create_task("mine", zoo.create_backbone("test_resnet", size=32)), second)
+        and task_arguments("mine") == {}
+    )
 
 
-# ---- tasks of other packages ---------------------------------------------------------------------------------------------
+# ---- tasks of other packages ---------------------------------------------------------------------
+
 
 def test_a_plugin_is_listed_without_being_imported_and_imported_when_named(site):
     site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, version="1.2.3", plugin_a=TASK.format(name="theirs"))
     entry = listed()["theirs"]
-    assert (entry.origin, entry.target, entry.summary, entry.problem) == ("zoo-plugin 1.2.3", "plugin_a:Task", "What zoo-plugin does", None)
-    assert notices() == [] and find_task("simclr") and "theirs" in refusal(lambda: find_task("their")) and site.imported() == []
+    assert (entry.origin, entry.target, entry.summary, entry.problem) == (
+        "zoo-plugin 1.2.3",
+        "plugin_a:Task",
+        "What zoo-plugin does",
+        None,
+    )
+    assert (
+        notices() == []
+        and find_task("simclr")
+        and "theirs" in refusal(lambda: find_task("their"))
+        and site.imported() == []
+    )
     task = find_task("theirs")
-    assert task.__module__ == "plugin_a" and task.name == "theirs" and find_task("theirs") is task and site.imported() == ["plugin_a"] * 2
+    assert (
+        task.__module__ == "plugin_a"
+        and task.name == "theirs"
+        and find_task("theirs") is task
+        and site.imported() == ["plugin_a"] * 2
+    )
     assert task_arguments("theirs") == {"width": "", "depth": "2", "words": "'a b'"}
     assert listed()["theirs"] == entry
-    assert zoo.create_task("theirs", zoo.create_backbone("test_resnet", size=32), width=3).arguments == {"width": 3, "depth": 2, "words": "a b"}
+    assert zoo.create_task("theirs", zoo.create_backbone("test_resnet", size=32), width=3).arguments == {
+        "width": 3,
+        "depth": 2,
+        "words": "a b",
+    }
 
 
 def test_a_plugin_that_is_imported_by_hand_from_where_its_entry_point_doesnt_point(site):
@@ -198,7 +287,9 @@ def test_a_plugin_that_is_imported_by_hand_from_where_its_entry_point_doesnt_poi
 
 def test_a_name_that_a_package_declares_is_taken_before_it_is_imported(site):
     site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
-    assert "is taken by plugin_a:Task; choose another for __main__:Mine" in refusal(lambda: register_task("theirs")(session_task("theirs")))
+    assert "is taken by plugin_a:Task; choose another for __main__:Mine" in refusal(
+        lambda: register_task("theirs")(session_task("theirs"))
+    )
     assert site.imported() == []
 
 
@@ -208,12 +299,19 @@ BROKEN = {
     "raise SystemExit(3)": "can't be imported: SystemExit: 3",
     "import sys; sys.exit('bye')": "can't be imported: SystemExit: bye",
     "import plugin_that_is_nowhere": "can't be imported: ModuleNotFoundError: No module named 'plugin_that_is_nowhere'",
-    "raise BaseException('odd')": "can't be imported: BaseException: odd", "1 +": "can't be imported: SyntaxError", "\0": "can't be imported: ",
+    "raise BaseException('odd')": "can't be imported: BaseException: odd",
+    "1 +": "can't be imported: SyntaxError",
+    "\0": "can't be imported: ",
     "x = 3": "can't be imported: AttributeError: module 'plugin_a' has no attribute 'Task'",
-    "class Task: pass": 'its entry point plugin_a:Task is not a class registered under that name; decorate it with @register_task("theirs")',
-    "Task = 3": "is not a class registered under that name", TASK.format(name="another"): "is not a class registered under that name",
+    "class Task: pass": "its entry point plugin_a:Task is not a class registered under that name; decorate it with "
+    '@register_task("theirs")',
+    "Task = 3": "is not a class registered under that name",
+    TASK.format(name="another"): "is not a class registered under that name",
     TASK.format(name="theirs") + "raise OSError('at the very end')": "can't be imported: OSError: at the very end",
-    TASK.format(name="simclr"): "can't be imported: ZooError: the task name 'simclr' is taken by zoo.tasks.simclr:SimCLR"}
+    TASK.format(
+        name="simclr"
+    ): "can't be imported: ZooError: the task name 'simclr' is taken by zoo.tasks.simclr:SimCLR",
+}
 
 
 @pytest.mark.parametrize(("code", "words"), BROKEN.items(), ids=[f"broken{number}" for number in range(len(BROKEN))])
@@ -222,24 +320,38 @@ def test_a_broken_plugin_is_named_with_its_error_and_breaks_nothing_else(code, w
     site.install("zoo-broken", {"theirs": "plugin_a:Task"}, version="0.9", plugin_a=code)
     names = [*BUILT_IN, "fine", "theirs"]
     assert sorted(listed()) == sorted(names) and notices() == []
-    for _ in range(2):                              # it doesn't mend itself by being used
+    for _ in range(2):  # it doesn't mend itself by being used
         with pytest.raises(ZooError, match="^the task theirs of zoo-broken 0.9 can't be ") as caught:
             find_task("theirs")
         assert words in str(caught.value)
         assert (caught.value.__cause__ is not None) == ("can't be imported" in words)
-    assert "zoo-broken 0.9" in refusal(lambda: task_arguments("theirs")) and "zoo-broken 0.9" in refusal(lambda: zoo.create_task("theirs", None))
-    assert sorted(set(listed()) - {"another"}) == sorted(names) and find_task("fine").name == "fine" and find_task("simclr").__name__ == "SimCLR"
+    assert "zoo-broken 0.9" in refusal(lambda: task_arguments("theirs")) and "zoo-broken 0.9" in refusal(
+        lambda: zoo.create_task("theirs", None)
+    )
+    assert (
+        sorted(set(listed()) - {"another"}) == sorted(names)
+        and find_task("fine").name == "fine"
+        and find_task("simclr").__name__ == "SimCLR"
+    )
 
 
-@pytest.mark.parametrize(("code", "problem"), [
-    ("import os; print('imported', flush=True); os._exit(0)", "importing it ends the process, with exit code 0"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "importing it ends the process, with exit code -9"),
-    ("import time; time.sleep(1000)", "importing it takes more than 2 seconds")])
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import os; print('imported', flush=True); os._exit(0)", "importing it ends the process, with exit code 0"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "importing it ends the process, with exit code -9"),
+        ("import time; time.sleep(1000)", "importing it takes more than 2 seconds"),
+    ],
+)
 def test_a_plugin_that_ends_the_process_or_never_comes_back(code, problem, site, monkeypatch, capfd):
     monkeypatch.setattr(registry, "LONGEST_IMPORT", 2.0)
     site.install("zoo-broken", {"theirs": "plugin_a:Task"}, plugin_a=code)
     with no_hang(60):
-        for use in (lambda: find_task("theirs"), lambda: task_arguments("theirs"), lambda: zoo.create_task("theirs", None)):
+        for use in (
+            lambda: find_task("theirs"),
+            lambda: task_arguments("theirs"),
+            lambda: zoo.create_task("theirs", None),
+        ):
             assert refusal(use) == f"the task theirs can't be used: zoo-broken 1.0: {problem}"
     assert capfd.readouterr() == ("", "") and find_task("simclr").name == "simclr"
 
@@ -249,7 +361,7 @@ def test_the_rehearsal_of_a_plugin_leaves_nothing_and_is_had_once(site):
     code = f"""
 import subprocess, torch
 child = subprocess.Popen(["sleep", "1000"])
-open({str(site.folder / 'pids')!r}, "a").write(f"{{child.pid}} ")
+open({str(site.folder / "pids")!r}, "a").write(f"{{child.pid}} ")
 print("loud", float((torch.ones(300, 300) @ torch.ones(300, 300)).sum()), flush=True)
 """
     site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=code + TASK.format(name="theirs"))
@@ -265,14 +377,23 @@ print("loud", float((torch.ones(300, 300) @ torch.ones(300, 300)).sum()), flush=
     assert not _alive(rehearsed)
 
 
-@pytest.mark.parametrize(("raised", "said"), [
-    ("RuntimeError('no\\nGPU')", "RuntimeError: no GPU"), ("SystemExit(0)", "SystemExit: 0"), ("BaseException('odd')", "BaseException: odd")])
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("RuntimeError('no\\nGPU')", "RuntimeError: no GPU"),
+        ("SystemExit(0)", "SystemExit: 0"),
+        ("BaseException('odd')", "BaseException: odd"),
+    ],
+)
 def test_a_plugin_whose_constructor_raises_is_named(raised, said, site):
-    code = TASK.format(name="theirs").replace("super().__init__(backbone)", f"super().__init__(backbone)\n        raise {raised}")
+    code = TASK.format(name="theirs").replace(
+        "super().__init__(backbone)", f"super().__init__(backbone)\n        raise {raised}"
+    )
     site.install("zoo-broken", {"theirs": "plugin_a:Task"}, version="0.9", plugin_a=code)
     backbone = zoo.create_backbone("test_resnet", size=32)
     assert refusal(lambda: zoo.create_task("theirs", backbone, width=3, depth=2)) == (
-        "the task theirs of zoo-broken 0.9 can't be made with {'width': 3} and the backbone test_resnet: " + said)
+        "the task theirs of zoo-broken 0.9 can't be made with {'width': 3} and the backbone test_resnet: " + said
+    )
     assert "of zoo-broken 0.9 can't be made with its defaults" in refusal(lambda: zoo.create_task("theirs", backbone))
 
 
@@ -282,10 +403,23 @@ def test_an_interruption_is_not_taken_for_a_broken_plugin(site):
         find_task("theirs")
 
 
-@pytest.mark.parametrize(("name", "target", "problem"), [
-    ("theirs", "plugin_nowhere.task:Task", "zoo-broken 1.0 has no package 'plugin_nowhere', which its entry point names"),
-    ("theirs", "json", "its entry point in zoo-broken 1.0, 'json', is not package.module:Class"), ("theirs", "json:", "is not package.module:Class"),
-    ("Theirs_2", "json:Task", "zoo-broken 1.0 calls it 'Theirs_2'; a task's name is lower-case words joined by hyphens")])
+@pytest.mark.parametrize(
+    ("name", "target", "problem"),
+    [
+        (
+            "theirs",
+            "plugin_nowhere.task:Task",
+            "zoo-broken 1.0 has no package 'plugin_nowhere', which its entry point names",
+        ),
+        ("theirs", "json", "its entry point in zoo-broken 1.0, 'json', is not package.module:Class"),
+        ("theirs", "json:", "is not package.module:Class"),
+        (
+            "Theirs_2",
+            "json:Task",
+            "zoo-broken 1.0 calls it 'Theirs_2'; a task's name is lower-case words joined by hyphens",
+        ),
+    ],
+)
 def test_what_metadata_alone_shows_to_be_wrong(name, target, problem, site):
     site.install("zoo-broken", {name: target})
     assert problem in listed()[name].problem
@@ -297,17 +431,27 @@ def test_two_packages_that_claim_one_name(site):
     site.install("zoo-one", {"theirs": "plugin_a:Task", "other": "plugin_a:Other"}, plugin_a=TASK.format(name="theirs"))
     site.install("zoo-two", {"theirs": "plugin_b:Task"}, version="2.0", plugin_b=TASK.format(name="theirs"))
     problem = listed()["theirs"].problem
-    assert problem in [f"{one} and {other} both claim the name; uninstall one"
-                       for one, other in (("zoo-one 1.0", "zoo-two 2.0"), ("zoo-two 2.0", "zoo-one 1.0"))]
+    assert problem in [
+        f"{one} and {other} both claim the name; uninstall one"
+        for one, other in (("zoo-one 1.0", "zoo-two 2.0"), ("zoo-two 2.0", "zoo-one 1.0"))
+    ]
     assert refusal(lambda: find_task("theirs")) == f"the task theirs can't be used: {problem}"
     assert listed()["other"].problem is None and site.imported() == []
 
 
 def test_a_package_that_claims_a_built_in_name_doesnt_get_it(site):
-    site.install("zoo-thief", {"simclr": "plugin_a:Task", "theirs": "plugin_b:Task"}, plugin_a=TASK.format(name="simclr"),
-                 plugin_b=TASK.format(name="theirs"))
+    site.install(
+        "zoo-thief",
+        {"simclr": "plugin_a:Task", "theirs": "plugin_b:Task"},
+        plugin_a=TASK.format(name="simclr"),
+        plugin_b=TASK.format(name="theirs"),
+    )
     assert notices() == ["zoo-thief 1.0 also has a task 'simclr'; the built-in one is used"]
-    assert listed()["simclr"].origin == "zoo" and find_task("simclr").__module__ == "zoo.tasks.simclr" and site.imported() == []
+    assert (
+        listed()["simclr"].origin == "zoo"
+        and find_task("simclr").__module__ == "zoo.tasks.simclr"
+        and site.imported() == []
+    )
     assert find_task("theirs").__module__ == "plugin_b"
 
 
@@ -320,9 +464,17 @@ def test_of_a_package_that_is_on_the_path_twice_the_first_counts(site, tmp_path,
     assert nearer.imported() == ["plugin_a"] * 2 and site.imported() == []
 
 
-@pytest.mark.parametrize(("points", "metadata"), [
-    (b"[zoo.tasks]\nx = \xff\xfe\n", None), (b"\xff\xfe\x00", None), (b"[zoo.tasks]\nword\n", None), (b"[zoo.tasks]\nx = a:B\n", b"\xff\xfe"),
-    (b"[zoo.tasks]\nx = a:B\n", b""), (b"[zoo.tasks]\nx = a:B\n", b"Name: zoo-damaged\n")])
+@pytest.mark.parametrize(
+    ("points", "metadata"),
+    [
+        (b"[zoo.tasks]\nx = \xff\xfe\n", None),
+        (b"\xff\xfe\x00", None),
+        (b"[zoo.tasks]\nword\n", None),
+        (b"[zoo.tasks]\nx = a:B\n", b"\xff\xfe"),
+        (b"[zoo.tasks]\nx = a:B\n", b""),
+        (b"[zoo.tasks]\nx = a:B\n", b"Name: zoo-damaged\n"),
+    ],
+)
 def test_damaged_metadata_of_any_package_breaks_nothing(points, metadata, site):
     site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
     site.install("zoo-damaged", points, metadata=metadata)
@@ -332,17 +484,22 @@ def test_damaged_metadata_of_any_package_breaks_nothing(points, metadata, site):
 
 
 def test_plugins_can_be_switched_off(site, monkeypatch):
-    site.install("zoo-plugin", {"theirs": "plugin_a:Task", "simclr": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
+    site.install(
+        "zoo-plugin", {"theirs": "plugin_a:Task", "simclr": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs")
+    )
     monkeypatch.setenv("ZOO_NO_PLUGINS", "1")
     assert sorted(listed()) == BUILT_IN and notices() == []
 
 
-# ---- zoo list tasks --check ----------------------------------------------------------------------------------------------
+# ---- zoo list tasks --check ----------------------------------------------------------------------
+
 
 def test_check_tasks_finds_what_breaks_on_import_and_names_the_culprit(site, monkeypatch):
     site.install("zoo-raises", {"raises": "plugin_a:Task"}, plugin_a="raise ImportError('no frobnicate')")
     site.install("zoo-talks", {"talks": "plugin_b:Task"}, plugin_b="raise RuntimeError('first line\\nlast line')")
-    site.install("zoo-dies", {"dies": "plugin_c:Task"}, version="3.1", plugin_c="import os; print('imported'); os._exit(5)")
+    site.install(
+        "zoo-dies", {"dies": "plugin_c:Task"}, version="3.1", plugin_c="import os; print('imported'); os._exit(5)"
+    )
     site.install("zoo-leaves", {"leaves": "plugin_d:Task"}, plugin_d="import os; os._exit(0)")
     site.install("zoo-lacks", {"lacks": "plugin_nowhere:Task"})
     entries = [entry for entry in list_tasks() if entry.origin != "zoo" or entry.name == "mae"]
@@ -350,27 +507,35 @@ def test_check_tasks_finds_what_breaks_on_import_and_names_the_culprit(site, mon
     monkeypatch.setattr(registry, "list_tasks", lambda: [*entries, listed()["mine"]])
     problems = {entry.name: entry.problem for entry in check_tasks(timeout=120)}
     assert problems == {
-        "raises": "the task raises of zoo-raises 1.0 can't be imported: ImportError: no frobnicate", "talks": "zoo-talks 1.0: last line",
+        "raises": "the task raises of zoo-raises 1.0 can't be imported: ImportError: no frobnicate",
+        "talks": "zoo-talks 1.0: last line",
         "dies": "zoo-dies 3.1: importing it ends the process, with exit code 5",
         "leaves": "zoo-leaves 1.0: importing it ends the process, with exit code 0",
-        "lacks": "zoo-lacks 1.0 has no package 'plugin_nowhere', which its entry point names", "mae": None, "mine": None}
+        "lacks": "zoo-lacks 1.0 has no package 'plugin_nowhere', which its entry point names",
+        "mae": None,
+        "mine": None,
+    }
     assert not any(name.startswith("plugin") for name in sys.modules)
 
 
 def test_check_tasks_gives_up_on_one_that_hangs_and_ends_all_that_it_started(site, monkeypatch):
-    site.install("zoo-hangs", {"hangs": "plugin_a:Task"}, plugin_a=f"""
+    site.install(
+        "zoo-hangs",
+        {"hangs": "plugin_a:Task"},
+        plugin_a=f"""
 import subprocess, time
 child = subprocess.Popen(["sleep", "1000"])
-open({str(site.folder / 'pid')!r}, "w").write(str(child.pid))
+open({str(site.folder / "pid")!r}, "w").write(str(child.pid))
 time.sleep(1000)
-""")
+""",
+    )
     entry = listed()["hangs"]
     monkeypatch.setattr(registry, "list_tasks", lambda: [entry])
     with no_hang(60):
         (checked,) = check_tasks(timeout=10)
     assert checked.problem == "zoo-hangs 1.0: importing it takes more than 10 seconds"
     pid = int((site.folder / "pid").read_text())
-    for _ in range(100):                            # killed at once; init collects it when it gets round to it
+    for _ in range(100):  # killed at once; init collects it when it gets round to it
         if not _alive(pid):
             break
         time.sleep(0.1)

@@ -33,19 +33,35 @@ def step_of(path) -> int:
 
 def test_the_last_and_the_one_before_are_kept(run):
     assert step_of(run / "last.ckpt") == 2 and step_of(run / "previous.ckpt") == 1
-    assert sorted(path.name for path in run.iterdir()) == ["last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "last.ckpt",
+        "last.ckpt.sha256",
+        "previous.ckpt",
+        "previous.ckpt.sha256",
+    ]
     assert newest_good(run) == run / "last.ckpt"
     assert newest_good(run / "nowhere") is None
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[: len(d) // 2] + bytes([d[len(d) // 2] ^ 1]) + d[len(d) // 2 + 1:],
-                                    lambda d: bytes(len(d)), lambda d: b"", lambda d: d + b"x"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d[:-1],
+        lambda d: d[: len(d) // 2] + bytes([d[len(d) // 2] ^ 1]) + d[len(d) // 2 + 1 :],
+        lambda d: bytes(len(d)),
+        lambda d: b"",
+        lambda d: d + b"x",
+    ],
+)
 def test_a_damaged_state_is_passed_over_with_a_warning(run, damage):
     (run / "last.ckpt").write_bytes(damage((run / "last.ckpt").read_bytes()))
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged"):
         assert newest_good(run) == run / "previous.ckpt"
     (run / "previous.ckpt").write_bytes(damage((run / "previous.ckpt").read_bytes()))
-    with pytest.raises(ZooError, match="no saved state of"), pytest.warns(UserWarning, match=r"previous\.ckpt is damaged"):
+    with (
+        pytest.raises(ZooError, match="no saved state of"),
+        pytest.warns(UserWarning, match=r"previous\.ckpt is damaged"),
+    ):
         newest_good(run)
 
 
@@ -72,12 +88,13 @@ def test_killed_between_any_two_system_calls_the_newest_good_is_the_old_or_the_n
                     raise Killed
                 calls.append(name)
                 return real[name](*args, **keywords)
+
             return call
 
         with monkeypatch.context() as patch:
             for name in real:
                 patch.setattr(os, name, stop(name))
-            patch.setattr(os, "unlink", lambda *a, **k: None)          # a killed process cleans nothing up
+            patch.setattr(os, "unlink", lambda *a, **k: None)  # a killed process cleans nothing up
             patch.setattr(type(folder), "unlink", lambda *a, **k: None)
             try:
                 SafeCheckpointIO().save_checkpoint(state(3), folder / "last.ckpt")
@@ -87,7 +104,7 @@ def test_killed_between_any_two_system_calls_the_newest_good_is_the_old_or_the_n
         if finished:
             break
         assert step_of(newest_good(folder)) in (2, 3), f"killed before call {moment}"
-        SafeCheckpointIO().save_checkpoint(state(4), folder / "last.ckpt")      # and the run that goes on can save
+        SafeCheckpointIO().save_checkpoint(state(4), folder / "last.ckpt")  # and the run that goes on can save
         assert step_of(newest_good(folder)) == 4
     assert finished and moment > 8
 
@@ -175,8 +192,16 @@ class Line(L.LightningModule):
 
 def test_lightning_saves_and_resumes_through_it(tmp_path):
     def trainer(steps):
-        return L.Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                         enable_model_summary=False, plugins=[SafeCheckpointIO()], default_root_dir=tmp_path)
+        return L.Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[SafeCheckpointIO()],
+            default_root_dir=tmp_path,
+        )
 
     first = trainer(2)
     first.fit(Line())

@@ -27,7 +27,9 @@ def folder_of(count: int, name: str = "pictures") -> Path:
     folder, draw = Path(name).absolute(), np.random.default_rng(0)
     folder.mkdir()
     for number in range(count):
-        Image.fromarray(draw.integers(0, 256, (16 + number % 3, 20, 3), dtype=np.uint8)).save(folder / f"{number:03}.png")
+        Image.fromarray(draw.integers(0, 256, (16 + number % 3, 20, 3), dtype=np.uint8)).save(
+            folder / f"{number:03}.png"
+        )
     return folder
 
 
@@ -42,7 +44,8 @@ def refused(*given, **also) -> str:
     return str(error.value)
 
 
-# ---- a batch that the folder can't fill --------------------------------------------------------------------------------------
+# ---- a batch that the folder can't fill ----------------------------------------------------------
+
 
 def test_a_batch_size_that_the_recipe_gives_is_lowered_and_written_down(capfd):
     data = {"name": f"folder:{folder_of(30)}"}
@@ -72,18 +75,22 @@ def test_one_that_a_person_gave_is_refused_before_anything_is_written():
     with pytest.raises(ZooError, match="has 26 images and one step needs 100; give data.batch_size 26 or less"):
         zoo.pretrain(values, progress=False, data={"name": f"folder:{folder}", "batch_size": 100})
     assert not Path("runs").exists()
-    zoo.pretrain(values, progress=False, data={"name": f"folder:{folder}", "batch_size": 26})          # as it was told
+    zoo.pretrain(values, progress=False, data={"name": f"folder:{folder}", "batch_size": 26})  # as it was told
     with pytest.raises(ZooError, match="the train split of digits has 1,.* images and one step needs 2,000"):
-        train(data={"batch_size": 2000})                            # of a named set the recipe's author knew the size
+        train(data={"batch_size": 2000})  # of a named set the recipe's author knew the size
     assert not Path("runs/autoencoder-test_resnet-digits-s0").exists()
 
 
 def test_too_few_for_anything(capfd):
     data = {"name": f"folder:{folder_of(2)}"}
-    assert refused(data=data) == ("batch normalisation has no spread to go by in a step of data.batch_size 1; add images to the folder "
-                                  "(a larger data.size may do as well)")
+    assert refused(data=data) == (
+        "batch normalisation has no spread to go by in a step of data.batch_size 1; add images to the folder "
+        "(a larger data.size may do as well)"
+    )
     module = zoo.create_data(data["name"])
-    with pytest.raises(ZooError, match="has 1 images, and each of 2 processes needs one at least; add images, or start fewer processes"):
+    with pytest.raises(
+        ZooError, match="has 1 images, and each of 2 processes needs one at least; add images, or start fewer processes"
+    ):
         module.fit_batch(2)
 
 
@@ -92,30 +99,56 @@ def test_plain_lightning_gets_a_batch_that_the_folder_fills(capfd):
 
     module = zoo.create_data(f"folder:{folder_of(30)}", size=16)
     task = zoo.create_task("autoencoder", zoo.create_backbone("test_resnet", size=16), code=8, width=8)
-    trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    trainer = L.Trainer(
+        max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
     trainer.fit(task, module)
-    assert trainer.global_step == 1 and module.batch_size == 26 and "a step takes 26 instead of 256" in capfd.readouterr().err
+    assert (
+        trainer.global_step == 1
+        and module.batch_size == 26
+        and "a step takes 26 instead of 256" in capfd.readouterr().err
+    )
     with pytest.raises(ZooError, match="has 26 images and one step needs 27; give data.batch_size 26 or less"):
         trainer.fit(task, zoo.create_data(module.dataset.info.name, batch_size=27, size=16))
     assert zoo.create_data("digits").batch_size == 256
 
 
-# ---- whose folder it is ------------------------------------------------------------------------------------------------------
+# ---- whose folder it is --------------------------------------------------------------------------
+
 
 def test_the_usual_folder_gets_a_number_where_another_run_has_taken_it(capfd):
     runs = [train() for _ in range(3)]
-    assert runs == [USUAL, Path(f"{USUAL}-2"), Path(f"{USUAL}-3")] and all((run / "checkpoint").is_dir() for run in runs)
+    assert runs == [USUAL, Path(f"{USUAL}-2"), Path(f"{USUAL}-3")] and all(
+        (run / "checkpoint").is_dir() for run in runs
+    )
     assert f"{USUAL} is taken by another run, so this one goes to {USUAL}-2" in capfd.readouterr().err
     assert refused(USUAL) == f"{USUAL} holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER"
 
 
-@pytest.mark.parametrize("name", ["checkpoint/notes.txt", "last.ckpt", "previous.ckpt", "recipe.yaml", "run.json", "metrics.csv", "bad_samples.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoint/notes.txt",
+        "last.ckpt",
+        "previous.ckpt",
+        "recipe.yaml",
+        "run.json",
+        "metrics.csv",
+        "bad_samples.jsonl",
+    ],
+)
 def test_what_somebody_keeps_under_a_name_of_ours_is_left_alone(name):
     theirs = Path("mine") / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("years of work")
-    assert refused("mine") == f"mine holds no run, but {name.split('/')[0]}, which a run would replace; move it away, or add --out ANOTHER-FOLDER"
-    assert theirs.read_text() == "years of work" and [path for path in Path("mine").rglob("*") if path.is_file()] == [theirs]
+    assert (
+        refused("mine")
+        == f"mine holds no run, but {name.split('/')[0]}, which a run would replace; move it away, or add --out "
+        "ANOTHER-FOLDER"
+    )
+    assert theirs.read_text() == "years of work" and [path for path in Path("mine").rglob("*") if path.is_file()] == [
+        theirs
+    ]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
@@ -158,14 +191,19 @@ def _interrupted(**also) -> None:
 
 
 def test_an_interrupted_run_is_not_left_behind_for_a_new_one():
-    train()                                         # another recipe's, for it is shorter
+    train()  # another recipe's, for it is shorter
     _interrupted()
     assert (Path(f"{USUAL}-2") / "last.ckpt").is_file()
-    assert refused(max_steps=5, save_every=2) == f"{USUAL}-2 holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER"
+    assert (
+        refused(max_steps=5, save_every=2)
+        == f"{USUAL}-2 holds a run already; add --resume to go on with it, or --out ANOTHER-FOLDER"
+    )
     assert train(resume=True, max_steps=5, save_every=2) == Path(f"{USUAL}-2")
     assert train(resume=True) == USUAL and train(max_steps=5, save_every=2) == Path(f"{USUAL}-3")
-    assert refused(resume=True, max_steps=9) == (f"{USUAL} was begun with trainer.max_steps 2, and the recipe now says 9; resume it unchanged, "
-                                                 "or start a new run with --out")
+    assert refused(resume=True, max_steps=9) == (
+        f"{USUAL} was begun with trainer.max_steps 2, and the recipe now says 9; resume it unchanged, "
+        "or start a new run with --out"
+    )
 
 
 @pytest.mark.parametrize("out", [None, "run"])
@@ -178,7 +216,11 @@ def test_a_run_that_saved_nothing_makes_way(out):
     left = Path(out) if out else USUAL
     assert (left / "recipe.yaml").is_file() and not (left / "last.ckpt").exists()
     (left / "bad_samples.jsonl").write_text("of the one before\n")
-    assert train(out, max_steps=3) == left and read_card(left / "checkpoint")["steps"] == 3 and not (left / "bad_samples.jsonl").exists()
+    assert (
+        train(out, max_steps=3) == left
+        and read_card(left / "checkpoint")["steps"] == 3
+        and not (left / "bad_samples.jsonl").exists()
+    )
 
 
 def test_two_at_once_never_share_a_folder():
@@ -197,13 +239,16 @@ def test_two_at_once_never_share_a_folder():
             os._exit(1)
     try:
         assert os.read(reading, 1) == b"x"
-        assert refused(USUAL) == f"another process is training in {USUAL}; wait until it has ended, or add --out ANOTHER-FOLDER"
+        assert (
+            refused(USUAL)
+            == f"another process is training in {USUAL}; wait until it has ended, or add --out ANOTHER-FOLDER"
+        )
         assert refused(USUAL, resume=True).startswith("another process is training in")
         assert train() == Path(f"{USUAL}-2")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert train(USUAL) == USUAL                    # whose lock ended with it
+    assert train(USUAL) == USUAL  # whose lock ended with it
 
 
 def test_where_there_are_no_locks_what_was_begun_is_left_alone(monkeypatch):
@@ -217,13 +262,20 @@ def test_where_there_are_no_locks_what_was_begun_is_left_alone(monkeypatch):
 
 
 def test_a_refused_run_leaves_no_folder_behind():
-    assert "can't be read as a recipe" not in refused("deep/below/run", data={"name": f"folder:{folder_of(2)}", "size": 2})
+    assert "can't be read as a recipe" not in refused(
+        "deep/below/run", data={"name": f"folder:{folder_of(2)}", "size": 2}
+    )
     assert not Path("deep").exists()
 
 
 def test_a_run_that_was_changed_on_the_command_line_is_not_this_recipes():
     """Though it has all that the recipe says: what the recipe leaves out counts too where a folder is chosen."""
     values = run_example.recipe(trainer={"max_steps": 2})
-    assert [train(), zoo.pretrain(values, progress=False, **{"task.noise": 0.1})] == [USUAL, USUAL.with_name(f"{USUAL.name}-2")]
+    assert [train(), zoo.pretrain(values, progress=False, **{"task.noise": 0.1})] == [
+        USUAL,
+        USUAL.with_name(f"{USUAL.name}-2"),
+    ]
     assert train(resume=True) == USUAL
-    assert zoo.pretrain(values, resume=True, progress=False, **{"task.noise": 0.1}) == USUAL.with_name(f"{USUAL.name}-2")
+    assert zoo.pretrain(values, resume=True, progress=False, **{"task.noise": 0.1}) == USUAL.with_name(
+        f"{USUAL.name}-2"
+    )

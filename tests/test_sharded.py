@@ -1,6 +1,8 @@
-"""Two processes that share a network by FSDP compute what one process computes, hold half each, and leave behind what other runs leave behind.
+"""Two processes that share a network by FSDP compute what one process computes, hold half each, and leave behind what
+other runs leave behind.
 
-Everything that needs two processes happens in one pair, forked from the test's process, which has imported everything already.
+Everything that needs two processes happens in one pair, forked from the test's process, which has imported everything
+already.
 """
 
 from __future__ import annotations
@@ -31,12 +33,18 @@ from zoo.pretrain import Clock, Training, _smaller, build
 from zoo.tasks.base import PretextTask
 from zoo.testing import CONV, CPU, SIZES, VIT
 
-CASES = {"mae": "adamw", "simclr": "sgd", "byol": "sgd", "data2vec": "lars"}        # a decoder; BatchNorm; a teacher with it; one of tokens
+CASES = {
+    "mae": "adamw",
+    "simclr": "sgd",
+    "byol": "sgd",
+    "data2vec": "lars",
+}  # a decoder; BatchNorm; a teacher with it; one of tokens
 STEPS = 3
 QKV = "backbone.model.blocks.0.attn.qkv.weight"
 
 
-# ---- step by step, in float64 ------------------------------------------------------------------------------------------------
+# ---- step by step, in float64 --------------------------------------------------------------------
+
 
 def whole(x: Tensor) -> Tensor:
     return (x.full_tensor() if hasattr(x, "full_tensor") else x).detach().clone()
@@ -48,7 +56,9 @@ def here(tensors: Any) -> int:
 
 
 def steps_of(task: PretextTask, views: list[tuple]) -> tuple[list[dict], dict[str, int]]:
-    """Facts of each step: loss, gradients, their norm before it was clipped, buffers, weights; and how much of what is held when all is done."""
+    """Facts of each step: loss, gradients, their norm before it was clipped, buffers, weights; and how much of what is
+    held when all is done.
+    """
     optimizer = Optim(CASES[task.name], lr=0.01).build(task)
     facts = []
     for step, given in enumerate(views):
@@ -62,18 +72,43 @@ def steps_of(task: PretextTask, views: list[tuple]) -> tuple[list[dict], dict[st
         with torch.no_grad():
             task.after_step((step + 1) / (2 * STEPS))
         after = {f"after the step, {name}": whole(value) for name, value in task.state_dict().items()}
-        facts.append({"loss": total(loss.detach()) / (dist.get_world_size() if dist.is_initialized() else 1), "norm": norm, **buffers, **gradients, **after})
-    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor) and value.ndim]
-    return facts, {"parameters": here(task.parameters()), "gradients": here(p.grad for p in task.parameters() if p.grad is not None),
-                   "optimizer state": here(state)}
+        facts.append(
+            {
+                "loss": total(loss.detach()) / (dist.get_world_size() if dist.is_initialized() else 1),
+                "norm": norm,
+                **buffers,
+                **gradients,
+                **after,
+            }
+        )
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor) and value.ndim
+    ]
+    return facts, {
+        "parameters": here(task.parameters()),
+        "gradients": here(p.grad for p in task.parameters() if p.grad is not None),
+        "optimizer state": here(state),
+    }
 
 
-# ---- whole runs ----------------------------------------------------------------------------------------------------------------
+# ---- whole runs ----------------------------------------------------------------------------------
+
 
 def recipe(strategy: str, optim: str = "sgd", **more: Any) -> dict:
-    """A teacher, a queue and BatchNorm; gradients of two batches are added up and clipped; validation looks at features."""
-    values = killing.recipe("moco", max_steps=4, accumulate=2, clip=0.5, devices=WORLD, strategy=strategy, timeout=30.0, **more)
-    return values | {"backbone": VIT, "data": values["data"] | {"batch_size": 2}, "optim": {"name": optim, "lr": {"sgd": 0.1, "adamw": 2e-3}[optim]}}
+    """A teacher, a queue and BatchNorm; gradients of two batches are added up and clipped; validation looks at
+    features.
+    """
+    values = killing.recipe(
+        "moco", max_steps=4, accumulate=2, clip=0.5, devices=WORLD, strategy=strategy, timeout=30.0, **more
+    )
+    return values | {
+        "backbone": VIT,
+        "data": values["data"] | {"batch_size": 2},
+        "optim": {"name": optim, "lr": {"sgd": 0.1, "adamw": 2e-3}[optim]},
+    }
 
 
 def other_queue(clock: Clock, trainer: Any, task: PretextTask) -> None:
@@ -95,6 +130,7 @@ def told_to_end(clock: Clock, trainer: Any, *ignored: Any) -> None:
 
 def runs(port: Any) -> dict[str, Any]:
     """What became of runs that a launcher like torchrun started: folder or exit code or error."""
+
     def run(out: str, values: dict, resume: bool = False, **hooks: Any) -> Any:
         os.environ["MASTER_PORT"] = str(next(port))
         for name, hook in hooks.items():
@@ -109,14 +145,23 @@ def runs(port: Any) -> dict[str, Any]:
             for name in hooks:
                 delattr(Clock, name)
 
-    torch.cpu.get_capabilities = lambda: {"bf16": True}         # where this machine emulates it, which is slower and no less right
+    torch.cpu.get_capabilities = lambda: {
+        "bf16": True
+    }  # where this machine emulates it, which is slower and no less right
     adamw = recipe("fsdp", "adamw", save_every=1)
-    return {"ddp": run("ddp", recipe("ddp"), on_train_start=other_queue), "fsdp": run("fsdp", recipe("fsdp"), on_train_start=other_queue),
-            "undisturbed": run("undisturbed", adamw), "cut": run("cut", adamw, on_train_batch_end=told_to_end), "resumed": run("cut", adamw, True),
-            "bf16": run("bf16", recipe("fsdp", precision="bf16")), "not finite": run("nan", recipe("fsdp"), on_after_backward=not_finite)}
+    return {
+        "ddp": run("ddp", recipe("ddp"), on_train_start=other_queue),
+        "fsdp": run("fsdp", recipe("fsdp"), on_train_start=other_queue),
+        "undisturbed": run("undisturbed", adamw),
+        "cut": run("cut", adamw, on_train_batch_end=told_to_end),
+        "resumed": run("cut", adamw, True),
+        "bf16": run("bf16", recipe("fsdp", precision="bf16")),
+        "not finite": run("nan", recipe("fsdp"), on_after_backward=not_finite),
+    }
 
 
-# ---- the pair --------------------------------------------------------------------------------------------------------------
+# ---- the pair ------------------------------------------------------------------------------------
+
 
 def _rank(rank: int, folder: Path, ports: list[int]) -> None:
     torch.set_num_threads(1)
@@ -125,19 +170,32 @@ def _rank(rank: int, folder: Path, ports: list[int]) -> None:
         try:
             task = use_global_batch_norm(make(name, VIT))
             fsdp.shard(task, CPU)
-            found = steps_of(task, [each_tensor(given, lambda x: share(x, rank)) for given in torch.load(folder / f"{name}.views", weights_only=False)])
+            found = steps_of(
+                task,
+                [
+                    each_tensor(given, lambda x: share(x, rank))
+                    for given in torch.load(folder / f"{name}.views", weights_only=False)
+                ],
+            )
         except Exception:
             found = traceback.format_exc()
         dist.destroy_process_group()
         torch.save(found, folder / f"{name}.{rank}")
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD),
-                      TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1")
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        GROUP_RANK="0",
+        WORLD_SIZE=str(WORLD),
+        LOCAL_WORLD_SIZE=str(WORLD),
+        TORCHELASTIC_RUN_ID="test",
+        MASTER_ADDR="127.0.0.1",
+    )
     os.chdir(folder)
     try:
         found = runs(iter(ports))
     except Exception:
         torch.save(traceback.format_exc(), folder / f"runs.{rank}")
-        raise                                       # which ends the other one, too
+        raise  # which ends the other one, too
     torch.save(found, folder / f"runs.{rank}")
 
 
@@ -150,10 +208,16 @@ def pair(generated, tmp_path_factory) -> Path:
     if not _folder:
         folder = tmp_path_factory.mktemp("sharded")
         for name in CASES:
-            torch.save([views_of(make(name, VIT).float(), step, STEPS) for step in range(STEPS)], folder / f"{name}.views")
-        both = mp.start_processes(_rank, (folder, [free_port() for _ in range(8)]), nprocs=WORLD, join=False, daemon=True, start_method="fork")
+            torch.save(
+                [views_of(make(name, VIT).float(), step, STEPS) for step in range(STEPS)], folder / f"{name}.views"
+            )
+        both = mp.start_processes(
+            _rank, (folder, [free_port() for _ in range(8)]), nprocs=WORLD, join=False, daemon=True, start_method="fork"
+        )
         try:
-            assert both.join(LIMIT) or both.join(LIMIT), "the two processes hang"           # the first call waits for one of them
+            assert both.join(LIMIT) or both.join(LIMIT), (
+                "the two processes hang"
+            )  # the first call waits for one of them
         finally:
             for process in both.processes:
                 process.kill()
@@ -177,16 +241,22 @@ def test_two_processes_that_share_equal_one(name, pair):
             assert two[step].keys() == one[step].keys()
             for what, value in one[step].items():
                 where = f"{name}, step {step}, process {rank}: {what}"
-                torch.testing.assert_close(two[step][what], value, **CLOSE, msg=lambda text, where=where: f"{where}\n{text}")
+                torch.testing.assert_close(
+                    two[step][what], value, **CLOSE, msg=lambda text, where=where: f"{where}\n{text}"
+                )
         for what, count in held.items():
-            assert 0.45 < count / all_of_it[what] < 0.55, f"process {rank} holds {count:,} of {all_of_it[what]:,} numbers of the {what}"
+            assert 0.45 < count / all_of_it[what] < 0.55, (
+                f"process {rank} holds {count:,} of {all_of_it[what]:,} numbers of the {what}"
+            )
     assert one[0]["loss"] != one[1]["loss"] and one[0]["norm"] > 0.5
     held = [held for _, held in found_by(pair, name)]
     assert {what: sum(each[what] for each in held) for what in all_of_it} == all_of_it
 
 
 def test_a_run_leaves_behind_what_one_with_ddp_does(pair):
-    """The resumable state in the same form and, but for rounding, with the same numbers, the curves, and the checkpoint."""
+    """The resumable state in the same form and, but for rounding, with the same numbers, the curves, and the
+    checkpoint.
+    """
     first, second = found_by(pair, "runs")
     assert (first["ddp"], first["fsdp"], second["fsdp"]) == ("ddp", "fsdp", "fsdp")
     ours, theirs = (dict(killing.flat(killing.state(pair / name))) for name in ("fsdp", "ddp"))
@@ -196,12 +266,22 @@ def test_a_run_leaves_behind_what_one_with_ddp_does(pair):
     for key in tensors:
         form, wanted = ((type(x[key]), x[key].dtype, x[key].untyped_storage().nbytes()) for x in (ours, theirs))
         assert form == wanted, key
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}\n{text}")
+        torch.testing.assert_close(
+            ours[key], theirs[key], rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}\n{text}"
+        )
     for one, two in zip(killing.curves(pair / "fsdp"), killing.curves(pair / "ddp"), strict=True):
         assert one.keys() == two.keys() and {"knn", "spread", "effective_rank", "val_loss"} <= one.keys()
-        assert {key: float(value or 0) for key, value in one.items()} == pytest.approx({key: float(value or 0) for key, value in two.items()}, rel=1e-3)
-    files = [sorted((path.name, path.stat().st_size) for path in (pair / name / "checkpoint").iterdir() if path.suffix == ".safetensors")
-             for name in ("fsdp", "ddp")]
+        assert {key: float(value or 0) for key, value in one.items()} == pytest.approx(
+            {key: float(value or 0) for key, value in two.items()}, rel=1e-3
+        )
+    files = [
+        sorted(
+            (path.name, path.stat().st_size)
+            for path in (pair / name / "checkpoint").iterdir()
+            if path.suffix == ".safetensors"
+        )
+        for name in ("fsdp", "ddp")
+    ]
     assert files[0] == files[1] and len(files[0]) == 2
 
 
@@ -211,7 +291,9 @@ def test_its_checkpoint_is_loaded_without_any_process_group(pair):
     assert not dist.is_initialized() and type(model).__name__ == "VisionTransformer"
     for name, value in model.state_dict().items():
         assert type(value) is Tensor and torch.equal(value, saved[f"backbone.model.{name}"]), name
-    started = build(zoo.recipe.resolve(zoo.recipe.read(pair / "fsdp/recipe.yaml")), SIZES[0]).backbone.model.state_dict()
+    started = build(
+        zoo.recipe.resolve(zoo.recipe.read(pair / "fsdp/recipe.yaml")), SIZES[0]
+    ).backbone.model.state_dict()
     assert not torch.equal(model.state_dict()["norm.weight"], started["norm.weight"])
 
 
@@ -234,16 +316,27 @@ def test_in_bf16(pair):
 
 
 def test_resumed_without_shares_is_refused(pair):
-    with pytest.raises(ZooError, match="undisturbed was begun with trainer.strategy 'fsdp', and the recipe now says 'ddp'"):
+    with pytest.raises(
+        ZooError, match="undisturbed was begun with trainer.strategy 'fsdp', and the recipe now says 'ddp'"
+    ):
         killing.pretrain(recipe("ddp", "adamw", save_every=1), pair / "undisturbed", resume=True)
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"trainer": {"devices": 1}}, "by which processes share a network, and there is one; set trainer.devices"),
-    ({"trainer": {"channels_last": True}}, "set trainer.channels_last to false"),
-    ({"backbone": CONV}, r"test_resnet \(ResNet\) has none; use a ViT or Eva of timm, such as vit_tiny_patch16_224, or set trainer.strategy to ddp")])
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trainer": {"devices": 1}}, "by which processes share a network, and there is one; set trainer.devices"),
+        ({"trainer": {"channels_last": True}}, "set trainer.channels_last to false"),
+        (
+            {"backbone": CONV},
+            r"test_resnet \(ResNet\) has none; use a ViT or Eva of timm, such as vit_tiny_patch16_224, or set "
+            r"trainer.strategy to ddp",
+        ),
+    ],
+)
 def test_what_cannot_be_shared_is_refused_before_anything_happens(change, said, tmp_path):
     values = recipe("fsdp")
     values |= {group: values[group] | given if group == "trainer" else given for group, given in change.items()}

@@ -27,7 +27,18 @@ def test_the_hub_is_whole_small_and_has_every_family():
     assert hub.verify(HUB) == []
     assert sum(path.stat().st_size for path in HUB.rglob("*") if path.is_file()) <= 60e6
     assert {entry["task"] for entry in hub.list_checkpoints(HUB)} >= {
-        "autoencoder", "vae", "mae", "colorize", "ijepa", "rotation", "simclr", "vicreg", "swav", "distillation", "supervised"}
+        "autoencoder",
+        "vae",
+        "mae",
+        "colorize",
+        "ijepa",
+        "rotation",
+        "simclr",
+        "vicreg",
+        "swav",
+        "distillation",
+        "supervised",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,10 +47,15 @@ def test_a_card_is_true(name):
     card, backbone = read_card(folder), load_backbone(folder)
     assert card["name"] == name and card["license"] and card["data"]["attribution"]
     assert card["parameters"] == sum(p.numel() for p in backbone.model.parameters()) <= 1.3e6
-    now, was = resolve(card["recipe"]), dict(flat(card["recipe"]))         # keys that recipes have gained since stand there with their defaults
+    now, was = (
+        resolve(card["recipe"]),
+        dict(flat(card["recipe"])),
+    )  # keys that recipes have gained since stand there with their defaults
     assert {key: value for key, value in flat(now) if key in was} == was and card["recipe"]["task"] == card["task"]
     assert card["samples_seen"] == card["steps"] * card["recipe"]["data"]["batch_size"]
-    shipped = dict(flat(read(find(name)))) | {"seed": card["seed"]}         # what it leaves out may have another default by now
+    shipped = dict(flat(read(find(name)))) | {
+        "seed": card["seed"]
+    }  # what it leaves out may have another default by now
     assert shipped == {key: was[key] for key in shipped}, "the recipe of that name is another one by now"
 
 
@@ -70,4 +86,6 @@ def test_the_check_metric_holds(name):
     except ZooError as error:
         pytest.skip(f"the data aren't on this machine: {error}")
     assert dataset.fingerprint == card["data"]["fingerprint"]
-    assert check_metric(load_task(HUB / name), ZooData(dataset)) == pytest.approx(card["check"]["value"], abs=card["check"]["tolerance"])
+    assert check_metric(load_task(HUB / name), ZooData(dataset)) == pytest.approx(
+        card["check"]["value"], abs=card["check"]["tolerance"]
+    )

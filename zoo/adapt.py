@@ -25,8 +25,18 @@ from zoo.checkpoint import CONFIG, MODEL, load_task, timm_config, weights
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.features import (OWN, PIXELS, RANDOM, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount,
-                                   require_labels)
+from zoo.evaluate.features import (
+    OWN,
+    PIXELS,
+    RANDOM,
+    best_device,
+    choose_labelled,
+    extract,
+    labels_of,
+    raw_pixels,
+    require_amount,
+    require_labels,
+)
 from zoo.evaluate.finetune import LOW_RANK, Classifier, FineTuning, finetune, low_rank_layers, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
@@ -40,42 +50,57 @@ FACTS = "adapted.json"
 
 @dataclass(frozen=True)
 class Adapted:
-    """What came of it: accuracy in percent on the test split, and the folder of the classifier (None for knn, which has no weights).
+    """What came of it: accuracy in percent on the test split, and the folder of the classifier (None for knn, which has
+    no weights).
 
-    `baselines` says what the same labels give without pretraining: by "random weights" of the same network, adapted likewise (the mean of three,
-    but of one that is tuned), and by raw "pixels", which have no network to fine-tune and get the linear probe then.
+    `baselines` says what the same labels give without pretraining: by "random weights" of the same network, adapted
+    likewise (the mean of three, but of one that is tuned), and by raw "pixels", which have no network to fine-tune and
+    get the linear probe then.
     """
 
     checkpoint: str
     data: str
     mode: str
     labels: float | int
-    images: int                                     # labelled images that were used
+    images: int  # labelled images that were used
     classes: tuple[str, ...]
     value: float
     baselines: dict[str, float]
     folder: Path | None
 
 
-def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float | int = 1.0, per_class: int | None = None,
-          out: str | Path | None = None, hub: str | Path | None = None, seed: int = 0, baselines: bool = True) -> Adapted:
-    """Adapt a checkpoint to a labelled set and measure it on the test split, once, beside random weights and raw pixels.
+def adapt(
+    checkpoint: str | Path,
+    data: str,
+    mode: str = "probe",
+    labels: float | int = 1.0,
+    per_class: int | None = None,
+    out: str | Path | None = None,
+    hub: str | Path | None = None,
+    seed: int = 0,
+    baselines: bool = True,
+) -> Adapted:
+    """Adapt a checkpoint to a labelled set and measure it on the test split, once, beside random weights and raw
+    pixels.
 
     Args:
         checkpoint: a folder of a checkpoint or run, or a name in the hub.
         data: a set's name, or folder:PATH with a folder per class.
-        mode: knn, probe (logistic regression on frozen features), finetune (the whole network, from the probe on) or lora (likewise, but only
-            matrices of low rank, which are then added to the linear layers of a transformer; needs peft).
-        labels: share of the training labels that may be used (a float, above 0 and at most 1), or so many of each class (an int), as for `evaluate`.
+        mode: knn, probe (logistic regression on frozen features), finetune (the whole network, from the probe on) or
+            lora (likewise, but only matrices of low rank, which are then added to the linear layers of a transformer;
+            needs peft).
+        labels: share of the training labels that may be used (a float, above 0 and at most 1), or so many of each class
+            (an int), as for `evaluate`.
         per_class: the latter, by another name.
-        out: folder of the classifier; one that holds anything is refused. By default adapted/<checkpoint>-<data>-<mode>, with -2, -3, ... behind it
-            where that is taken.
+        out: folder of the classifier; one that holds anything is refused. By default
+            adapted/<checkpoint>-<data>-<mode>, with -2, -3, ... behind it where that is taken.
         seed: decides which labels, and fine-tuning's order.
         baselines: measure random weights and raw pixels too.
 
-    The folder holds a plain timm model, `timm.create_model("local-dir:FOLDER", pretrained=True)`, whose logits are in the order of
-    `classes`; it is this model that was measured. Raises ZooError for unknown names, amounts that aren't any, data without labels, and
-    a backbone whose classifier timm doesn't keep as one layer; all of it before anything is trained.
+    The folder holds a plain timm model, `timm.create_model("local-dir:FOLDER", pretrained=True)`, whose logits are in
+    the order of `classes`; it is this model that was measured. Raises ZooError for unknown names, amounts that aren't
+    any, data without labels, and a backbone whose classifier timm doesn't keep as one layer; all of it before anything
+    is trained.
     """
     from zoo.hub import find
 
@@ -110,22 +135,35 @@ def adapt(checkpoint: str | Path, data: str, mode: str = "probe", labels: float 
 
 
 def _baselines(mode: str, card: dict, data: ZooData, rows: Tensor, seed: int) -> dict[str, float]:
-    """Percent right on the test split of random weights and of raw pixels, with the labels of the training images `rows`."""
+    """Percent right on the test split of random weights and of raw pixels, with the labels of the training images
+    `rows`.
+    """
     protocol, classes = "knn" if mode == "knn" else "linear", len(data.dataset.info.classes)
     values = []
     for draw in range(1 if mode in TUNED else NETWORKS):
         task = random_task(card, draw).to(best_device())
         bank = extract(task, data)[OWN]
-        values.append(finetuned(task, bank, data, rows, _tuning(mode, task, seed)) if mode in TUNED else frozen(protocol, bank, rows, classes))
-    return {RANDOM: round(statistics.mean(values), 2), PIXELS: round(frozen(protocol, raw_pixels(data), rows, classes), 2)}
+        values.append(
+            finetuned(task, bank, data, rows, _tuning(mode, task, seed))
+            if mode in TUNED
+            else frozen(protocol, bank, rows, classes)
+        )
+    return {
+        RANDOM: round(statistics.mean(values), 2),
+        PIXELS: round(frozen(protocol, raw_pixels(data), rows, classes), 2),
+    }
 
 
 def _classifier(mode: str, task: PretextTask, data: ZooData, rows: Tensor, seed: int) -> Classifier:
-    """The backbone and a linear layer fitted on the training images `rows`, both of them fine-tuned if `mode` says so."""
+    """The backbone and a linear layer fitted on the training images `rows`, both of them fine-tuned if `mode` says
+    so.
+    """
     classes = len(data.dataset.info.classes)
     if mode == "lora":
         low_rank_layers(task.backbone)
-    with_classifier(task.backbone, torch.zeros(classes, task.backbone.num_features), torch.zeros(classes))     # a ZooError now, not at the end
+    with_classifier(
+        task.backbone, torch.zeros(classes, task.backbone.num_features), torch.zeros(classes)
+    )  # a ZooError now, not at the end
     probe = probe_of(extract(task, data, ("train", "validation"))[OWN], rows, classes)
     if mode in TUNED:
         return finetune(task.backbone, probe, data, rows, _tuning(mode, task, seed))
@@ -149,12 +187,18 @@ def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Modu
         model = timm.create_model(backbone.name, num_classes=len(weight), **config["model_args"]).eval()
     last = model.get_classifier()
     if not isinstance(last, nn.Linear) or last.weight.shape != weight.shape or last.bias is None:
-        raise ZooError(f"timm's classifier of {backbone.name} is {type(last).__name__}, not one linear layer on its {weight.shape[1]} pooled "
-                       "features; use --mode knn, or another backbone")
+        raise ZooError(
+            f"timm's classifier of {backbone.name} is {type(last).__name__}, not one linear layer on its "
+            f"{weight.shape[1]} pooled "
+            "features; use --mode knn, or another backbone"
+        )
     missing, unexpected = model.load_state_dict(backbone.model.state_dict(), strict=False)
     names = {id(p): name for name, p in model.named_parameters()}
     if unexpected or set(missing) != {names[id(last.weight)], names[id(last.bias)]}:
-        raise ZooError(f"timm's {backbone.name} has more than its classifier that the backbone lacks ({', '.join(missing[:3])}); use --mode knn")
+        raise ZooError(
+            f"timm's {backbone.name} has more than its classifier that the backbone lacks ({', '.join(missing[:3])}); "
+            "use --mode knn"
+        )
     with torch.no_grad():
         last.weight.copy_(weight)
         last.bias.copy_(bias)
@@ -166,7 +210,9 @@ def _is_taken(folder: Path) -> bool:
 
 
 def _free(*names: str) -> Path:
-    """The usual folder, or the first of its successors that isn't taken: now, since another process may have been quicker."""
+    """The usual folder, or the first of its successors that isn't taken: now, since another process may have been
+    quicker.
+    """
     name = "-".join(word.removeprefix("folder:").rstrip("/").rpartition("/")[2] for word in names)
     usual = Path("adapted") / re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
     return next(folder for folder in successors(usual) if not _is_taken(folder))
@@ -179,8 +225,13 @@ def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Ad
     config |= {"num_classes": len(result.classes)}
     config["pretrained_cfg"] |= {"num_classes": len(result.classes), "label_names": list(result.classes)}
     facts = {key: value for key, value in asdict(result).items() if key != "folder"}
-    facts |= {"split": "test", "parent": {"name": card["name"], "card_sha256": hashlib.sha256(cards.read_text(source)).hexdigest()},
-              "license": card["license"], "attribution": card["data"]["attribution"], "created": time.strftime("%Y-%m-%d")}
+    facts |= {
+        "split": "test",
+        "parent": {"name": card["name"], "card_sha256": hashlib.sha256(cards.read_text(source)).hexdigest()},
+        "license": card["license"],
+        "attribution": card["data"]["attribution"],
+        "created": time.strftime("%Y-%m-%d"),
+    }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

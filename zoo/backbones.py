@@ -12,13 +12,27 @@ from zoo import registry
 from zoo.errors import UNFIT, ZooError, because, nearest
 
 # Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
-REFUSED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
-           "num_classes", "features_only", "out_indices", "scriptable", "exportable", "no_jit")
-MOST = 1 << 16                                      # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
+REFUSED = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "checkpoint_path",
+    "cache_dir",
+    "num_classes",
+    "features_only",
+    "out_indices",
+    "scriptable",
+    "exportable",
+    "no_jit",
+)
+MOST = 1 << 16  # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
 
 
 class KeepPatches(nn.Module):
-    """Sits in timm's `patch_drop` slot and keeps the patches it is told to, or all. No parameters: the state dict is unchanged."""
+    """Sits in timm's `patch_drop` slot and keeps the patches it is told to, or all. No parameters: the state dict is
+    unchanged.
+    """
 
     def __init__(self, prefix: int, returns_index: bool):
         super().__init__()
@@ -44,8 +58,12 @@ class Backbone(nn.Module):
         self.model = model
         self.name, self.arguments = name, dict(arguments)
         self.size, self.channels = size, int(arguments.get("in_chans", 3))
-        self.num_features: int = getattr(model, "head_hidden_size", None) or model.num_features      # D of pool: some widen after pooling
-        self.map_features: int = model.feature_info[-1]["num_chs"] if getattr(model, "feature_info", None) else model.num_features
+        self.num_features: int = (
+            getattr(model, "head_hidden_size", None) or model.num_features
+        )  # D of pool: some widen after pooling
+        self.map_features: int = (
+            model.feature_info[-1]["num_chs"] if getattr(model, "feature_info", None) else model.num_features
+        )
         mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
         if self.channels == 1:
             mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
@@ -60,10 +78,14 @@ class Backbone(nn.Module):
             self.num_patches: int = model.patch_embed.num_patches
 
     def repeated(self, x: Tensor) -> Tensor:
-        """(B, 1 or C, H, W) -> (B, C, H, W): a grey image once for each channel of the model. Raises ZooError for any other number of channels."""
+        """(B, 1 or C, H, W) -> (B, C, H, W): a grey image once for each channel of the model. Raises ZooError for any
+        other number of channels.
+        """
         if x.shape[1] not in (1, self.channels):
-            raise ZooError(f"{self.name} was made for {self.channels} channel(s) (backbone.in_chans), "
-                           f"but the images have {x.shape[1]}; leave in_chans out")
+            raise ZooError(
+                f"{self.name} was made for {self.channels} channel(s) (backbone.in_chans), "
+                f"but the images have {x.shape[1]}; leave in_chans out"
+            )
         return x.expand(-1, self.channels, -1, -1)
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -79,25 +101,37 @@ class Backbone(nn.Module):
         return self.model(self.normalize(x))
 
     def map(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling; of a ViT, after its last norm; of a ConvNeXt and others
-        that have their last norm behind the pooling, with that norm at each place, so that what is learned through the map reaches it too.
+        """(B, C, H, W) -> (B, `map_features`, h, w): the last feature map, before pooling; of a ViT, after its last
+        norm; of a ConvNeXt and others that have their last norm behind the pooling, with that norm at each place, so
+        that what is learned through the map reaches it too.
         """
         from timm.layers import ClNormMlpClassifierHead
 
         head = getattr(self.model, "head", None)
-        last = isinstance(head, ClNormMlpClassifierHead)             # Hiera's: pooling and norm are in the head, with the channels last
-        found = self.model.forward_intermediates(self.normalize(x), norm=not last, output_fmt="NCHW", intermediates_only=True)[-1]
+        last = isinstance(
+            head, ClNormMlpClassifierHead
+        )  # Hiera's: pooling and norm are in the head, with the channels last
+        found = self.model.forward_intermediates(
+            self.normalize(x), norm=not last, output_fmt="NCHW", intermediates_only=True
+        )[-1]
         if last:
             return head.norm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         parts = [name for name, _ in head.named_children()] if isinstance(head, nn.Module) else []
-        if parts[:2] == ["global_pool", "norm"] and not isinstance(head.norm, nn.GroupNorm):        # which is of no single place
+        if parts[:2] == ["global_pool", "norm"] and not isinstance(
+            head.norm, nn.GroupNorm
+        ):  # which is of no single place
             return head.norm(found)
         return found
 
     def feedforwards(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> (B, N, D) of every block: what its feed-forward part adds to the patches; prefix tokens are left out."""
+        """(B, C, H, W) -> (B, N, D) of every block: what its feed-forward part adds to the patches; prefix tokens are
+        left out.
+        """
         added: list[Tensor] = []
-        hooks = [block.drop_path2.register_forward_hook(lambda module, given, out: added.append(out)) for block in self.model.blocks]
+        hooks = [
+            block.drop_path2.register_forward_hook(lambda module, given, out: added.append(out))
+            for block in self.model.blocks
+        ]
         try:
             self.model.forward_features(self.normalize(x))
         finally:
@@ -105,18 +139,25 @@ class Backbone(nn.Module):
                 hook.remove()
         return [out[:, self.num_prefix_tokens :] for out in added]
 
-    def tokens(self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, x: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Tensor:
         """(B, C, H, W) -> (B, P + N, D), prefix tokens first, after the last norm.
 
-        With `keep` (B, n) only those patches are encoded, in that order. With `mask` (B, N) bool all are, but where it is true the patch's
-        embedding is replaced by `mask_token` (D,), before positions are added.
+        With `keep` (B, n) only those patches are encoded, in that order. With `mask` (B, N) bool all are, but where it
+        is true the patch's embedding is replaced by `mask_token` (D,), before positions are added.
 
         Raises ZooError when the model isn't a plain ViT or Eva.
         """
         self.require_patches("reading tokens")
         slot = self.model.patch_drop
-        hook = None if mask is None else self.model.patch_embed.register_forward_hook(
-            lambda module, given, out: torch.where(mask.view(*out.shape[:-1], 1), mask_token.to(out.dtype), out))
+        hook = (
+            None
+            if mask is None
+            else self.model.patch_embed.register_forward_hook(
+                lambda module, given, out: torch.where(mask.view(*out.shape[:-1], 1), mask_token.to(out.dtype), out)
+            )
+        )
         slot.index = keep
         try:
             return self.model.forward_features(self.normalize(x))
@@ -136,31 +177,50 @@ class Backbone(nn.Module):
         if size == self.size or not isinstance(patch, tuple):
             return
         if not getattr(embed, "dynamic_img_pad", False) and size % patch[0]:
-            raise ZooError(f"{who} is {size}, which patches of {patch[0]} pixels (backbone.patch_size) don't divide; set it to "
-                           f"{max(1, round(size / patch[0])) * patch[0]}")
+            raise ZooError(
+                f"{who} is {size}, which patches of {patch[0]} pixels (backbone.patch_size) don't divide; set it to "
+                f"{max(1, round(size / patch[0])) * patch[0]}"
+            )
         if getattr(embed, "strict_img_size", True) and not getattr(self.model, "dynamic_img_size", False):
-            raise ZooError(f"{who} is {size}, and {self.name} takes pictures of {self.size} pixels alone; add dynamic_img_size: true to the "
-                           f"backbone, or set {who} to {self.size}")
+            raise ZooError(
+                f"{who} is {size}, and {self.name} takes pictures of {self.size} pixels alone; add dynamic_img_size: "
+                "true to the "
+                f"backbone, or set {who} to {self.size}"
+            )
 
     def require_patches(self, who: str) -> None:
         """Raises ZooError, naming `who` needs it, unless the model can encode a subset of its patches."""
         if not self.sees_patches:
-            raise ZooError(f"{who} needs a backbone that can encode a part of its patches, and {self.name} ({type(self.model).__name__}) "
-                           "can't: use a plain ViT or Eva of timm, such as vit_tiny_patch16_224")
+            raise ZooError(
+                f"{who} needs a backbone that can encode a part of its patches, and {self.name} "
+                f"({type(self.model).__name__}) "
+                "can't: use a plain ViT or Eva of timm, such as vit_tiny_patch16_224"
+            )
 
     def require_feedforwards(self, who: str) -> None:
-        """Raises ZooError, naming `who` needs it, unless each block adds first attention and then a feed-forward part."""
+        """Raises ZooError, naming `who` needs it, unless each block adds first attention and then a feed-forward
+        part.
+        """
         self.require_patches(who)
         if not all(hasattr(block, "drop_path2") for block in self.model.blocks):
-            raise ZooError(f"{who} needs a backbone whose blocks have one feed-forward part after their attention, and those of {self.name} "
-                           f"({type(self.model.blocks[0]).__name__}) don't: use another ViT or Eva of timm, such as vit_tiny_patch16_224")
+            raise ZooError(
+                f"{who} needs a backbone whose blocks have one feed-forward part after their attention, and those of "
+                f"{self.name} "
+                f"({type(self.model.blocks[0]).__name__}) don't: use another ViT or Eva of timm, such as "
+                "vit_tiny_patch16_224"
+            )
 
     def require_plain_pooling(self, who: str) -> None:
-        """Raises ZooError, naming `who` learns by tokens or the map alone, where a pooling with weights of its own comes behind them."""
+        """Raises ZooError, naming `who` learns by tokens or the map alone, where a pooling with weights of its own
+        comes behind them.
+        """
         if getattr(self.model, "attn_pool", None) is not None:
             norm = "use_fc_norm" if _is_eva(self.model) else "fc_norm"
-            raise ZooError(f"{who} learns by the backbone's tokens or map alone, and {self.name} pools them by attention, whose weights would stay random; "
-                           f"set backbone.global_pool to avg and backbone.{norm} to false")
+            raise ZooError(
+                f"{who} learns by the backbone's tokens or map alone, and {self.name} pools them by attention, whose "
+                "weights would stay random; "
+                f"set backbone.global_pool to avg and backbone.{norm} to false"
+            )
 
     def _channels_last(self) -> bool:
         weight = next((p for p in self.model.parameters() if p.ndim == 4), None)
@@ -170,8 +230,8 @@ class Backbone(nn.Module):
 def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone:
     """A timm model by name, with fresh weights drawn from torch's default generator.
 
-    `size` is the image side in pixels: given to models that have an `img_size`, checked against their patch size, and ignored by
-    the others. Every further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
+    `size` is the image side in pixels: given to models that have an `img_size`, checked against their patch size, and
+    ignored by the others. Every further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
 
     Raises ZooError for an unknown model, a keyword the model doesn't take, and a size its patches don't divide.
     """
@@ -181,10 +241,14 @@ def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone
 
 
 def patch_side(name: str, size: int, **arguments) -> int | None:
-    """Pixels along a side of the model's patches; None of one without, and of one that can't be built, of which `create_backbone` says why."""
+    """Pixels along a side of the model's patches; None of one without, and of one that can't be built, of which
+    `create_backbone` says why.
+    """
     try:
-        with torch.device("meta"):                  # for its shape alone
-            return _patch_side(_timm_model(name, size, {key: value for key, value in arguments.items() if key != "img_size"}))
+        with torch.device("meta"):  # for its shape alone
+            return _patch_side(
+                _timm_model(name, size, {key: value for key, value in arguments.items() if key != "img_size"})
+            )
     except ZooError:
         return None
 
@@ -198,10 +262,15 @@ def _timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
         if word in arguments:
             raise ZooError(f"backbone.{word} can't be set: a pretext task starts from fresh weights and reads features")
     if not arguments.get("global_pool", "avg"):
-        raise ZooError(f"backbone.global_pool is empty, and a pretext task reads pooled features; leave it out for {name}'s own pooling, or give avg")
+        raise ZooError(
+            f"backbone.global_pool is empty, and a pretext task reads pooled features; leave it out for {name}'s own "
+            "pooling, or give avg"
+        )
     for word, value in arguments.items():
         if _total(value) > MOST:
-            raise ZooError(f"backbone.{word} is {str(value)[:80]}; depths, widths and the like of a backbone are at most {MOST:,}")
+            raise ZooError(
+                f"backbone.{word} is {str(value)[:80]}; depths, widths and the like of a backbone are at most {MOST:,}"
+            )
     size_word = {"img_size": size} if size is not None else {}
     try:
         try:
@@ -215,13 +284,17 @@ def _timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
     except UNFIT as error:
         words = str(error).split("'")
         if isinstance(error, TypeError) and "unexpected keyword" in str(error) and len(words) > 1:
-            raise ZooError(f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for what it takes, and take one "
-                           f"of the recipe's out by --backbone.{words[1]} null") from error
+            raise ZooError(
+                f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for "
+                "what it takes, and take one "
+                f"of the recipe's out by --backbone.{words[1]} null"
+            ) from error
         raise ZooError(f"timm can't build {name} with {arguments | size_word}: {because(error)}") from error
 
 
 def check_forward(backbone: Backbone) -> None:
-    """Lets one black picture through, as in training. Raises ZooError where the keywords make a network that can be built and not used.
+    """Lets one black picture through, as in training. Raises ZooError where the keywords make a network that can be
+    built and not used.
 
     Draws from torch's default generator. Running statistics stay as they are.
     """
@@ -234,7 +307,9 @@ def check_forward(backbone: Backbone) -> None:
     except ZooError:
         raise
     except UNFIT as error:
-        raise ZooError(f"{backbone.name} with {backbone.arguments} can't take pictures of {backbone.size} pixels: {because(error)}") from error
+        raise ZooError(
+            f"{backbone.name} with {backbone.arguments} can't take pictures of {backbone.size} pixels: {because(error)}"
+        ) from error
     finally:
         backbone.train(training)
 
@@ -258,8 +333,10 @@ def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
     side = _patch_side(model)
     if side is not None and size % side:
         fitting = [p for p in range(2, size) if size % p == 0]
-        raise ZooError(f"{name} has patches of {side} pixels, which don't divide images of {size}; "
-                       f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}")
+        raise ZooError(
+            f"{name} has patches of {side} pixels, which don't divide images of {size}; "
+            f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}"
+        )
     return size
 
 
@@ -270,7 +347,9 @@ def _is_eva(model: nn.Module) -> bool:
 
 
 def _takes_kept_patches(model: nn.Module) -> bool:
-    """Plain ViTs and Evas only: others ignore the slot silently, and hybrid stems leak what is masked into what is kept."""
+    """Plain ViTs and Evas only: others ignore the slot silently, and hybrid stems leak what is masked into what is
+    kept.
+    """
     from timm.layers import PatchEmbed
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer

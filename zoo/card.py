@@ -1,7 +1,7 @@
 """The card of a checkpoint (zoo.json): where every number came from. Reading is strict; a card is data from a stranger.
 
-    schema, name, summary, task, backbone, data, recipe, seed, steps, samples_seen, minutes, peak_memory_mb, machine, packages, commit,
-    created, parameters, files, metrics, check, license, parent
+schema, name, summary, task, backbone, data, recipe, seed, steps, samples_seen, minutes, peak_memory_mb, machine,
+packages, commit, created, parameters, files, metrics, check, license, parent
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from typing import Any, BinaryIO
 from zoo.errors import ZooError, nearest
 
 SCHEMA, FILE, README = 1, "zoo.json", "README.md"
-LARGEST, DEEPEST = 1024 * 1024, 12                  # bytes of a card; levels of nesting
-LARGEST_SIZE, MOST_CHANNELS = 2048, 64              # pixels of a side, in cards as in recipes; a stranger's card doesn't decide how much memory is taken
-PLACES = ("folder", "shards")                       # names of data that say where on a machine they lie
-SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")       # data only: nothing that runs when it is opened
-RESERVED = (FILE, README.lower())                   # the card can't list itself, and the README is made from it
+LARGEST, DEEPEST = 1024 * 1024, 12  # bytes of a card; levels of nesting
+LARGEST_SIZE, MOST_CHANNELS = (
+    2048,
+    64,
+)  # pixels of a side, in cards as in recipes; a stranger's card doesn't decide how much memory is taken
+PLACES = ("folder", "shards")  # names of data that say where on a machine they lie
+SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")  # data only: nothing that runs when it is opened
+RESERVED = (FILE, README.lower())  # the card can't list itself, and the README is made from it
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(" + "|".join(re.escape(suffix) for suffix in SUFFIXES) + ")")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,18 +35,65 @@ PROTOCOLS = ("knn", "linear", "finetune")
 
 NUMBER, OPTIONAL_TEXT = (int, float), (str, type(None))
 FIELDS: dict[str, tuple] = {
-    "schema": (int,), "name": (str,), "summary": (str,), "task": (dict,), "backbone": (dict,), "data": (dict,), "recipe": (dict,),
-    "seed": (int,), "steps": (int,), "samples_seen": (int,), "minutes": NUMBER, "peak_memory_mb": NUMBER, "machine": (dict,),
-    "packages": (dict,), "commit": OPTIONAL_TEXT, "created": (str,), "parameters": (int,), "files": (list,), "metrics": (list,),
-    "check": (dict, type(None)), "license": OPTIONAL_TEXT, "parent": OPTIONAL_TEXT}
-DATA: dict[str, tuple] = {"name": (str,), "version": (str,), "license": (str,), "attribution": (str,), "size": (int,), "channels": (int,),
-                          "fingerprint": (str,)}
-METRIC: dict[str, tuple] = {"protocol": (str,), "features": (str,), "data": (str,), "split": (str,), "labels": NUMBER, "value": NUMBER,
-                            "sd": (*NUMBER, type(None)), "seeds": (int,), "command": (str,)}
+    "schema": (int,),
+    "name": (str,),
+    "summary": (str,),
+    "task": (dict,),
+    "backbone": (dict,),
+    "data": (dict,),
+    "recipe": (dict,),
+    "seed": (int,),
+    "steps": (int,),
+    "samples_seen": (int,),
+    "minutes": NUMBER,
+    "peak_memory_mb": NUMBER,
+    "machine": (dict,),
+    "packages": (dict,),
+    "commit": OPTIONAL_TEXT,
+    "created": (str,),
+    "parameters": (int,),
+    "files": (list,),
+    "metrics": (list,),
+    "check": (dict, type(None)),
+    "license": OPTIONAL_TEXT,
+    "parent": OPTIONAL_TEXT,
+}
+DATA: dict[str, tuple] = {
+    "name": (str,),
+    "version": (str,),
+    "license": (str,),
+    "attribution": (str,),
+    "size": (int,),
+    "channels": (int,),
+    "fingerprint": (str,),
+}
+METRIC: dict[str, tuple] = {
+    "protocol": (str,),
+    "features": (str,),
+    "data": (str,),
+    "split": (str,),
+    "labels": NUMBER,
+    "value": NUMBER,
+    "sd": (*NUMBER, type(None)),
+    "seeds": (int,),
+    "command": (str,),
+}
 CHECK: dict[str, tuple] = {"protocol": (str,), "data": (str,), "images": (int,), "value": NUMBER, "tolerance": NUMBER}
 FILES: dict[str, tuple] = {"path": (str,), "size": (int,), "sha256": (str,)}
-COUNTS = ("steps", "samples_seen", "minutes", "peak_memory_mb", "parameters", "size", "channels", "seeds", "images", "tolerance")
-# what could move a terminal's cursor, turn a line around or not be written at all: controls but tab and newline, halves of characters
+COUNTS = (
+    "steps",
+    "samples_seen",
+    "minutes",
+    "peak_memory_mb",
+    "parameters",
+    "size",
+    "channels",
+    "seeds",
+    "images",
+    "tolerance",
+)
+# what could move a terminal's cursor, turn a line around or not be written at all: controls but tab and newline, halves
+# of characters
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -52,12 +102,20 @@ class Missing(ZooError):
 
 
 def read_json(text: str | bytes, where: str, limit: int = LARGEST) -> Any:
-    """JSON from a stranger: of bounded size and depth, plain numbers and printable text, no key twice. Raises ZooError and nothing else."""
+    """JSON from a stranger: of bounded size and depth, plain numbers and printable text, no key twice. Raises ZooError
+    and nothing else.
+    """
     if len(text) > limit:
         raise ZooError(f"{where} is larger than {limit // 1024} KiB, so it isn't what it should be")
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite, parse_int=_moderate)
+        value = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_moderate,
+        )
         _check_plain(value)
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from None
@@ -79,17 +137,27 @@ def check(card: Any, where: str) -> None:
         raise ZooError(f"{where} is a card of schema {schema}, and this zoo reads schema {SCHEMA}; update pretext-zoo")
     check_fields(card, FIELDS, where)
     if card["schema"] != SCHEMA:
-        raise ZooError(f"{where} is a card of schema {card['schema']}, which there never was; this zoo reads schema {SCHEMA}")
+        raise ZooError(
+            f"{where} is a card of schema {card['schema']}, which there never was; this zoo reads schema {SCHEMA}"
+        )
     check_name(card["name"], where)
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", card["created"]):
         raise ZooError(f"{where}: created has to be a date such as 2026-01-31, and is {card['created'][:80]!r}")
     if card["license"] is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}", card["license"]):
-        raise ZooError(f"{where}: license has to be an SPDX expression such as Apache-2.0, or null, and is {card['license'][:80]!r}")
+        raise ZooError(
+            f"{where}: license has to be an SPDX expression such as Apache-2.0, or null, and is "
+            f"{card['license'][:80]!r}"
+        )
     check_fields(card["data"], DATA, f"{where}, data")
-    if not 1 <= card["data"]["size"] <= LARGEST_SIZE or card["data"]["channels"] > MOST_CHANNELS:       # pictures are decoded to it
-        raise ZooError(f"{where}: data can't be pictures of {card['data']['size']} pixels and {card['data']['channels']} channels; "
-                       f"at most {LARGEST_SIZE} and {MOST_CHANNELS} are taken")
-    for key, other in (("task", "backbone"), ("backbone", "size")):         # each has its place elsewhere in the card
+    if (
+        not 1 <= card["data"]["size"] <= LARGEST_SIZE or card["data"]["channels"] > MOST_CHANNELS
+    ):  # pictures are decoded to it
+        raise ZooError(
+            f"{where}: data can't be pictures of {card['data']['size']} pixels and {card['data']['channels']} "
+            "channels; "
+            f"at most {LARGEST_SIZE} and {MOST_CHANNELS} are taken"
+        )
+    for key, other in (("task", "backbone"), ("backbone", "size")):  # each has its place elsewhere in the card
         if not isinstance(card[key].get("name"), str) or other in card[key]:
             raise ZooError(f"{where}: {key} has to be a name and its arguments, without {other}")
     _check_files(card["files"], where)
@@ -103,15 +171,23 @@ def check_metric(metric: Any, where: str) -> None:
     """Raises ZooError unless `metric` is a row of measured results."""
     check_fields(metric, METRIC, where)
     if metric["protocol"] not in PROTOCOLS:
-        raise ZooError(f"{where}: {metric['protocol'][:80]!r} is not a protocol{nearest(metric['protocol'][:80], PROTOCOLS)}")
+        raise ZooError(
+            f"{where}: {metric['protocol'][:80]!r} is not a protocol{nearest(metric['protocol'][:80], PROTOCOLS)}"
+        )
     labels = metric["labels"]
     if not (0 < labels <= 1 if isinstance(labels, float) else labels >= 1):
-        raise ZooError(f"{where}: labels is {labels}; it has to be a share of the labels (0.01, 1.0) or a whole number per class (5)")
+        raise ZooError(
+            f"{where}: labels is {labels}; it has to be a share of the labels (0.01, 1.0) or a whole number per class "
+            "(5)"
+        )
 
 
 def check_name(name: str, where: str) -> str:
     if not SLUG.fullmatch(name):
-        raise ZooError(f"{where}: {name[:80]!r} can't name a checkpoint; use lower-case letters, digits, dots, hyphens and underscores")
+        raise ZooError(
+            f"{where}: {name[:80]!r} can't name a checkpoint; use lower-case letters, digits, dots, hyphens and "
+            "underscores"
+        )
     return name
 
 
@@ -121,10 +197,12 @@ def _check_files(entries: list, where: str) -> None:
         check_fields(entry, FILES, f"{where}, file {number}")
         path = entry["path"]
         if not FILE_NAME.fullmatch(path) or path.lower() in RESERVED:
-            raise ZooError(f"{where}: file {number} has to be a plain name ending in {', '.join(SUFFIXES)}, and is {path[:80]!r}")
+            raise ZooError(
+                f"{where}: file {number} has to be a plain name ending in {', '.join(SUFFIXES)}, and is {path[:80]!r}"
+            )
         if not SHA256.fullmatch(entry["sha256"]):
             raise ZooError(f"{where}: the sha256 of {path} has to be 64 digits 0-9a-f, and is {entry['sha256'][:80]!r}")
-        if path.lower() in seen:                    # also where a disk doesn't tell a from A
+        if path.lower() in seen:  # also where a disk doesn't tell a from A
             raise ZooError(f"{where} lists {path} twice")
         seen.add(path.lower())
 
@@ -141,7 +219,9 @@ def check_fields(value: Any, fields: dict[str, tuple], where: str) -> None:
             raise ZooError(f"{where} lacks {key}")
         given = value[key]
         if not isinstance(given, kinds) or isinstance(given, bool):
-            raise ZooError(f"{where}: {key} has to be {' or '.join(kind.__name__ for kind in kinds)}, and is {str(given)[:80]!r}")
+            raise ZooError(
+                f"{where}: {key} has to be {' or '.join(kind.__name__ for kind in kinds)}, and is {str(given)[:80]!r}"
+            )
         if key in COUNTS and given < 0:
             raise ZooError(f"{where}: {key} is {given}; it can't be below 0")
 
@@ -198,10 +278,13 @@ def dump(card: dict) -> str:
     return text
 
 
-# ---- a folder and its card -------------------------------------------------------------------------------------------------
+# ---- a folder and its card -----------------------------------------------------------------------
+
 
 def open_plain(root: Path, path: str) -> BinaryIO:
-    """Open a file below `root`, where nothing below it may be a link, a pipe or a device. Raises Missing and ZooError."""
+    """Open a file below `root`, where nothing below it may be a link, a pipe or a device. Raises Missing and
+    ZooError.
+    """
     where = root
     try:
         for name in path.split("/"):
@@ -244,14 +327,17 @@ def short_name(data: str) -> str:
 
 
 def public(card: dict) -> dict:
-    """The card as it is published: a folder of pictures by its last name, wherever it is named, instead of its place on one's machine."""
+    """The card as it is published: a folder of pictures by its last name, wherever it is named, instead of its place on
+    one's machine.
+    """
+
     def change(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
             return {name: change(part, name) for name, part in value.items()}
         if isinstance(value, list):
             return [change(part) for part in value]
         if isinstance(value, str) and key == "command" and any(f"{kind}:" in value for kind in PLACES):
-            with contextlib.suppress(ValueError):   # of quotes that aren't closed: no command of ours
+            with contextlib.suppress(ValueError):  # of quotes that aren't closed: no command of ours
                 return shlex.join(map(change, shlex.split(value)))
         return short_name(value) if isinstance(value, str) else value
 
@@ -259,7 +345,9 @@ def public(card: dict) -> dict:
 
 
 def bad_samples_of(card: dict, name: str) -> dict:
-    """What the card's recipe says about images that can't be read, as keywords of create_data; nothing for other data than the recipe's."""
+    """What the card's recipe says about images that can't be read, as keywords of create_data; nothing for other data
+    than the recipe's.
+    """
     given = card["recipe"].get("data")
     if name != card["data"]["name"] or not isinstance(given, dict):
         return {}
@@ -300,19 +388,26 @@ def read_file(folder: Path, card: dict, path: str) -> bytes:
 
 def _check_size(folder: Path, entry: dict, size: int) -> None:
     if size != entry["size"]:
-        raise ZooError(f"{folder / entry['path']} has {size:,} bytes where its card says {entry['size']:,}; "
-                       "it was truncated or altered, so pull or export it again")
+        raise ZooError(
+            f"{folder / entry['path']} has {size:,} bytes where its card says {entry['size']:,}; "
+            "it was truncated or altered, so pull or export it again"
+        )
 
 
 def _check_digest(folder: Path, entry: dict, digest: str) -> None:
     if digest != entry["sha256"]:
-        raise ZooError(f"{folder / entry['path']} is not the file that its card describes (another sha256); it was altered, "
-                       "so pull or export it again")
+        raise ZooError(
+            f"{folder / entry['path']} is not the file that its card describes (another sha256); it was altered, "
+            "so pull or export it again"
+        )
 
 
 def files(folder: Path, paths: list[str]) -> list[dict]:
     """The card's list of files: name, size and sha256 of each."""
-    return [{"path": path, "size": (folder / path).stat().st_size, "sha256": sha256(folder / path)} for path in sorted(paths)]
+    return [
+        {"path": path, "size": (folder / path).stat().st_size, "sha256": sha256(folder / path)}
+        for path in sorted(paths)
+    ]
 
 
 def entry_for(path: str, data: bytes) -> dict:
@@ -325,30 +420,69 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---- the README that people see ------------------------------------------------------------------------------------------
+# ---- the README that people see ------------------------------------------------------------------
+
 
 def render(card: dict) -> str:
     """README.md of a checkpoint, made from its card alone; text from the card is escaped."""
     name, data, machine = card["name"], card["data"], card["machine"]
-    lines = ["---", *([f"license: {json.dumps(card['license'].lower())}"] if card["license"] else []), "library_name: timm",
-             "pipeline_tag: image-feature-extraction", "tags: [self-supervised, pretext-zoo]", "---", "", f"# {_text(name)}", "",
-             _text(card["summary"]), "",
-             (f"Task `{_code(card['task']['name'])}`, backbone `{_code(card['backbone']['name'])}` of {card['parameters']:,} parameters, "
-              f"pretrained on {_text(data['name'])} for {card['steps']:,} steps, {card['samples_seen']:,} pictures, {card['minutes']:g} minutes "
-              f"on {_text(machine.get('device'))} ({_text(machine.get('cpu'))}, {_text(machine.get('threads'))} threads), seed {card['seed']}, "
-              f"commit {_text(card['commit'])}. Licence: {_text(card['license'] or 'none given yet')}."), "",
-             "```python", "import zoo", f'model, transform = zoo.load("{name}")', "```", "", "Without this package:", "", "```python",
-             "import timm", 'model = timm.create_model("local-dir:PATH", pretrained=True)', "```", ""]
+    lines = [
+        "---",
+        *([f"license: {json.dumps(card['license'].lower())}"] if card["license"] else []),
+        "library_name: timm",
+        "pipeline_tag: image-feature-extraction",
+        "tags: [self-supervised, pretext-zoo]",
+        "---",
+        "",
+        f"# {_text(name)}",
+        "",
+        _text(card["summary"]),
+        "",
+        (
+            f"Task `{_code(card['task']['name'])}`, backbone `{_code(card['backbone']['name'])}` of "
+            f"{card['parameters']:,} parameters, "
+            f"pretrained on {_text(data['name'])} for {card['steps']:,} steps, {card['samples_seen']:,} pictures, "
+            f"{card['minutes']:g} minutes "
+            f"on {_text(machine.get('device'))} ({_text(machine.get('cpu'))}, {_text(machine.get('threads'))} "
+            f"threads), seed {card['seed']}, "
+            f"commit {_text(card['commit'])}. Licence: {_text(card['license'] or 'none given yet')}."
+        ),
+        "",
+        "```python",
+        "import zoo",
+        f'model, transform = zoo.load("{name}")',
+        "```",
+        "",
+        "Without this package:",
+        "",
+        "```python",
+        "import timm",
+        'model = timm.create_model("local-dir:PATH", pretrained=True)',
+        "```",
+        "",
+    ]
     if card["metrics"]:
-        lines += ["## Measured", "", "| data | features | protocol | labels | accuracy on test, % | sd | runs |", "|---|---|---|---|---|---|---|"]
-        lines += [f"| {_text(m['data'])} | {_text(m['features'])} | {m['protocol']} | {label_amount(m['labels'])} | {m['value']:.1f} | "
-                  f"{'' if m['sd'] is None else format(m['sd'], '.1f')} | {m['seeds']} |" for m in card["metrics"]]
+        lines += [
+            "## Measured",
+            "",
+            "| data | features | protocol | labels | accuracy on test, % | sd | runs |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_text(m['data'])} | {_text(m['features'])} | {m['protocol']} | {label_amount(m['labels'])} | "
+            f"{m['value']:.1f} | "
+            f"{'' if m['sd'] is None else format(m['sd'], '.1f')} | {m['seeds']} |"
+            for m in card["metrics"]
+        ]
         commands = dict.fromkeys(_code(m["command"]) for m in card["metrics"])
         lines += ["", "Measured by:", "", *(f"    {command}" for command in commands), ""]
     for entry in card["files"]:
         if entry["path"].endswith(".png"):
             lines += [f"![{entry['path'].removesuffix('.png')}]({entry['path']})", ""]
-    source = f"{_text(data['name'])}, version {_text(data['version'])}, licence {_text(data['license'])}. {_text(data['attribution'])}"
+    source = (
+        f"{_text(data['name'])}, version {_text(data['version'])}, licence {_text(data['license'])}. "
+        f"{_text(data['attribution'])}"
+    )
     return "\n".join([*lines, "## Data", "", source.strip(), ""])
 
 

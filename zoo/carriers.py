@@ -1,7 +1,7 @@
 """Carriers: how the files of a hub travel. A folder or file://, https://, and hf://organisation/name@revision.
 
-A carrier only brings bytes, never more than it was told to expect; whether they are the right ones is decided by the hub, by sha256.
-Nothing here imports torch.
+A carrier only brings bytes, never more than it was told to expect; whether they are the right ones is decided by the
+hub, by sha256. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from zoo.errors import ZooError, bare_address
 from zoo.paths import expanded, explain
 
 BLOCK = 1 << 20
-STALL = 20.0                                        # seconds without a byte after which a connection is given up
-SLOWEST, PATIENCE = 256, 60.0                       # bytes per second, over at least so many seconds, below which it is given up too
-TRIES, MOST_TRIES = 5, 100                          # without any progress; in all
-LONGEST_WAIT = 60.0                                 # seconds that a server may ask us to wait
-PASSING = (408, 425, 429, 500, 502, 503, 504)       # answers that may be another one in a moment
+STALL = 20.0  # seconds without a byte after which a connection is given up
+SLOWEST, PATIENCE = 256, 60.0  # bytes per second, over at least so many seconds, below which it is given up too
+TRIES, MOST_TRIES = 5, 100  # without any progress; in all
+LONGEST_WAIT = 60.0  # seconds that a server may ask us to wait
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another one in a moment
 PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 HF = re.compile(rf"hf://({PART})/({PART})(?:@({PART}))?")
 
 
 class Carrier(Protocol):
-    address: str                                    # as it is shown and remembered
-    remote: bool                                    # reached over a network
-    single: bool                                    # holds one checkpoint instead of an index and many
+    address: str  # as it is shown and remembered
+    remote: bool  # reached over a network
+    single: bool  # holds one checkpoint instead of an index and many
 
     def read(self, path: str, limit: int) -> bytes:
         """A small file whole. Raises ZooError when it is larger than `limit` bytes, Missing when it isn't there."""
@@ -59,10 +59,13 @@ def open_carrier(address: str | Path) -> Carrier:
         return Web(text)
     if scheme == "hf":
         return HuggingFace(text)
-    raise ZooError(f"{text} is no address of a hub; use a folder, file:///..., https://... or hf://organisation/name@revision")
+    raise ZooError(
+        f"{text} is no address of a hub; use a folder, file:///..., https://... or hf://organisation/name@revision"
+    )
 
 
-# ---- folders -------------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------
+
 
 class Folder:
     remote = single = False
@@ -82,7 +85,10 @@ class Folder:
         with open_plain(self.folder, path) as source, open(part, "wb") as target:
             there = os.fstat(source.fileno()).st_size
             if there != size:
-                raise ZooError(f"{self.folder / path} has {there:,} bytes where its card says {size:,}; it was truncated or altered")
+                raise ZooError(
+                    f"{self.folder / path} has {there:,} bytes where its card says {size:,}; it was truncated or "
+                    "altered"
+                )
             try:
                 while (left := size - target.tell()) > 0 and (block := source.read(min(BLOCK, left))):
                     target.write(block)
@@ -91,7 +97,8 @@ class Folder:
                 raise explain(error, part, size) from error
 
 
-# ---- https ---------------------------------------------------------------------------------------------------------------
+# ---- https ---------------------------------------------------------------------------------------
+
 
 def _is_loopback(host: str | None) -> bool:
     if host == "localhost":
@@ -110,7 +117,7 @@ def check_url(url: str, before: str | None = None) -> None:
     came = "" if before is None else f"{_shown(before)} redirects to "
     try:
         parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port        # a port that is no number raises here
+        host, _ = parts.hostname, parts.port  # a port that is no number raises here
     except ValueError:
         raise ZooError(f"{came}{_shown(url)} is no valid address") from None
     if parts.username or parts.password:
@@ -136,7 +143,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             try:
                 target = urllib.parse.urljoin(request.full_url, target)
             except ValueError:
-                raise ZooError(f"{_shown(request.full_url)} redirects to {_shown(target)}, which is no valid address") from None
+                raise ZooError(
+                    f"{_shown(request.full_url)} redirects to {_shown(target)}, which is no valid address"
+                ) from None
             check_url(target, request.full_url)
         return super().http_error_302(request, response, code, message, headers)
 
@@ -165,9 +174,15 @@ class Web:
         # built by hand: urllib's own opener would also follow file:, ftp: and data:
         self.opener = urllib.request.OpenerDirector()
         proxies = {} if _is_loopback(parts.hostname) else None
-        for handler in (urllib.request.ProxyHandler(proxies), urllib.request.UnknownHandler(), urllib.request.HTTPHandler(),
-                        urllib.request.HTTPSHandler(), urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-                        _Redirects()):
+        for handler in (
+            urllib.request.ProxyHandler(proxies),
+            urllib.request.UnknownHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            _Redirects(),
+        ):
             self.opener.add_handler(handler)
 
     def read(self, path: str, limit: int) -> bytes:
@@ -183,7 +198,7 @@ class Web:
                     file.seek(0)
                 if file.tell() < size:
                     self._transfer(path, file, size, size)
-        except OSError as error:                    # of the file: those of the connection are dealt with inside
+        except OSError as error:  # of the file: those of the connection are dealt with inside
             raise explain(error, part, size) from error
 
     def _transfer(self, path: str, file: BinaryIO, limit: int, exact: int | None) -> None:
@@ -218,14 +233,19 @@ class Web:
                 raise _answer(error, url, file) from None
         except (OSError, http.client.HTTPException) as error:
             raise _Passing(_reason(error)) from None
-        except ZooError:                            # of ours, about a redirect
+        except ZooError:  # of ours, about a redirect
             raise
-        except ValueError as error:                 # a host, or a path, that can be none: also one that a server sends on to
-            raise ZooError(f"{_shown(url)} leads to an address that is none ({error}); percent-encode what isn't plain letters") from None
+        except ValueError as error:  # a host, or a path, that can be none: also one that a server sends on to
+            raise ZooError(
+                f"{_shown(url)} leads to an address that is none ({error}); percent-encode what isn't plain letters"
+            ) from None
         with response:
             announced = _announced(response, url, file)
             if announced is not None and exact is not None and announced != exact:
-                raise ZooError(f"{_shown(url)} has {announced:,} bytes where {exact:,} are expected; the hub is damaged or was changed")
+                raise ZooError(
+                    f"{_shown(url)} has {announced:,} bytes where {exact:,} are expected; the hub is damaged or was "
+                    "changed"
+                )
             if announced is not None and announced > limit:
                 raise ZooError(f"{_shown(url)} has {announced:,} bytes, more than the {limit:,} it may have")
             _receive(response, url, file, limit, announced)
@@ -237,7 +257,7 @@ class Web:
 def _answer(error: urllib.error.HTTPError, url: str, file: BinaryIO) -> Exception:
     if error.code in (404, 410):
         return Missing(f"{_shown(url)} is not there (the server answers {error.code})")
-    if error.code == 416:                           # what we hold isn't the beginning of what is there
+    if error.code == 416:  # what we hold isn't the beginning of what is there
         file.seek(0)
         file.truncate()
         return _Passing("the server has no more of it")
@@ -253,9 +273,13 @@ def _answer(error: urllib.error.HTTPError, url: str, file: BinaryIO) -> Exceptio
 def _announced(response: http.client.HTTPResponse, url: str, file: BinaryIO) -> int | None:
     """Bytes that the whole file has by the server's word, or None. Puts `file` where the answer continues it."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise ZooError(f"{_shown(url)} comes compressed though it was asked for as it is; the server has to serve plain files")
-    if file.tell() and not (response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-")):
-        file.seek(0)                                # the server starts at the beginning
+        raise ZooError(
+            f"{_shown(url)} comes compressed though it was asked for as it is; the server has to serve plain files"
+        )
+    if file.tell() and not (
+        response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-")
+    ):
+        file.seek(0)  # the server starts at the beginning
         file.truncate()
         if response.status == 206:
             raise _Passing("the server answers with another part than asked for")
@@ -287,7 +311,8 @@ def _reason(error: Exception) -> str:
     return " ".join(str(reason).split())[:120] or type(reason).__name__
 
 
-# ---- Hugging Face --------------------------------------------------------------------------------------------------------
+# ---- Hugging Face --------------------------------------------------------------------------------
+
 
 class HuggingFace:
     """One checkpoint in a model repository of the Hugging Face Hub, through its own client."""
@@ -298,7 +323,9 @@ class HuggingFace:
         # checked before the client sees it: a revision with ../ in it would write outside of the client's cache
         match = HF.fullmatch(address)
         if match is None or ".." in address:
-            raise ZooError(f"{_shown(address)} is no address of a checkpoint; it looks like hf://organisation/name@revision")
+            raise ZooError(
+                f"{_shown(address)} is no address of a checkpoint; it looks like hf://organisation/name@revision"
+            )
         self.address, self.repository, self.revision = address, f"{match[1]}/{match[2]}", match[3]
 
     def read(self, path: str, limit: int) -> bytes:
@@ -318,13 +345,17 @@ class HuggingFace:
         from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
         try:
-            there = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(self.repository, path, revision=self.revision)).size
+            there = huggingface_hub.get_hf_file_metadata(
+                huggingface_hub.hf_hub_url(self.repository, path, revision=self.revision)
+            ).size
             if there is not None and (there > limit or (exact and there != limit)):
                 raise ZooError(f"{path} of {self.address} has {there:,} bytes where {limit:,} are expected")
-            return Path(huggingface_hub.hf_hub_download(self.repository, path, revision=self.revision, local_dir=folder))
+            return Path(
+                huggingface_hub.hf_hub_download(self.repository, path, revision=self.revision, local_dir=folder)
+            )
         except ZooError:
             raise
         except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise Missing(f"{self.address} has no {path}, doesn't exist, or needs a login (hf auth login)") from error
-        except Exception as error:                  # the client raises its own and its transport's errors, of no common kind
+        except Exception as error:  # the client raises its own and its transport's errors, of no common kind
             raise ZooError(f"{path} of {self.address} can't be had: {' '.join(str(error).split())[:200]}") from error

@@ -1,7 +1,8 @@
 """The command line: words -> verbs. Nothing here imports torch until a verb needs it.
 
-Exit codes: 0 done; 1 a check failed (`zoo verify`, `zoo reproduce`) or a defect of ours, with its traceback; 2 something that the caller
-can put right, in one sentence; 130 interrupted; 143 terminated. With --json, standard output holds the JSON and nothing else.
+Exit codes: 0 done; 1 a check failed (`zoo verify`, `zoo reproduce`) or a defect of ours, with its traceback; 2
+something that the caller can put right, in one sentence; 130 interrupted; 143 terminated. With --json, standard output
+holds the JSON and nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from zoo import registry, verbs
 from zoo.errors import Terminated, ZooError, nearest
 
 # what a person can put right about a path or a disk
-REFUSALS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE}
+REFUSALS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +54,11 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     """The parser of `zoo`, and those of its verbs by name."""
-    top = _Parser(prog="zoo", description="Pretext tasks, recipes and checkpoints for self-supervised representation learning.", allow_abbrev=False)
+    top = _Parser(
+        prog="zoo",
+        description="Pretext tasks, recipes and checkpoints for self-supervised representation learning.",
+        allow_abbrev=False,
+    )
     top.add_argument("--version", action="store_true", help="print the version")
     subparsers = top.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     known: dict[str, _Parser] = {}
@@ -50,7 +66,9 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     def verb(name: str, function: Callable, about: str, **options: Any) -> _Parser:
         out = known[name] = subparsers.add_parser(name, help=about, description=about, allow_abbrev=False, **options)
         out.set_defaults(function=function, status=0)
-        out.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else, on standard output")
+        out.add_argument(
+            "--json", action="store_true", help="print the result as JSON, and nothing else, on standard output"
+        )
         out.add_argument("--offline", action="store_true", help="never ask the network, as ZOO_OFFLINE=1 does")
         return out
 
@@ -66,14 +84,24 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
 
 
 def _hub(parser: _Parser) -> None:
-    parser.add_argument("--hub", help="a folder, https://... or hf://org/name@revision; default ZOO_HUB, then the hub that came with the zoo")
+    parser.add_argument(
+        "--hub",
+        help="a folder, https://... or hf://org/name@revision; default ZOO_HUB, then the hub that came with the zoo",
+    )
 
 
 def _add_listing(verb: Callable[..., _Parser]) -> None:
     p = verb("list", verbs.list_, "List tasks, backbones, data sets, recipes or checkpoints.")
-    p.add_argument("kind", nargs="?", choices=verbs.KINDS, help="tasks, backbones, data, recipes or checkpoints; by default all but backbones")
+    p.add_argument(
+        "kind",
+        nargs="?",
+        choices=verbs.KINDS,
+        help="tasks, backbones, data, recipes or checkpoints; by default all but backbones",
+    )
     p.add_argument("glob", nargs="?", default="*", help="shell pattern of names, in quotes")
-    p.add_argument("--check", action="store_true", help="import every task in a process of its own and say what is broken")
+    p.add_argument(
+        "--check", action="store_true", help="import every task in a process of its own and say what is broken"
+    )
     _hub(p)
     p = verb("info", verbs.info, "Say what is known of a task, recipe, data set, backbone or checkpoint.")
     p.add_argument("name", help="a name, folder:PATH, shards:PATH, or the folder of a checkpoint or run")
@@ -81,7 +109,13 @@ def _add_listing(verb: Callable[..., _Parser]) -> None:
     p = verb("data", verbs.data, "List data sets, get one, or pack a folder of pictures into shards.")
     p.add_argument("what", choices=["list", "get", "shard"])
     p.add_argument("name", nargs="?", help="the set to get, or the folder of pictures to pack")
-    p.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a file or folder that holds the set, instead of its sources")
+    p.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="a file or folder that holds the set, instead of its sources",
+    )
     p.add_argument("--out", help="folder for the shards")
     p.add_argument("--per-shard", type=int, default=1000, metavar="N", help="pictures in a shard; default 1000")
 
@@ -92,33 +126,63 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
     p.add_argument("--steps", type=int, help="optimizer steps instead of the recipe's")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted one; give the other words as then")
     p.add_argument("--no-progress", action="store_true", help="draw no progress bar")
-    p = verb("pretrain", verbs.pretrain, "Run a recipe. Every key of it can be given as --group.key VALUE.", add_help=False,
-             usage="zoo pretrain RECIPE [--out DIR] [--resume] [--smoke] [--logger NAME] [--no-progress] [--json] [--offline] [--group.key VALUE ...]")
+    p = verb(
+        "pretrain",
+        verbs.pretrain,
+        "Run a recipe. Every key of it can be given as --group.key VALUE.",
+        add_help=False,
+        usage="zoo pretrain RECIPE [--out DIR] [--resume] [--smoke] [--logger NAME] [--no-progress] [--json] "
+        "[--offline] [--group.key VALUE ...]",
+    )
     p.add_argument("recipe", nargs="?", help="a YAML file, or the name of a recipe that came with the zoo")
     p.add_argument("-h", "--help", action="store_true", help="with a recipe: list its keys instead")
     p.add_argument("--out", help="folder of the run; default runs/RECIPE-sSEED, with -2, -3, ... where that is taken")
     p.add_argument("--resume", action="store_true", help="go on from the newest saved state that is whole")
-    p.add_argument("--smoke", action="store_true", help="two tiny steps on generated data, to see that everything fits together")
-    p.add_argument("--logger", default="csv", choices=["csv", "tensorboard", "wandb", "none"], help="where curves go; default csv")
+    p.add_argument(
+        "--smoke", action="store_true", help="two tiny steps on generated data, to see that everything fits together"
+    )
+    p.add_argument(
+        "--logger", default="csv", choices=["csv", "tensorboard", "wandb", "none"], help="where curves go; default csv"
+    )
     p.add_argument("--no-progress", action="store_true", help="draw no progress bar")
     p = verb("adapt", verbs.adapt, "Adapt a checkpoint to labelled data and say how good it is on the test split.")
     p.add_argument("checkpoint", help="a name in the hub, or the folder of a checkpoint or run")
     p.add_argument("--data", required=True, help="a data set's name, folder:PATH or shards:PATH")
-    p.add_argument("--mode", default="probe", choices=["knn", "probe", "finetune", "lora"],
-                   help="probe, the default, is a linear classifier on frozen features, which zoo evaluate calls linear; lora adds matrices of low rank "
-                        "to a transformer's layers, and needs peft")
-    p.add_argument("--labels", help="share of the training labels such as 0.01, or a whole number of each class such as 5; default all")
+    p.add_argument(
+        "--mode",
+        default="probe",
+        choices=["knn", "probe", "finetune", "lora"],
+        help="probe, the default, is a linear classifier on frozen features, which zoo evaluate calls linear; lora "
+        "adds matrices of low rank "
+        "to a transformer's layers, and needs peft",
+    )
+    p.add_argument(
+        "--labels",
+        help="share of the training labels such as 0.01, or a whole number of each class such as 5; default all",
+    )
     p.add_argument("--per-class", type=int, help="the latter, by another name")
-    p.add_argument("--out", help="folder of the classifier; default adapted/CHECKPOINT-DATA-MODE, with -2, ... if taken")
+    p.add_argument(
+        "--out", help="folder of the classifier; default adapted/CHECKPOINT-DATA-MODE, with -2, ... if taken"
+    )
     p.add_argument("--seed", type=int, default=0, help="decides which labels, and fine-tuning's order")
     p.add_argument("--no-baselines", action="store_true", help="leave out random weights and raw pixels")
     _hub(p)
     p = verb("evaluate", verbs.evaluate, "Measure a checkpoint beside random weights and raw pixels.")
     p.add_argument("checkpoint", help="a name in the hub, or the folder of a checkpoint or run")
     p.add_argument("--data", help="default: the data it was trained on")
-    p.add_argument("--protocols", nargs="+", default=["knn", "linear"], choices=["knn", "linear", "finetune"],
-                   help="default knn and linear, which is the probe of zoo adapt")
-    p.add_argument("--labels", nargs="+", default=["1.0", "0.01"], help="shares such as 0.01, or whole numbers per class such as 5; default 1.0 and 0.01")
+    p.add_argument(
+        "--protocols",
+        nargs="+",
+        default=["knn", "linear"],
+        choices=["knn", "linear", "finetune"],
+        help="default knn and linear, which is the probe of zoo adapt",
+    )
+    p.add_argument(
+        "--labels",
+        nargs="+",
+        default=["1.0", "0.01"],
+        help="shares such as 0.01, or whole numbers per class such as 5; default 1.0 and 0.01",
+    )
     p.add_argument("--save", action="store_true", help="write the numbers into the card")
     p.add_argument("--no-baselines", action="store_true", help="leave out random weights and raw pixels")
     _hub(p)
@@ -132,18 +196,48 @@ def _add_training(verb: Callable[..., _Parser]) -> None:
 
 
 def _add_hubs(verb: Callable[..., _Parser]) -> None:
-    p = verb("import", verbs.import_, "Make a checkpoint of a file of weights from elsewhere. Keywords of the timm model are given as --backbone.KEYWORD VALUE.")
-    p.add_argument("file", help="a Lightning .ckpt, or a state dict as .pth, .pt, .bin or .safetensors; pickled code in it is never run")
-    p.add_argument("--backbone", required=True, metavar="NAME", help="the timm model that the weights belong to; see zoo list backbones")
+    p = verb(
+        "import",
+        verbs.import_,
+        "Make a checkpoint of a file of weights from elsewhere. Keywords of the timm model are given as "
+        "--backbone.KEYWORD VALUE.",
+    )
+    p.add_argument(
+        "file",
+        help="a Lightning .ckpt, or a state dict as .pth, .pt, .bin or .safetensors; pickled code in it is never run",
+    )
+    p.add_argument(
+        "--backbone",
+        required=True,
+        metavar="NAME",
+        help="the timm model that the weights belong to; see zoo list backbones",
+    )
     p.add_argument("--out", required=True, help="folder of the checkpoint")
-    p.add_argument("--prefix", help="what the names of the backbone's tensors begin with in the file; by default found out")
+    p.add_argument(
+        "--prefix", help="what the names of the backbone's tensors begin with in the file; by default found out"
+    )
     p.add_argument("--size", type=int, help="side of the pictures in pixels; default the model's own")
     p.add_argument("--license", help="SPDX name of the licence of the weights; by default none is claimed")
-    p.add_argument("--allow-partial", action="store_true", help="leave what the file lacks at random numbers instead of refusing it")
-    p = verb("export", verbs.export, "Write the network of a checkpoint, or a classifier of zoo adapt, as one file for other runtimes.")
-    p.add_argument("checkpoint", help="a name in the hub, the folder of a checkpoint or run, or that of a classifier that zoo adapt wrote")
-    p.add_argument("--to", default="torch-export", choices=["torch-export", "onnx"],
-                   help="torch-export, the default, which torch alone runs, or onnx, which needs onnx, onnxscript and onnxruntime")
+    p.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="leave what the file lacks at random numbers instead of refusing it",
+    )
+    p = verb(
+        "export",
+        verbs.export,
+        "Write the network of a checkpoint, or a classifier of zoo adapt, as one file for other runtimes.",
+    )
+    p.add_argument(
+        "checkpoint",
+        help="a name in the hub, the folder of a checkpoint or run, or that of a classifier that zoo adapt wrote",
+    )
+    p.add_argument(
+        "--to",
+        default="torch-export",
+        choices=["torch-export", "onnx"],
+        help="torch-export, the default, which torch alone runs, or onnx, which needs onnx, onnxscript and onnxruntime",
+    )
     p.add_argument("--out", help="the file; default NAME.pt2 or NAME.onnx")
     _hub(p)
     p = verb("pull", verbs.pull, "Bring a checkpoint from a hub, every file's sha256 checked, and print its folder.")
@@ -172,13 +266,14 @@ def completion(given: argparse.Namespace) -> Any:
     return {"script": script}
 
 
-# ---- running ---------------------------------------------------------------------------------------------------------------
+# ---- running -------------------------------------------------------------------------------------
+
 
 def main(words: list[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return its exit code. Raises what is a defect of ours."""
     received: list[int] = []
     for stream in (sys.stdout, sys.stderr) if words is None else ():
-        if hasattr(stream, "reconfigure"):                  # names of files may be more than the terminal has letters for
+        if hasattr(stream, "reconfigure"):  # names of files may be more than the terminal has letters for
             stream.reconfigure(errors="backslashreplace")
     try:
         with _signals(received):
@@ -186,9 +281,9 @@ def main(words: list[str] | None = None) -> int:
     except ZooError as error:
         print(f"zoo: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, SystemExit) as error:        # Lightning turns an interruption into sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns an interruption into sys.exit(1)
         if isinstance(error, Terminated) or (isinstance(error, KeyboardInterrupt) and error.args):
-            print(f"zoo: {error}", file=sys.stderr)         # where the state was saved
+            print(f"zoo: {error}", file=sys.stderr)  # where the state was saved
             return 130 if isinstance(error, KeyboardInterrupt) else error.code
         if isinstance(error, KeyboardInterrupt) or received:
             number = received[0] if received else signal.SIGINT
@@ -196,8 +291,8 @@ def main(words: list[str] | None = None) -> int:
             return 128 + number
         if error.code:
             raise
-        status = 0                                          # argparse's --help
-    except BrokenPipeError:                                 # zoo list | head
+        status = 0  # argparse's --help
+    except BrokenPipeError:  # zoo list | head
         status = 0
     except OSError as error:
         if error.errno not in REFUSALS:
@@ -205,8 +300,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"zoo: {error.filename or 'what this was to write'} can't be used: {error.strerror}", file=sys.stderr)
         return 2
     try:
-        if sys.stdout is not None:                          # as it is where it was closed
-            sys.stdout.flush()                              # here, since a complaint at the interpreter's end can't be caught
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()  # here, since a complaint at the interpreter's end can't be caught
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -218,7 +313,9 @@ def main(words: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
-    """SIGTERM unwinds the stack as SIGINT does, so that files are closed and locks freed; a second signal ends the process at once."""
+    """SIGTERM unwinds the stack as SIGINT does, so that files are closed and locks freed; a second signal ends the
+    process at once.
+    """
 
     def handle(number: int, frame: Any) -> None:
         received.append(number)
@@ -262,13 +359,17 @@ def _run(words: list[str]) -> int:
         print("\nzoo pretrain RECIPE --help lists the keys of one recipe.")
         return 0
     # what a library prints under --json is for people, and standard output is for the reader of the JSON
-    with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(), _offline(given.offline), registry.naming_damage():
+    with (
+        contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(),
+        _offline(given.offline),
+        registry.naming_damage(),
+    ):
         result = given.function(given)
     if given.json:
         text = json.dumps(result, ensure_ascii=False, default=str)
         try:
             text.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:                          # JSON has its own way to write other letters
+        except UnicodeEncodeError:  # JSON has its own way to write other letters
             text = json.dumps(result, default=str)
         print(text)
     return given.status
@@ -288,7 +389,9 @@ def _offline(asked: bool) -> Iterator[None]:
 
 
 def _take_keys(words: list[str]) -> tuple[list[str], list[str]]:
-    """Recipe keys (--group.key VALUE, --seed VALUE, or with =) taken out of the words, so that argparse never guesses about them."""
+    """Recipe keys (--group.key VALUE, --seed VALUE, or with =) taken out of the words, so that argparse never guesses
+    about them.
+    """
     plain, keys, rest = [], [], iter(words)
     for word in rest:
         name = word.partition("=")[0]

@@ -12,9 +12,9 @@ from zoo.errors import ZooError
 
 WHITE = (0.95047, 1.0, 1.08883)
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-EDGE = 6 / 29                                       # below it, CIELAB is linear
-LOOKED_AT = 256                                     # pictures of a set, to see whether it has colour
-GREY = 8                                            # levels of 255 by which the channels of a grey pixel differ, at most, after lossy compression
+EDGE = 6 / 29  # below it, CIELAB is linear
+LOOKED_AT = 256  # pictures of a set, to see whether it has colour
+GREY = 8  # levels of 255 by which the channels of a grey pixel differ, at most, after lossy compression
 
 
 def rgb_to_lab(x: Tensor) -> Tensor:
@@ -53,14 +53,19 @@ def has_colour(images: Tensor) -> Tensor:
 
 
 def require_colour(images: Tensor, rows: Tensor, task: str, data: str) -> None:
-    """Raises ZooError, naming the task that needs colour and the data, when all of some `rows` (n,) of uint8 images, spread evenly, are grey.
+    """Raises ZooError, naming the task that needs colour and the data, when all of some `rows` (n,) of uint8 images,
+    spread evenly, are grey.
 
-    Images that are decoded when they are indexed do as well; where there is colour, the first few are mostly all that is read.
+    Images that are decoded when they are indexed do as well; where there is colour, the first few are mostly all that
+    is read.
     """
     some = rows[torch.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).long()]
     if not any(has_colour(images[few]).any() for few in some.split(16)):
-        raise ZooError(f"the task {task} needs colour pictures, and those of {data} are grey, all of {len(some):,} for training that were looked at; "
-                       "give it coloured ones, or take a task that does without, such as simclr")
+        raise ZooError(
+            f"the task {task} needs colour pictures, and those of {data} are grey, all of {len(some):,} for training "
+            "that were looked at; "
+            "give it coloured ones, or take a task that does without, such as simclr"
+        )
 
 
 def _mix(x: Tensor, matrix: Tensor) -> Tensor:

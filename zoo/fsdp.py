@@ -1,4 +1,6 @@
-"""Training in shares (FSDP): no process holds the whole network, but its share of every weight, gradient and optimizer state."""
+"""Training in shares (FSDP): no process holds the whole network, but its share of every weight, gradient and optimizer
+state.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,35 @@ from zoo.heads import TransformerDecoder
 from zoo.ranks import Processes
 from zoo.tasks.base import PretextTask
 
-BUCKET = 250 * 2**20                                # bytes of buffers that are broadcast at once, as DDP's
+BUCKET = 250 * 2**20  # bytes of buffers that are broadcast at once, as DDP's
 
 
 def check(task: PretextTask, processes: int, channels_last: bool) -> None:
     """Raises ZooError for a run that can't be shared out, block by block of a transformer."""
     backbone = task.backbone
     if processes == 1:
-        raise ZooError("trainer.strategy is fsdp, by which processes share a network, and there is one; set trainer.devices to how many GPUs there are, "
-                       "or trainer.strategy to ddp")
+        raise ZooError(
+            "trainer.strategy is fsdp, by which processes share a network, and there is one; set trainer.devices to "
+            "how many GPUs there are, "
+            "or trainer.strategy to ddp"
+        )
     if channels_last:
-        raise ZooError("trainer.strategy is fsdp, and torch can't share out weights that are channels_last; set trainer.channels_last to false")
+        raise ZooError(
+            "trainer.strategy is fsdp, and torch can't share out weights that are channels_last; set "
+            "trainer.channels_last to false"
+        )
     if not _blocks(backbone.model):
-        raise ZooError(f"trainer.strategy is fsdp, which shares out the blocks of a transformer, and {backbone.name} ({type(backbone.model).__name__}) "
-                       "has none; use a ViT or Eva of timm, such as vit_tiny_patch16_224, or set trainer.strategy to ddp")
+        raise ZooError(
+            f"trainer.strategy is fsdp, which shares out the blocks of a transformer, and {backbone.name} "
+            f"({type(backbone.model).__name__}) "
+            "has none; use a ViT or Eva of timm, such as vit_tiny_patch16_224, or set trainer.strategy to ddp"
+        )
     if alone := [name for name, p in task.named_parameters() if p.ndim == 0]:
-        raise ZooError(f"trainer.strategy is fsdp, and {alone[0]} of the task {task.name} is a scalar, which torch can't share out; give it the shape "
-                       "(1,), or set trainer.strategy to ddp")
+        raise ZooError(
+            f"trainer.strategy is fsdp, and {alone[0]} of the task {task.name} is a scalar, which torch can't share "
+            "out; give it the shape "
+            "(1,), or set trainer.strategy to ddp"
+        )
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
@@ -43,10 +57,12 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def shard(task: PretextTask, device: torch.device) -> None:
-    """Leave this process its share, on `device`, of every parameter: rows r of W about equal parts, if it is the r-th of W processes.
+    """Leave this process its share, on `device`, of every parameter: rows r of W about equal parts, if it is the r-th
+    of W processes.
 
-    A block of the backbone, of a teacher or of a decoder is whole while it computes, and what is in none of them, such as heads, during the step.
-    Buffers are whole everywhere. Parameters are DTensors then, so that norms and `Teacher.follow` need to know of nothing.
+    A block of the backbone, of a teacher or of a decoder is whole while it computes, and what is in none of them, such
+    as heads, during the step. Buffers are whole everywhere. Parameters are DTensors then, so that norms and
+    `Teacher.follow` need to know of nothing.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -56,7 +72,7 @@ def shard(task: PretextTask, device: torch.device) -> None:
         for block in _blocks(module):
             fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)
-    for method in ("views", "features"):            # which may compute too, such as the words of a tokenizer
+    for method in ("views", "features"):  # which may compute too, such as the words of a tokenizer
         register_fsdp_forward_method(task, method)
 
 
@@ -71,8 +87,8 @@ def whole(trainer: L.Trainer, task: PretextTask) -> PretextTask:
 class Sharded(Processes):
     """Lightning's strategy for `trainer.strategy: fsdp`, by torch's fully_shard.
 
-    States are saved whole, as those of other runs are: they are put together on the first process, one tensor after the other. Every process builds
-    the network, and reads a state, as a whole before it keeps its share.
+    States are saved whole, as those of other runs are: they are put together on the first process, one tensor after the
+    other. Every process builds the network, and reads a state, as a whole before it keeps its share.
     """
 
     sharded = True
@@ -80,12 +96,12 @@ class Sharded(Processes):
     def model_to_device(self) -> None:
         shard(self.lightning_module, self.root_device)
 
-    def configure_ddp(self) -> None:                # which would wrap the network for DDP
+    def configure_ddp(self) -> None:  # which would wrap the network for DDP
         return
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         buffers = list(self.lightning_module.buffers())
-        with torch.no_grad():                       # the first process's hold, as with DDP
+        with torch.no_grad():  # the first process's hold, as with DDP
             dist._broadcast_coalesced(dist.group.WORLD, buffers, BUCKET, 0)
         return super().training_step(*args, **kwargs)
 
@@ -99,11 +115,16 @@ class Sharded(Processes):
         """The model's state was loaded before it was shared out, this one comes after."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            mine = {number: {key: _share(value, parameters[number]) for key, value in values.items()} for number, values in state["state"].items()}
+            mine = {
+                number: {key: _share(value, parameters[number]) for key, value in values.items()}
+                for number, values in state["state"].items()
+            }
             optimizer.load_state_dict({**state, "state": mine})
 
     def teardown(self) -> None:
-        """Shares stay on their devices, between which the state that is saved after the last step goes; Lightning would take them to the CPU."""
+        """Shares stay on their devices, between which the state that is saved after the last step goes; Lightning would
+        take them to the CPU.
+        """
         task, optimizers = self._lightning_module, self.optimizers
         self._lightning_module, self.optimizers = None, []
         super().teardown()
@@ -111,7 +132,9 @@ class Sharded(Processes):
 
     @torch.no_grad()
     def _whole(self, state: Any) -> Any:
-        """`state` with whole tensors, on the CPU, in place of shares; on processes but the first, which write nothing, with None."""
+        """`state` with whole tensors, on the CPU, in place of shares; on processes but the first, which write nothing,
+        with None.
+        """
         if isinstance(state, dict):
             return {key: self._whole(value) for key, value in state.items()}
         if isinstance(state, list):
@@ -119,7 +142,7 @@ class Sharded(Processes):
         if not _is_shared(state):
             return state
         whole = state.detach().full_tensor()
-        return whole.cpu().clone() if self.is_global_zero else None         # a clone, for torch gives padding along
+        return whole.cpu().clone() if self.is_global_zero else None  # a clone, for torch gives padding along
 
 
 def _is_shared(value: Any) -> bool:
@@ -129,9 +152,13 @@ def _is_shared(value: Any) -> bool:
 
 
 def _share(value: Any, parameter: Tensor) -> Any:
-    """This process's part of an optimizer's whole tensor that belongs to a parameter; what has another shape, such as a count, is everybody's."""
+    """This process's part of an optimizer's whole tensor that belongs to a parameter; what has another shape, such as a
+    count, is everybody's.
+    """
     from torch.distributed.tensor import distribute_tensor
 
     if not isinstance(value, Tensor) or value.shape != parameter.shape or not _is_shared(parameter):
         return value
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )

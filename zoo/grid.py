@@ -9,7 +9,8 @@ from torch import Tensor
 def rows_of(*rows: Tensor, pad: int = 2, background: float = 1.0) -> Tensor:
     """Batches of pictures (n, 1 or 3, H, W), one row each -> one picture (3, H', W') in [0, 1].
 
-    uint8 is read as 0 to 255, floats are clamped to [0, 1]; grey is repeated. Rows may differ in length and in size of picture.
+    uint8 is read as 0 to 255, floats are clamped to [0, 1]; grey is repeated. Rows may differ in length and in size of
+    picture.
     """
     drawn = [_strip(row, pad, background) for row in rows]
     width = max(row.shape[2] for row in drawn)
@@ -21,7 +22,13 @@ def rows_of(*rows: Tensor, pad: int = 2, background: float = 1.0) -> Tensor:
 
 def is_picture(given: object) -> bool:
     """Whether it is a tensor (3, H, W) of floats, such as `rows_of` makes."""
-    return isinstance(given, Tensor) and given.ndim == 3 and len(given) == 3 and given.numel() > 0 and given.is_floating_point()
+    return (
+        isinstance(given, Tensor)
+        and given.ndim == 3
+        and len(given) == 3
+        and given.numel() > 0
+        and given.is_floating_point()
+    )
 
 
 def image_grid(images: Tensor, columns: int = 8, pad: int = 2, background: float = 1.0) -> Tensor:
@@ -33,6 +40,6 @@ def _strip(images: Tensor, pad: int, background: float) -> Tensor:
     images = images.detach().cpu()
     images = images.float() / 255 if images.dtype == torch.uint8 else images.float().clamp(0, 1)
     images = images.expand(-1, 3, -1, -1)
-    framed = torch.nn.functional.pad(images, (pad, 0, pad, 0), value=background)       # left and top of each picture
+    framed = torch.nn.functional.pad(images, (pad, 0, pad, 0), value=background)  # left and top of each picture
     strip = framed.permute(1, 2, 0, 3).flatten(2)
     return torch.nn.functional.pad(strip, (0, pad), value=background)

@@ -20,7 +20,9 @@ def projector(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Seq
 
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Sequential:
-    """As `projector`, but the last linear layer has a bias and nothing behind it: the predictor of BYOL (https://arxiv.org/abs/2006.07733)."""
+    """As `projector`, but the last linear layer has a bias and nothing behind it: the predictor of BYOL
+    (https://arxiv.org/abs/2006.07733).
+    """
     modules, inputs = _hidden_layers(inputs, hidden, layers - 1)
     return nn.Sequential(*modules, nn.Linear(inputs, outputs))
 
@@ -42,24 +44,28 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):      # divided by a temperature, what bfloat16 rounds off would count
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # divided by a temperature, what bfloat16 rounds off would count
             return normalized(x) @ normalized(self.weight).T
 
 
 def prototype_head(inputs: int, hidden: int, bottleneck: int, prototypes: int) -> nn.Sequential:
-    """(B, inputs) -> (B, prototypes): a `projector` of three layers to `bottleneck` numbers, and their cosines with learned directions.
+    """(B, inputs) -> (B, prototypes): a `projector` of three layers to `bottleneck` numbers, and their cosines with
+    learned directions.
 
-    The head of DINO, https://arxiv.org/abs/2104.14294, with ReLU for GELU, and with BatchNorm: in the hidden layers, which is an option of the
-    authors, and at the bottleneck before the prototypes, where theirs has none.
+    The head of DINO, https://arxiv.org/abs/2104.14294, with ReLU for GELU, and with BatchNorm: in the hidden layers,
+    which is an option of the authors, and at the bottleneck before the prototypes, where theirs has none.
     """
     return nn.Sequential(projector(inputs, hidden, bottleneck, layers=3), Prototypes(bottleneck, prototypes))
 
 
 class ConvDecoder(nn.Module):
-    """(B, inputs) -> (B, channels, size, size): a linear layer to a small map, then nearest-neighbour doublings with convolutions.
+    """(B, inputs) -> (B, channels, size, size): a linear layer to a small map, then nearest-neighbour doublings with
+    convolutions.
 
-    Resizing and convolving leaves no checkerboard (https://distill.pub/2016/deconv-checkerboard/). `depth` doublings start from a
-    map of ceil(size / 2^depth) and are cropped to `size`; `width` is the channel count of the last map.
+    Resizing and convolving leaves no checkerboard (https://distill.pub/2016/deconv-checkerboard/). `depth` doublings
+    start from a map of ceil(size / 2^depth) and are cropped to `size`; `width` is the channel count of the last map.
     """
 
     def __init__(self, inputs: int, channels: int, size: int, width: int = 32, depth: int = 2):
@@ -69,9 +75,17 @@ class ConvDecoder(nn.Module):
         self.stem = nn.Linear(inputs, widths[0] * self.start**2)
         self.blocks = nn.ModuleList()
         for before, after in zip(widths, widths[1:]):
-            self.blocks.append(nn.Sequential(nn.BatchNorm2d(before), nn.ReLU(inplace=True), nn.Upsample(scale_factor=2),
-                                             nn.Conv2d(before, after, 3, padding=1)))
-        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1))
+            self.blocks.append(
+                nn.Sequential(
+                    nn.BatchNorm2d(before),
+                    nn.ReLU(inplace=True),
+                    nn.Upsample(scale_factor=2),
+                    nn.Conv2d(before, after, 3, padding=1),
+                )
+            )
+        self.last = nn.Sequential(
+            nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1)
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.stem(z).unflatten(1, (-1, self.start, self.start))
@@ -83,7 +97,8 @@ class ConvDecoder(nn.Module):
 class TransformerDecoder(nn.Module):
     """A few transformer blocks over tokens with a position each: (B, N, D) -> (B, N, outputs).
 
-    Positions are fixed two-dimensional sines and cosines, as in MAE (https://arxiv.org/abs/2111.06377); `side` squared is N.
+    Positions are fixed two-dimensional sines and cosines, as in MAE (https://arxiv.org/abs/2111.06377); `side` squared
+    is N.
     """
 
     def __init__(self, dim: int, side: int, outputs: int, depth: int = 1, heads: int = 4):
@@ -100,7 +115,8 @@ class TransformerDecoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """(B, inputs) -> (B, channels, size, size): a linear layer to a token for each patch, a TransformerDecoder, and its patches laid out.
+    """(B, inputs) -> (B, channels, size, size): a linear layer to a token for each patch, a TransformerDecoder, and its
+    patches laid out.
 
     About eight patches to a side, whatever the size; what sticks out on the right and below is cropped.
     """
@@ -114,13 +130,17 @@ class PatchDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         patches = self.decoder(self.stem(z).unflatten(1, (self.side**2, -1)))
-        patches = patches.unflatten(2, (-1, self.patch, self.patch)).unflatten(1, (self.side, self.side))    # (B, row, column, C, p, p)
+        patches = patches.unflatten(2, (-1, self.patch, self.patch)).unflatten(
+            1, (self.side, self.side)
+        )  # (B, row, column, C, p, p)
         image = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         return image[..., : self.size, : self.size]
 
 
 class LinearDecoder(nn.Module):
-    """(B, inputs) -> (B, channels, size, size): one linear layer, the decoder of principal components and of factor analysis."""
+    """(B, inputs) -> (B, channels, size, size): one linear layer, the decoder of principal components and of factor
+    analysis.
+    """
 
     def __init__(self, inputs: int, channels: int, size: int):
         super().__init__()
@@ -132,7 +152,8 @@ class LinearDecoder(nn.Module):
 
 
 def picture_decoder(kind: str, inputs: int, channels: int, size: int, width: int) -> nn.Module:
-    """A decoder from a code to a picture, (B, inputs) -> (B, channels, size, size), unbounded: `conv`, `transformer` or `linear`.
+    """A decoder from a code to a picture, (B, inputs) -> (B, channels, size, size), unbounded: `conv`, `transformer` or
+    `linear`.
 
     `width` is the channel count of the last map of `conv`; `transformer` is twice as wide, and `width`
     has to be even there; `linear` has no width. Raises ZooError for an odd one.
@@ -147,15 +168,25 @@ def picture_decoder(kind: str, inputs: int, channels: int, size: int, width: int
 
 
 def map_head(inputs: int, width: int, outputs: int, resolution: int) -> nn.Sequential:
-    """(B, inputs, h, w) -> (B, outputs, resolution, resolution): a prediction for every place, by two hidden maps of `width` channels."""
-    return nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-                         nn.Upsample((resolution, resolution), mode="bilinear"),
-                         nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-                         nn.Conv2d(width, outputs, 1))
+    """(B, inputs, h, w) -> (B, outputs, resolution, resolution): a prediction for every place, by two hidden maps of
+    `width` channels.
+    """
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Upsample((resolution, resolution), mode="bilinear"),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, outputs, 1),
+    )
 
 
 def check_heads(name: str, dim: int, name_of_heads: str, heads: int) -> None:
-    """Raises ZooError, with these names, unless blocks of width `dim` with positions of `sincos_2d` can have so many attention heads."""
+    """Raises ZooError, with these names, unless blocks of width `dim` with positions of `sincos_2d` can have so many
+    attention heads.
+    """
     if dim % heads or dim % 4:
         raise ZooError(f"{name} is {dim}; it has to be a multiple of 4 and of {name_of_heads}, {heads}")
 
@@ -163,19 +194,20 @@ def check_heads(name: str, dim: int, name_of_heads: str, heads: int) -> None:
 def sincos_2d(dim: int, side: int) -> Tensor:
     """Fixed positions (1, side * side, dim): a quarter of the width each for sin and cos of row and of column."""
     frequency = 1.0 / 10000 ** (torch.arange(dim // 4) / (dim / 4))
-    angle = torch.arange(side)[:, None] * frequency                                # (side, dim / 4)
-    axis = torch.cat([angle.sin(), angle.cos()], dim=1)                            # (side, dim / 2)
+    angle = torch.arange(side)[:, None] * frequency  # (side, dim / 4)
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, dim / 2)
     rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
     return torch.cat([columns, rows], dim=-1).reshape(1, side * side, dim)
 
 
-# ---- what follows, and what remembers: state of a run that no checkpoint carries (`training_only`) -------------------------
+# ---- what follows, and what remembers: state of a run that no checkpoint carries (`training_only`)
+
 
 class Teacher(nn.Module):
     """Copies of a student's modules, called one after the other without gradient, whose weights follow the student's.
 
-    BatchNorm in it is in the mode of the task and keeps running statistics of its own, as in MoCo and BYOL. Nothing is dropped in it: with a
-    DropPath alive some of its targets would be zeros.
+    BatchNorm in it is in the mode of the task and keeps running statistics of its own, as in MoCo and BYOL. Nothing is
+    dropped in it: with a DropPath alive some of its targets would be zeros.
     """
 
     def __init__(self, *students: nn.Module):
@@ -184,13 +216,15 @@ class Teacher(nn.Module):
         self._drop_nothing()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Only what keeps running statistics follows `mode`, and convolutions, which zoo.cpu computes more quickly while training."""
+        """Only what keeps running statistics follows `mode`, and convolutions, which zoo.cpu computes more quickly
+        while training.
+        """
         super().train(mode)
         self._drop_nothing()
         return self
 
     def _drop_nothing(self) -> None:
-        for layer in self.modules():                # all of them: timm's attention asks its own mode whether to drop
+        for layer in self.modules():  # all of them: timm's attention asks its own mode whether to drop
             if not isinstance(layer, nn.Conv2d) and not hasattr(layer, "running_var"):
                 layer.training = False
 
@@ -205,7 +239,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, *students: nn.Module, momentum: float) -> None:
-        """weights <- momentum * weights + (1 - momentum) * the student's. To be called in `after_step`, when the student has moved."""
+        """weights <- momentum * weights + (1 - momentum) * the student's. To be called in `after_step`, when the
+        student has moved.
+        """
         for mine, student in zip(self.modules_in_turn, students, strict=True):
             torch._foreach_lerp_(list(mine.parameters()), [p.detach() for p in student.parameters()], 1 - momentum)
 
@@ -213,7 +249,9 @@ class Teacher(nn.Module):
 def check_temperatures(student: float, teacher: float) -> None:
     """Raises ZooError unless a teacher's choice among prototypes is at least as sharp as its student's."""
     if teacher > student:
-        raise ZooError(f"task.teacher_temperature is {teacher}; it has to be at most task.student_temperature, which is {student}")
+        raise ZooError(
+            f"task.teacher_temperature is {teacher}; it has to be at most task.student_temperature, which is {student}"
+        )
 
 
 class Queue(nn.Module):
@@ -235,14 +273,16 @@ class Queue(nn.Module):
     def push(self, rows: Tensor) -> None:
         """(B, D) of each rank, the oldest make room; of more than `size` the last are kept."""
         if self.training:
-            rows = gather(normalized(rows)).to(self.rows.dtype)[-len(self.rows):]
+            rows = gather(normalized(rows)).to(self.rows.dtype)[-len(self.rows) :]
             where = (self.place + torch.arange(len(rows), device=rows.device)) % len(self.rows)
             self.rows[where] = rows
             self.place.copy_((self.place + len(rows)) % len(self.rows))
 
 
 class Centre(nn.Module):
-    """The running mean (1, K) of what was seen, over all ranks; `update` belongs at the end of `forward` and acts while training only."""
+    """The running mean (1, K) of what was seen, over all ranks; `update` belongs at the end of `forward` and acts while
+    training only.
+    """
 
     def __init__(self, dim: int, momentum: float = 0.9):
         super().__init__()
@@ -258,16 +298,22 @@ class Centre(nn.Module):
     def update(self, rows: Tensor) -> None:
         """(B, K) of each rank."""
         if self.training:
-            seen, count = total(rows.to(self.value.dtype).sum(0, keepdim=True)), total(self.value.new_tensor(float(len(rows))))
+            seen, count = (
+                total(rows.to(self.value.dtype).sum(0, keepdim=True)),
+                total(self.value.new_tensor(float(len(rows)))),
+            )
             self.value.lerp_(seen / count, 1 - self.momentum)
 
 
-# ---- BatchNorm over the global batch -------------------------------------------------------------------------------------
+# ---- BatchNorm over the global batch -------------------------------------------------------------
+
 
 def use_global_batch_norm(module: nn.Module) -> nn.Module:
-    """Make every BatchNorm in `module` use the statistics of all ranks while training. Parameters and names are unchanged.
+    """Make every BatchNorm in `module` use the statistics of all ranks while training. Parameters and names are
+    unchanged.
 
-    torch's own SyncBatchNorm is for CUDA only; this one runs wherever the process group does. timm's BatchNormAct2d included.
+    torch's own SyncBatchNorm is for CUDA only; this one runs wherever the process group does. timm's BatchNormAct2d
+    included.
     """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not hasattr(layer, "alone"):
@@ -284,19 +330,21 @@ class _GlobalForward:
         if not self.layer.training:
             return self.layer.alone(x)
         x = global_batch_norm(self.layer, x)
-        for after in ("drop", "act"):                       # BatchNormAct2d fuses what follows into itself
+        for after in ("drop", "act"):  # BatchNormAct2d fuses what follows into itself
             x = getattr(self.layer, after)(x) if hasattr(self.layer, after) else x
         return x
 
 
 def global_batch_norm(layer: nn.Module, x: Tensor) -> Tensor:
-    """(B, D, ...) normalised by mean and variance over batch, space and ranks; the layer's running statistics follow."""
+    """(B, D, ...) normalised by mean and variance over batch, space and ranks; the layer's running statistics
+    follow.
+    """
     over, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     count = wide.new_tensor([x.numel() / x.shape[1]])
     count = total(count)
     mean = total(wide.sum(over)) / count
-    centred = wide - mean.view(shape)                       # two passes: E[x^2] - E[x]^2 loses digits
+    centred = wide - mean.view(shape)  # two passes: E[x^2] - E[x]^2 loses digits
     variance = total((centred * centred).sum(over)) / count
     if layer.track_running_stats:
         with torch.no_grad():

@@ -1,8 +1,9 @@
-"""Hubs: a folder with an index.json and one folder per checkpoint, on this machine, on a web server, or one repository of Hugging Face.
+"""Hubs: a folder with an index.json and one folder per checkpoint, on this machine, on a web server, or one repository
+of Hugging Face.
 
-Whatever brought the bytes, a checkpoint is taken only when the size and sha256 of its card are what the index says, and those of its
-files what the card says. It then lies in a cache under the sha256 of its card. Nothing here imports torch, and nothing touches the
-network unless the hub's address says so; ZOO_OFFLINE=1 refuses that too.
+Whatever brought the bytes, a checkpoint is taken only when the size and sha256 of its card are what the index says, and
+those of its files what the card says. It then lies in a cache under the sha256 of its card. Nothing here imports torch,
+and nothing touches the network unless the hub's address says so; ZOO_OFFLINE=1 refuses that too.
 """
 
 from __future__ import annotations
@@ -23,15 +24,30 @@ from zoo.card import Missing, check_file, check_name, read_card
 from zoo.carriers import HF, Carrier, Folder, open_carrier
 from zoo.errors import ZooError, nearest
 from zoo.hub_index import INDEX, LARGEST, entry_of, index_text, parse_index
-from zoo.paths import beside, clear_leftovers, expanded, explain, home, offline, remove, shipped, swap, sync_folder, write_bytes, write_text
+from zoo.paths import (
+    beside,
+    clear_leftovers,
+    expanded,
+    explain,
+    home,
+    offline,
+    remove,
+    shipped,
+    swap,
+    sync_folder,
+    write_bytes,
+    write_text,
+)
 
-LONGEST_LOCK = 600.0                                # seconds that another process may take to pull the same checkpoint
+LONGEST_LOCK = 600.0  # seconds that another process may take to pull the same checkpoint
 
 
-# ---- finding -------------------------------------------------------------------------------------------------------------
+# ---- finding -------------------------------------------------------------------------------------
+
 
 def find(name_or_dir: str | Path, hub: str | Path | None = None) -> Path:
-    """A verified checkpoint folder on this machine: a checkpoint's own folder, a run's folder, or a name in the hub, which is pulled.
+    """A verified checkpoint folder on this machine: a checkpoint's own folder, a run's folder, or a name in the hub,
+    which is pulled.
 
     Raises ZooError for a folder without a checkpoint, an unknown name (with the nearest ones), and damage.
     """
@@ -41,10 +57,14 @@ def find(name_or_dir: str | Path, hub: str | Path | None = None) -> Path:
         read_card(local)
         return local
     if expanded(text).exists() and not cards.SLUG.fullmatch(text):
-        raise ZooError(f"{text} holds no checkpoint: neither {cards.FILE} nor checkpoint/{cards.FILE} is in it; "
-                       "if a run was cut short, go on with it by --resume")
+        raise ZooError(
+            f"{text} holds no checkpoint: neither {cards.FILE} nor checkpoint/{cards.FILE} is in it; "
+            "if a run was cut short, go on with it by --resume"
+        )
     if not text.startswith("hf://") and not cards.SLUG.fullmatch(text):
-        raise ZooError(f"{text} is neither a folder nor the name of a checkpoint; `zoo list checkpoints` shows the names")
+        raise ZooError(
+            f"{text} is neither a folder nor the name of a checkpoint; `zoo list checkpoints` shows the names"
+        )
     return pull(text, hub)
 
 
@@ -52,24 +72,35 @@ def local_checkpoint(path: Path) -> Path | None:
     """The checkpoint folder that `path` is or, being a run's folder, holds; else None."""
     try:
         return next((folder for folder in (path, path / "checkpoint") if (folder / cards.FILE).is_file()), None)
-    except OSError as error:                        # a name that is too long, or a folder that may not be entered
+    except OSError as error:  # a name that is too long, or a folder that may not be entered
         raise ZooError(f"{str(path)[:200]} can't be read: {error.strerror}") from error
 
 
 def list_checkpoints(hub: str | Path | None = None, pattern: str = "*") -> list[dict]:
-    """What the hub says of its checkpoints, by name: name, summary, task, backbone, data, parameters, bytes, knn (%, or None), license."""
+    """What the hub says of its checkpoints, by name: name, summary, task, backbone, data, parameters, bytes, knn (%, or
+    None), license.
+    """
     carrier = _open(hub)
     if carrier is None:
         return []
     entries = _index(carrier)
-    return [{"name": name, **{key: value for key, value in entries[name].items() if key != "card"}}
-            for name in sorted(entries) if fnmatch.fnmatchcase(name, pattern)]
+    return [
+        {"name": name, **{key: value for key, value in entries[name].items() if key != "card"}}
+        for name in sorted(entries)
+        if fnmatch.fnmatchcase(name, pattern)
+    ]
 
 
 def local_card(name: str, hub: str | Path | None = None) -> dict | None:
-    """The card of a checkpoint in a hub that is a folder; None where there is no such, or the hub is elsewhere. Raises ZooError for a damaged one."""
+    """The card of a checkpoint in a hub that is a folder; None where there is no such, or the hub is elsewhere. Raises
+    ZooError for a damaged one.
+    """
     carrier = _open(hub)
-    return read_card(carrier.folder / name) if isinstance(carrier, Folder) and carrier.folder.is_dir() and name in _index(carrier) else None
+    return (
+        read_card(carrier.folder / name)
+        if isinstance(carrier, Folder) and carrier.folder.is_dir() and name in _index(carrier)
+        else None
+    )
 
 
 def _open(hub: str | Path | None) -> Carrier | None:
@@ -78,15 +109,22 @@ def _open(hub: str | Path | None) -> Carrier | None:
     return None if address is None else open_carrier(address)
 
 
-# ---- the index -----------------------------------------------------------------------------------------------------------
+# ---- the index -----------------------------------------------------------------------------------
+
 
 def _index(carrier: Carrier, wanted: str | None = None) -> dict[str, dict]:
     """Entries by name. What came over a network is remembered, and serves when there is none. Raises ZooError."""
     memory = cache() / "indexes" / f"{hashlib.sha256(carrier.address.encode()).hexdigest()}.json"
     if carrier.remote and offline():
         if not memory.is_file():
-            once = f"; with a network, run once:  {_command(carrier, wanted)}" if wanted else "; name a hub that is a folder, or unset it"
-            raise ZooError(f"{carrier.address} was never read on this machine and ZOO_OFFLINE (or --offline) is set{once}")
+            once = (
+                f"; with a network, run once:  {_command(carrier, wanted)}"
+                if wanted
+                else "; name a hub that is a folder, or unset it"
+            )
+            raise ZooError(
+                f"{carrier.address} was never read on this machine and ZOO_OFFLINE (or --offline) is set{once}"
+            )
         return parse_index(memory.read_bytes(), str(memory))
     if carrier.single:
         text = carrier.read(cards.FILE, cards.LARGEST)
@@ -97,16 +135,21 @@ def _index(carrier: Carrier, wanted: str | None = None) -> dict[str, dict]:
             data = carrier.read(INDEX, LARGEST)
         except Missing:
             if isinstance(carrier, Folder) and carrier.folder == shipped("hub"):
-                return {}                           # a checkout whose hub has nothing in it yet
-            raise ZooError(f"{carrier.address} is not a hub: it has no {INDEX}; `zoo push CHECKPOINT --to FOLDER` makes one") from None
+                return {}  # a checkout whose hub has nothing in it yet
+            raise ZooError(
+                f"{carrier.address} is not a hub: it has no {INDEX}; `zoo push CHECKPOINT --to FOLDER` makes one"
+            ) from None
     entries = parse_index(data, f"{carrier.address}/{INDEX}")
-    with contextlib.suppress(ZooError, OSError):    # a cache that can't be read or written is no reason not to read the hub
+    with contextlib.suppress(
+        ZooError, OSError
+    ):  # a cache that can't be read or written is no reason not to read the hub
         if carrier.remote and not (memory.is_file() and memory.read_bytes() == data):
             write_bytes(memory, data)
     return entries
 
 
-# ---- pulling -------------------------------------------------------------------------------------------------------------
+# ---- pulling -------------------------------------------------------------------------------------
+
 
 def cache() -> Path:
     """The folder of pulled checkpoints, each under the sha256 of its card."""
@@ -116,12 +159,15 @@ def cache() -> Path:
 def pull(name: str, hub: str | Path | None = None) -> Path:
     """Bring a checkpoint into the cache and return its folder; one that is there and whole is not brought again.
 
-    `name` may itself be hf://organisation/name@revision. Two processes may pull the same one. Raises ZooError for an unknown name
-    (with the nearest ones) and whenever a size or sha256 isn't what it should be; the cache then holds nothing of it.
+    `name` may itself be hf://organisation/name@revision. Two processes may pull the same one. Raises ZooError for an
+    unknown name (with the nearest ones) and whenever a size or sha256 isn't what it should be; the cache then holds
+    nothing of it.
     """
     carrier = open_carrier(name) if name.startswith("hf://") else _open(hub)
     if carrier is None:
-        raise ZooError(f"{name} can't be looked up: there is no hub; give --hub or set ZOO_HUB to a folder or an https:// address")
+        raise ZooError(
+            f"{name} can't be looked up: there is no hub; give --hub or set ZOO_HUB to a folder or an https:// address"
+        )
     entries = _index(carrier, name)
     if name.startswith("hf://"):
         name = next(iter(entries))
@@ -132,10 +178,13 @@ def pull(name: str, hub: str | Path | None = None) -> Path:
     if _is_whole(folder):
         return folder
     if carrier.remote and offline():
-        raise ZooError(f"{name} of {carrier.address} is not whole in the cache and ZOO_OFFLINE (or --offline) is set; with a network, run once:  "
-                       f"{_command(carrier, name)}")
+        raise ZooError(
+            f"{name} of {carrier.address} is not whole in the cache and ZOO_OFFLINE (or --offline) is set; with a "
+            "network, run once:  "
+            f"{_command(carrier, name)}"
+        )
     with _lock(folder, name):
-        if not _is_whole(folder):                   # nobody else has brought it in the meantime
+        if not _is_whole(folder):  # nobody else has brought it in the meantime
             _bring(carrier, name, stamp, folder)
     return folder
 
@@ -150,7 +199,9 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _damage(folder: Path, digest: str | None = None) -> list[str]:
-    """What is wrong with a checkpoint folder, a sentence each: its card (against `digest`, if given), its files, and files beyond those."""
+    """What is wrong with a checkpoint folder, a sentence each: its card (against `digest`, if given), its files, and
+    files beyond those.
+    """
     try:
         text = cards.read_text(folder)
         if digest is not None and hashlib.sha256(text).hexdigest() != digest:
@@ -169,7 +220,9 @@ def _damage(folder: Path, digest: str | None = None) -> list[str]:
 
 
 def _extra(folder: Path, card: dict) -> list[str]:
-    """Names in a checkpoint folder that its card doesn't list. Hidden ones, which editors and file managers leave, don't count."""
+    """Names in a checkpoint folder that its card doesn't list. Hidden ones, which editors and file managers leave,
+    don't count.
+    """
     known = {cards.FILE, cards.README, *(entry["path"] for entry in card["files"])}
     return sorted(path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
 
@@ -184,18 +237,25 @@ def _lock(folder: Path, name: str) -> Iterator[None]:
         with filelock.FileLock(folder.with_name(f".{folder.name}.lock"), timeout=LONGEST_LOCK):
             yield
     except filelock.Timeout:
-        raise ZooError(f"another process has been pulling {name} for {LONGEST_LOCK / 60:.0f} minutes; end it, then try again") from None
+        raise ZooError(
+            f"another process has been pulling {name} for {LONGEST_LOCK / 60:.0f} minutes; end it, then try again"
+        ) from None
     except OSError as error:
         raise explain(error, folder, 0) from error
 
 
 def _bring(carrier: Carrier, name: str, stamp: dict, folder: Path) -> None:
-    """Card and files into a folder beside `folder`, each checked and synced, then renamed. What broke off is gone on with."""
+    """Card and files into a folder beside `folder`, each checked and synced, then renamed. What broke off is gone on
+    with.
+    """
     prefix = "" if carrier.single else f"{name}/"
     text = carrier.read(f"{prefix}{cards.FILE}", stamp["size"])
     if hashlib.sha256(text).hexdigest() != stamp["sha256"]:
-        raise ZooError(f"the {cards.FILE} of {name} is not the one that the index of {carrier.address} describes (another sha256); "
-                       "if somebody is just pushing it, try again")
+        raise ZooError(
+            f"the {cards.FILE} of {name} is not the one that the index of {carrier.address} describes (another "
+            "sha256); "
+            "if somebody is just pushing it, try again"
+        )
     card = cards.parse(text, f"{cards.FILE} of {name}")
     if card["name"] != name:
         raise ZooError(f"{carrier.address} has a checkpoint called {card['name']} under the name of {name}")
@@ -205,12 +265,12 @@ def _bring(carrier: Carrier, name: str, stamp: dict, folder: Path) -> None:
     for entry in card["files"]:
         _bring_file(carrier, f"{prefix}{entry['path']}", staging, entry)
     for extra in set(os.listdir(staging)) - {entry["path"] for entry in card["files"]}:
-        remove(staging / extra)                     # a carrier's own notes
+        remove(staging / extra)  # a carrier's own notes
     write_text(staging / cards.README, cards.render(card))
     write_bytes(staging / cards.FILE, text)
     for path in staging.iterdir():
-        path.chmod(0o444)                           # it lies under a checksum: a copy to work on is made with cp
-    if folder.exists():                             # and damaged, or we wouldn't be here
+        path.chmod(0o444)  # it lies under a checksum: a copy to work on is made with cp
+    if folder.exists():  # and damaged, or we wouldn't be here
         remove(folder)
     os.replace(staging, folder)
     sync_folder(folder.parent)
@@ -223,7 +283,7 @@ def _bring_file(carrier: Carrier, path: str, staging: Path, entry: dict) -> None
             part.unlink(missing_ok=True)
         resumed = part.exists()
         if resumed:
-            part.chmod(0o644)                       # of a pull that was killed just before its end
+            part.chmod(0o644)  # of a pull that was killed just before its end
         carrier.fetch(path, part, entry["size"])
         try:
             check_file(staging, entry)
@@ -232,29 +292,37 @@ def _bring_file(carrier: Carrier, path: str, staging: Path, entry: dict) -> None
             return
         except ZooError:
             part.unlink(missing_ok=True)
-            if not resumed:                         # what was left of an earlier try may have been another file's beginning
-                raise ZooError(f"{path} of {carrier.address} is not the file that its card describes (another size or sha256); "
-                               "nothing of it was kept") from None
+            if not resumed:  # what was left of an earlier try may have been another file's beginning
+                raise ZooError(
+                    f"{path} of {carrier.address} is not the file that its card describes (another size or sha256); "
+                    "nothing of it was kept"
+                ) from None
 
 
 def _check_space(folder: Path, size: int, name: str) -> None:
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if free < size:
-        raise ZooError(f"{name} needs {size:,} bytes in {folder.parent} and {free:,} are free; make room or set ZOO_HOME")
+        raise ZooError(
+            f"{name} needs {size:,} bytes in {folder.parent} and {free:,} are free; make room or set ZOO_HOME"
+        )
 
 
-# ---- pushing -------------------------------------------------------------------------------------------------------------
+# ---- pushing -------------------------------------------------------------------------------------
+
 
 def push(folder: str | Path, to: str | Path, name: str | None = None, replace: bool = False) -> str:
-    """Publish a checkpoint (or a run's) in a hub that is a folder, or as a repository of Hugging Face; returns where it is.
+    """Publish a checkpoint (or a run's) in a hub that is a folder, or as a repository of Hugging Face; returns where it
+    is.
 
     Args:
         folder: the checkpoint. Exactly the files of its card are pushed, and they have to be whole.
-        to: a folder, which becomes a hub if it is new or empty; file:///...; or hf://organisation/name, where one may write.
+        to: a folder, which becomes a hub if it is new or empty; file:///...; or hf://organisation/name, where one may
+            write.
         name: its name in the hub; by default the one in its card.
         replace: put it in the place of another checkpoint of that name.
 
-    Raises ZooError for a card without a licence, files that don't match their card, files beyond it, and a name that is taken.
+    Raises ZooError for a card without a licence, files that don't match their card, files beyond it, and a name that is
+    taken.
     """
     source = local_checkpoint(expanded(folder))
     if source is None:
@@ -263,20 +331,26 @@ def push(folder: str | Path, to: str | Path, name: str | None = None, replace: b
     if extra := _extra(source, card):
         raise ZooError(f"{source / extra[0]} is not in the card of this checkpoint; move it elsewhere, then push")
     if card["license"] is None:
-        raise ZooError(f"{source} has no licence yet, and nobody may use it without; decide on one and push with it, as by "
-                       "--license Apache-2.0, or from Python zoo.checkpoint.update_card(folder, license=...) first")
+        raise ZooError(
+            f"{source} has no licence yet, and nobody may use it without; decide on one and push with it, as by "
+            "--license Apache-2.0, or from Python zoo.checkpoint.update_card(folder, license=...) first"
+        )
     if name is not None:
         card["name"] = check_name(name, "the name in the hub")
     if str(to).startswith("hf://"):
         return _push_hf(source, card, str(to), replace)
     carrier = open_carrier(to)
     if not isinstance(carrier, Folder):
-        raise ZooError(f"{to} can't be pushed to; push to a folder and copy that to the server, or to hf://organisation/name")
+        raise ZooError(
+            f"{to} can't be pushed to; push to a folder and copy that to the server, or to hf://organisation/name"
+        )
     return _push_folder(source, card, carrier, replace)
 
 
 def _stage(source: Path, card: dict, target: Path) -> bytes:
-    """The files of `card`, itself and its README into the empty folder `target`, checked again as copies. Returns the text of zoo.json."""
+    """The files of `card`, itself and its README into the empty folder `target`, checked again as copies. Returns the
+    text of zoo.json.
+    """
     for entry in card["files"]:
         Folder(source).fetch(entry["path"], target / entry["path"], entry["size"])
         check_file(target, entry)
@@ -296,8 +370,12 @@ def _push_folder(source: Path, card: dict, carrier: Folder, replace: bool) -> st
             clear_leftovers(hub, INDEX)
             if not (hub / INDEX).exists():
                 if others := sorted(path.name for path in hub.iterdir() if not path.name.startswith(".")):
-                    raise ZooError(f"{hub} is not a hub: it holds {others[0]} and no {INDEX}; give a new or empty folder")
-                write_text(hub / INDEX, index_text({}))         # a hub before it holds anything, for the next push if this one is killed
+                    raise ZooError(
+                        f"{hub} is not a hub: it holds {others[0]} and no {INDEX}; give a new or empty folder"
+                    )
+                write_text(
+                    hub / INDEX, index_text({})
+                )  # a hub before it holds anything, for the next push if this one is killed
             return _publish(source, card, carrier, hub / name, replace)
     except OSError as error:
         raise explain(error, hub / name, sum(entry["size"] for entry in card["files"])) from error
@@ -308,10 +386,17 @@ def _publish(source: Path, card: dict, carrier: Folder, target: Path, replace: b
     with beside(target) as staging:
         entry = entry_of(card, _stage(source, card, staging))
         if target.exists() and target.name not in entries and not (target / cards.FILE).is_file():
-            raise ZooError(f"{target} is no checkpoint, and pushing under its name would remove it; push under another --name")
-        if _damage(target, entry["card"]["sha256"]):            # else the very same checkpoint is there, perhaps of a push that was cut short
+            raise ZooError(
+                f"{target} is no checkpoint, and pushing under its name would remove it; push under another --name"
+            )
+        if _damage(
+            target, entry["card"]["sha256"]
+        ):  # else the very same checkpoint is there, perhaps of a push that was cut short
             if (target.exists() or target.name in entries) and not replace:
-                raise ZooError(f"{carrier.address} has another checkpoint called {target.name}; push under another --name, or with --replace")
+                raise ZooError(
+                    f"{carrier.address} has another checkpoint called {target.name}; push under another --name, or "
+                    "with --replace"
+                )
             staging.chmod(0o755)
             swap(staging, target)
         if entries.get(target.name) != entry:
@@ -333,7 +418,9 @@ def _writing(hub: Path) -> Iterator[None]:
 def _push_hf(source: Path, card: dict, to: str, replace: bool) -> str:
     match = HF.fullmatch(to)
     if match is None or ".." in to:
-        raise ZooError(f"{to} is no address to push to; it looks like hf://organisation/name or hf://organisation/name@branch")
+        raise ZooError(
+            f"{to} is no address to push to; it looks like hf://organisation/name or hf://organisation/name@branch"
+        )
     if offline():
         raise ZooError(f"{to} can't be pushed to while ZOO_OFFLINE is set")
     import huggingface_hub
@@ -346,28 +433,37 @@ def _push_hf(source: Path, card: dict, to: str, replace: bool) -> str:
             api.create_repo(repository, exist_ok=True)
             if not replace and api.file_exists(repository, cards.FILE, revision=revision):
                 raise ZooError(f"{to} holds a checkpoint already; push to another repository, or with --replace")
-            api.upload_folder(repo_id=repository, folder_path=staging, revision=revision, commit_message=f"{card['name']}",
-                              delete_patterns=["*"] if replace else None)
+            api.upload_folder(
+                repo_id=repository,
+                folder_path=staging,
+                revision=revision,
+                commit_message=f"{card['name']}",
+                delete_patterns=["*"] if replace else None,
+            )
         except ZooError:
             raise
-        except Exception as error:                  # the client raises its own and its transport's errors, of no common kind
+        except Exception as error:  # the client raises its own and its transport's errors, of no common kind
             raise ZooError(f"{to} can't be pushed to: {' '.join(str(error).split())[:300]}") from error
     return to
 
 
-# ---- verifying -----------------------------------------------------------------------------------------------------------
+# ---- verifying -----------------------------------------------------------------------------------
+
 
 def verify(target: str | Path | None = None) -> list[str]:
     """Hash everything again in a hub that is a folder, a checkpoint's or a run's folder, or (None) the cache.
 
-    Returns what is wrong, a sentence each; an empty list is good news. Raises ZooError for a target that is none of these.
+    Returns what is wrong, a sentence each; an empty list is good news. Raises ZooError for a target that is none of
+    these.
     """
     if target is None:
         folders = sorted(path for path in cache().glob("*") if re.fullmatch("[0-9a-f]{64}", path.name))
         return [problem for folder in folders for problem in _damage(folder, folder.name)]
     carrier = open_carrier(target)
     if not isinstance(carrier, Folder):
-        raise ZooError(f"{target} can't be verified from here; `zoo pull` checks everything it brings, and `zoo verify` the cache")
+        raise ZooError(
+            f"{target} can't be verified from here; `zoo pull` checks everything it brings, and `zoo verify` the cache"
+        )
     if (carrier.folder / INDEX).exists():
         return _verify_hub(carrier)
     folder = local_checkpoint(carrier.folder)
@@ -386,9 +482,17 @@ def _verify_hub(carrier: Folder) -> list[str]:
         if not found:
             text = (carrier.folder / name / cards.FILE).read_bytes()
             card = cards.parse(text, name)
-            found = [f"{name}: {key} in {INDEX} isn't what its card says; push it again" for key, value in entry_of(card, text).items()
-                     if entry[key] != value] + ([] if card["name"] == name else [f"{name} is called {card['name']} in its card"])
+            found = [
+                f"{name}: {key} in {INDEX} isn't what its card says; push it again"
+                for key, value in entry_of(card, text).items()
+                if entry[key] != value
+            ] + ([] if card["name"] == name else [f"{name} is called {card['name']} in its card"])
         problems += found
-    strays = (path.name for path in carrier.folder.iterdir()
-              if (path / cards.FILE).exists() and path.name not in entries and not path.name.startswith("."))
-    return problems + [f"{carrier.folder / name} is a checkpoint that {INDEX} doesn't list; push it" for name in sorted(strays)]
+    strays = (
+        path.name
+        for path in carrier.folder.iterdir()
+        if (path / cards.FILE).exists() and path.name not in entries and not path.name.startswith(".")
+    )
+    return problems + [
+        f"{carrier.folder / name} is a checkpoint that {INDEX} doesn't list; push it" for name in sorted(strays)
+    ]

@@ -1,4 +1,6 @@
-"""The index.json of a hub: for each name what a list shows, and the size and sha256 of its card. Nothing here imports torch."""
+"""The index.json of a hub: for each name what a list shows, and the size and sha256 of its card. Nothing here imports
+torch.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,17 @@ from zoo import card as cards
 from zoo.errors import ZooError
 
 INDEX, SCHEMA, LARGEST = "index.json", 1, 16 << 20
-ENTRY: dict[str, tuple] = {"card": (dict,), "summary": (str,), "task": (str,), "backbone": (str,), "data": (str,), "parameters": (int,),
-                           "bytes": (int,), "knn": (int, float, type(None)), "license": (str, type(None))}
+ENTRY: dict[str, tuple] = {
+    "card": (dict,),
+    "summary": (str,),
+    "task": (str,),
+    "backbone": (str,),
+    "data": (str,),
+    "parameters": (int,),
+    "bytes": (int,),
+    "knn": (int, float, type(None)),
+    "license": (str, type(None)),
+}
 CARD: dict[str, tuple] = {"size": (int,), "sha256": (str,)}
 
 
@@ -31,11 +42,26 @@ def parse_index(data: bytes, where: str) -> dict[str, dict]:
 
 def entry_of(card: dict, text: bytes) -> dict:
     """What the index says of a checkpoint whose zoo.json is `text`."""
-    knn = [m["value"] for m in card["metrics"] if m["protocol"] == "knn" and m["features"] == "backbone" and m["labels"] == 1.0]
-    return {"card": {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}, "summary": card["summary"], "task": card["task"]["name"],
-            "backbone": card["backbone"]["name"], "data": card["data"]["name"], "parameters": card["parameters"],
-            "bytes": sum(entry["size"] for entry in card["files"]), "knn": knn[0] if knn else None, "license": card["license"]}
+    knn = [
+        m["value"]
+        for m in card["metrics"]
+        if m["protocol"] == "knn" and m["features"] == "backbone" and m["labels"] == 1.0
+    ]
+    return {
+        "card": {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()},
+        "summary": card["summary"],
+        "task": card["task"]["name"],
+        "backbone": card["backbone"]["name"],
+        "data": card["data"]["name"],
+        "parameters": card["parameters"],
+        "bytes": sum(entry["size"] for entry in card["files"]),
+        "knn": knn[0] if knn else None,
+        "license": card["license"],
+    }
 
 
 def index_text(entries: dict[str, dict]) -> str:
-    return json.dumps({"schema": SCHEMA, "checkpoints": dict(sorted(entries.items()))}, indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"schema": SCHEMA, "checkpoints": dict(sorted(entries.items()))}, indent=1, ensure_ascii=False)
+        + "\n"
+    )

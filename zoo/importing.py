@@ -29,12 +29,14 @@ from zoo.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import IMPORTED
 from zoo.tasks.base import PretextTask, TaskOutput, counted
 
-DEEPEST = 4                                         # levels of mappings in which tensors are looked for
-WEIGHTS = 7                                         # first counter of the random numbers that a partial import leaves in place
+DEEPEST = 4  # levels of mappings in which tensors are looked for
+WEIGHTS = 7  # first counter of the random numbers that a partial import leaves in place
 
 
 class Imported(PretextTask):
-    """Stands for the task that an imported backbone was trained by, of which nothing is left. It can be adapted and measured, not trained."""
+    """Stands for the task that an imported backbone was trained by, of which nothing is left. It can be adapted and
+    measured, not trained.
+    """
 
     name = IMPORTED
 
@@ -42,7 +44,9 @@ class Imported(PretextTask):
         super().__init__(backbone)
 
     def views(self, batch: dict) -> tuple:
-        raise ZooError("an imported backbone has no pretext task that could be trained; name one in a recipe, or adapt it")
+        raise ZooError(
+            "an imported backbone has no pretext task that could be trained; name one in a recipe, or adapt it"
+        )
 
     def forward(self, views: tuple) -> TaskOutput:
         raise ZooError("an imported backbone has no loss")
@@ -50,8 +54,9 @@ class Imported(PretextTask):
 
 @dataclass(frozen=True)
 class Import:
-    """What came of an import: the folder, the prefix that was cut off, the share (0 to 1) of the backbone's parameters that the file gave,
-    the tensors of the backbone that it lacks, and how many of the file's own were left aside (heads, optimizers, second networks).
+    """What came of an import: the folder, the prefix that was cut off, the share (0 to 1) of the backbone's parameters
+    that the file gave, the tensors of the backbone that it lacks, and how many of the file's own were left aside
+    (heads, optimizers, second networks).
     """
 
     folder: Path
@@ -63,12 +68,24 @@ class Import:
     @property
     def sentence(self) -> str:
         where = f"beginning with {self.prefix!r}" if self.prefix else "without a prefix"
-        return (f"{self.folder} is the checkpoint; {100 * self.share:.1f} % of the backbone's parameters come from the file's tensors {where}, "
-                f"and {self.left_aside:,} of its tensors were left aside")
+        return (
+            f"{self.folder} is the checkpoint; {100 * self.share:.1f} % of the backbone's parameters come from the "
+            f"file's tensors {where}, "
+            f"and {self.left_aside:,} of its tensors were left aside"
+        )
 
 
-def import_checkpoint(file: str | Path, backbone: str, out: str | Path, *, size: int | None = None, prefix: str | None = None,
-                      license: str | None = None, allow_partial: bool = False, **arguments: Any) -> Import:
+def import_checkpoint(
+    file: str | Path,
+    backbone: str,
+    out: str | Path,
+    *,
+    size: int | None = None,
+    prefix: str | None = None,
+    license: str | None = None,
+    allow_partial: bool = False,
+    **arguments: Any,
+) -> Import:
     """Make a checkpoint of the backbone in a file of weights from elsewhere.
 
     Args:
@@ -76,16 +93,17 @@ def import_checkpoint(file: str | Path, backbone: str, out: str | Path, *, size:
         backbone: the timm model that the weights belong to; further keywords are timm's own.
         out: folder of the checkpoint; one that holds anything is refused.
         size: side of the pictures in pixels; by default the model's own.
-        prefix: what the names of its tensors begin with in the file; by default the one under which most parameters match.
+        prefix: what the names of its tensors begin with in the file; by default the one under which most parameters
+            match.
         license: of the weights, an SPDX name; by default the card claims none, and push asks for one.
         allow_partial: leave what the file lacks at random numbers, which the card then says.
 
-    A Sequential of the model's children, whose tensors are called 0.weight and so on, is understood too. The card has the file's name and
-    sha256 as parent. Raises ZooError for a file that holds more than data, weights of another network (with the share that matches), two
-    prefixes that match equally well, and weights that aren't finite.
+    A Sequential of the model's children, whose tensors are called 0.weight and so on, is understood too. The card has
+    the file's name and sha256 as parent. Raises ZooError for a file that holds more than data, weights of another
+    network (with the share that matches), two prefixes that match equally well, and weights that aren't finite.
     """
     file, out = expanded(file), expanded(out)
-    if out.name in ("", ".."):                      # . has no name to write beside
+    if out.name in ("", ".."):  # . has no name to write beside
         out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ZooError(f"{out} exists already; remove it, or give another folder")
@@ -103,10 +121,13 @@ def import_checkpoint(file: str | Path, backbone: str, out: str | Path, *, size:
     return Import(out, found, share, missing, len(tensors) - len(set(names.values())))
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
+
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a file by its dotted name, those inside of mappings included. Runs nothing that the file says. Raises ZooError."""
+    """Every tensor of a file by its dotted name, those inside of mappings included. Runs nothing that the file says.
+    Raises ZooError.
+    """
     if not file.is_file():
         raise ZooError(f"there is no file {file}" if not file.exists() else f"{file} is not a file of weights")
     try:
@@ -114,7 +135,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(file)
         _check_unpacked(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")         # torch's guesses about a pickle's protocol
+            warnings.simplefilter("ignore")  # torch's guesses about a pickle's protocol
             content = torch.load(file, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise ZooError(f"{file} is not a whole safetensors file: {error}") from error
@@ -122,55 +143,77 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ZooError(f"{file} {_what_else(str(error))}") from error
     except ZooError:
         raise
-    except Exception as error:                      # torch's reader raises whatever the bytes lead it to
+    except Exception as error:  # torch's reader raises whatever the bytes lead it to
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise ZooError(f"{file} can't be read as a file of weights: {reason}") from error
     return dict(_tensors(content, "", DEEPEST))
 
 
 def _check_unpacked(file: Path) -> None:
-    """torch.save only stores in its zip files; what is compressed, or lies in one place under many names, may unpack to a thousand times the file."""
+    """torch.save only stores in its zip files; what is compressed, or lies in one place under many names, may unpack to
+    a thousand times the file.
+    """
     with open(file, "rb") as stream:
-        if stream.read(4) != b"PK\3\4":             # torch's own test; older files are plain pickles
+        if stream.read(4) != b"PK\3\4":  # torch's own test; older files are plain pickles
             return
     with zipfile.ZipFile(file) as content:
         unpacked = sum(member.file_size for member in content.infolist())
     if unpacked > (size := file.stat().st_size):
-        raise ZooError(f"{file} has {size:,} bytes and would unpack to {unpacked:,}, and torch.save compresses nothing; "
-                       "load it where you trust it, write its state dict anew with torch.save, and import that")
+        raise ZooError(
+            f"{file} has {size:,} bytes and would unpack to {unpacked:,}, and torch.save compresses nothing; "
+            "load it where you trust it, write its state dict anew with torch.save, and import that"
+        )
 
 
 def _what_else(error: str) -> str:
     """What the restricted unpickler refused, without torch's advice to switch it off."""
     if named := re.search(r"GLOBAL ([\w.]+)|(?:class|global|function) ([\w.]+)", error):
-        return (f"holds more than weights: it would import {named[1] or named[2]}, which is not done; where you trust it, write its weights alone, "
-                'torch.save(state["state_dict"], "weights.pth"), and import those')
-    return "is not a file of weights that can be read without running what it says; write its state dict alone, or as safetensors, and import that"
+        return (
+            f"holds more than weights: it would import {named[1] or named[2]}, which is not done; where you trust it, "
+            "write its weights alone, "
+            'torch.save(state["state_dict"], "weights.pth"), and import those'
+        )
+    return (
+        "is not a file of weights that can be read without running what it says; write its state dict alone, or as "
+        "safetensors, and import that"
+    )
 
 
 def _tensors(value: Any, name: str, levels: int) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_meta or value.is_nested:
-            raise ZooError(f"{name} is a tensor without plain numbers (sparse, nested or on no device); save it as a dense one, and import that")
+            raise ZooError(
+                f"{name} is a tensor without plain numbers (sparse, nested or on no device); save it as a dense one, "
+                "and import that"
+            )
         yield name, value
     elif isinstance(value, Mapping) and levels:
         for key, part in value.items():
             yield from _tensors(part, f"{name}.{key}" if name else str(key), levels - 1)
 
 
-# ---- matching ------------------------------------------------------------------------------------------------------------
+# ---- matching ------------------------------------------------------------------------------------
 
-def _best(tensors: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Module, given: str | None, file: Path) -> tuple[str, dict[str, str]]:
+
+def _best(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Module, given: str | None, file: Path
+) -> tuple[str, dict[str, str]]:
     """(prefix, the file's name of each wanted tensor) of the prefix and naming under which most parameters match."""
     rows = []
     for naming in (wanted.keys(), _numbered(wanted, model)):
         alias = {naming[key] if isinstance(naming, dict) else key: key for key in wanted}
         for start in _prefixes(tensors, alias):
-            names = {key: start + other for other, key in alias.items() if _fits(tensors.get(start + other), wanted[key])}
+            names = {
+                key: start + other for other, key in alias.items() if _fits(tensors.get(start + other), wanted[key])
+            }
             rows.append((_matched(names, wanted), len(names), start, names))
     if given is not None:
         dotted = given if given.endswith(".") or not given else f"{given}."
-        rows = [row for row in rows if row[2] == dotted or f".{row[2]}".endswith(f".{dotted}")] if dotted else [row for row in rows if not row[2]]
+        rows = (
+            [row for row in rows if row[2] == dotted or f".{row[2]}".endswith(f".{dotted}")]
+            if dotted
+            else [row for row in rows if not row[2]]
+        )
         if not rows:
             tops = {".".join(name.split(".")[:2]) for name in tensors}
             raise ZooError(f"{file} has no tensors of this backbone that begin with {given!r}{nearest(given, tops)}")
@@ -179,8 +222,11 @@ def _best(tensors: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Modul
     best = max(rows, key=lambda row: row[:2])
     equal = {row[2]: row[3] for row in rows if row[:2] == best[:2]}
     if best[0] and any(not _same(equal[start], best[3], tensors) for start in equal):
-        raise ZooError(f"{file} holds {len(equal)} networks that fit equally well, whose tensors begin with {' and '.join(sorted(equal))}; "
-                       f"choose one, as in --prefix {min(equal)}")
+        raise ZooError(
+            f"{file} holds {len(equal)} networks that fit equally well, whose tensors begin with "
+            f"{' and '.join(sorted(equal))}; "
+            f"choose one, as in --prefix {min(equal)}"
+        )
     return best[2], best[3]
 
 
@@ -202,7 +248,9 @@ def _numbered(wanted: dict[str, Tensor], model: nn.Module) -> dict[str, str]:
 
 
 def _fits(tensor: Tensor | None, wanted: Tensor) -> bool:
-    return tensor is not None and tensor.shape == wanted.shape and tensor.is_floating_point() == wanted.is_floating_point()
+    return (
+        tensor is not None and tensor.shape == wanted.shape and tensor.is_floating_point() == wanted.is_floating_point()
+    )
 
 
 def _matched(names: dict[str, str], wanted: dict[str, Tensor]) -> float:
@@ -212,26 +260,68 @@ def _matched(names: dict[str, str], wanted: dict[str, Tensor]) -> float:
 
 
 def _same(names: dict[str, str], others: dict[str, str], tensors: dict[str, Tensor]) -> bool:
-    return names == others or names.keys() == others.keys() and all(torch.equal(tensors[names[key]], tensors[others[key]]) for key in names)
+    return (
+        names == others
+        or names.keys() == others.keys()
+        and all(torch.equal(tensors[names[key]], tensors[others[key]]) for key in names)
+    )
 
 
-def _check_share(share: float, missing: tuple[str, ...], tensors: dict, wanted: dict, names: dict, file: Path, backbone: str, allow: bool) -> None:
+def _check_share(
+    share: float,
+    missing: tuple[str, ...],
+    tensors: dict,
+    wanted: dict,
+    names: dict,
+    file: Path,
+    backbone: str,
+    allow: bool,
+) -> None:
     if not share:
-        raise ZooError(f"none of the {len(tensors):,} tensors in {file} is one of {backbone}'s; is it another network, or does it take --backbone "
-                       "keywords or another --size?")
+        raise ZooError(
+            f"none of the {len(tensors):,} tensors in {file} is one of {backbone}'s; is it another network, or does "
+            "it take --backbone "
+            "keywords or another --size?"
+        )
     if missing and not allow:
-        raise ZooError(f"{file} holds {100 * share:.1f} % of the parameters of {backbone} (the first that it lacks: {missing[0]} of shape "
-                       f"{list(wanted[missing[0]].shape)}); it belongs to another network, keywords or --size; with --allow-partial the rest stays "
-                       "random")
+        raise ZooError(
+            f"{file} holds {100 * share:.1f} % of the parameters of {backbone} (the first that it lacks: {missing[0]} "
+            "of shape "
+            f"{list(wanted[missing[0]].shape)}); it belongs to another network, keywords or --size; with "
+            "--allow-partial the rest stays "
+            "random"
+        )
 
 
 def _card(file: Path, out: Path, backbone: Any, share: float, license: str | None) -> dict:
     name = re.sub(r"[^a-z0-9._-]+", "-", out.name.lower()).strip("-._")[:100] or "imported"
     source = f"{cards.printable(file.name)} sha256:{cards.sha256(file)}"
     rest = "" if share == 1 else f" It holds {100 * share:.1f} % of the parameters; the others are random."
-    return {"schema": cards.SCHEMA, "name": name, "summary": f"Weights imported from {cards.printable(file.name)}.{rest}",
-            "data": {"name": "unknown", "version": "", "license": "unknown", "attribution": "", "size": backbone.size, "channels": backbone.channels,
-                     "fingerprint": ""},
-            "recipe": {}, "seed": 0, "steps": 0, "samples_seen": 0, "minutes": 0.0, "peak_memory_mb": peak_memory_mb(), "machine": machine("cpu"),
-            "packages": packages(), "commit": commit(), "created": time.strftime("%Y-%m-%d"), "metrics": [], "check": None, "license": license,
-            "parent": source}
+    return {
+        "schema": cards.SCHEMA,
+        "name": name,
+        "summary": f"Weights imported from {cards.printable(file.name)}.{rest}",
+        "data": {
+            "name": "unknown",
+            "version": "",
+            "license": "unknown",
+            "attribution": "",
+            "size": backbone.size,
+            "channels": backbone.channels,
+            "fingerprint": "",
+        },
+        "recipe": {},
+        "seed": 0,
+        "steps": 0,
+        "samples_seen": 0,
+        "minutes": 0.0,
+        "peak_memory_mb": peak_memory_mb(),
+        "machine": machine("cpu"),
+        "packages": packages(),
+        "commit": commit(),
+        "created": time.strftime("%Y-%m-%d"),
+        "metrics": [],
+        "check": None,
+        "license": license,
+        "parent": source,
+    }

@@ -20,15 +20,15 @@ from zoo.errors import ZooError, nearest
 from zoo.paths import write_text
 
 NAMES = ("csv", "tensorboard", "wandb", "none")
-STEP = "trainer/global_step"                        # what Lightning calls the step in wandb
+STEP = "trainer/global_step"  # what Lightning calls the step in wandb
 
 
-def create_logger(name: str, folder: str | Path, recipe: dict) -> "Careful | bool":
+def create_logger(name: str, folder: str | Path, recipe: dict) -> Careful | bool:
     """The logger of a run, writing below its `folder`, with the resolved recipe as configuration.
 
-    csv writes folder/metrics.csv; tensorboard folder/tensorboard; wandb folder/wandb, offline unless a key is at hand or
-    WANDB_MODE says otherwise; none logs nothing. Raises ZooError for an unknown name or a missing package; one that can't be begun
-    for another reason is warned of, and False returned.
+    csv writes folder/metrics.csv; tensorboard folder/tensorboard; wandb folder/wandb, offline unless a key is at hand
+    or WANDB_MODE says otherwise; none logs nothing. Raises ZooError for an unknown name or a missing package; one that
+    can't be begun for another reason is warned of, and False returned.
     """
     folder = Path(folder)
     if name not in NAMES:
@@ -41,7 +41,7 @@ def create_logger(name: str, folder: str | Path, recipe: dict) -> "Careful | boo
         return Careful(make(folder, recipe), name)
     except ZooError:
         raise
-    except Exception as error:                      # whatever a service or a full disk does, training is worth more
+    except Exception as error:  # whatever a service or a full disk does, training is worth more
         _leave_out(name, error)
         return False
 
@@ -105,7 +105,9 @@ class Careful(Logger):
         return len(self.inner.rows) if isinstance(self.inner, Curves) else 0
 
     def rewind(self, count: int, row: dict[str, float], step: int) -> None:
-        """A run goes on from a saved state: what was logged since is taken back, and `row`, which was about to be logged, is."""
+        """A run goes on from a saved state: what was logged since is taken back, and `row`, which was about to be
+        logged, is.
+        """
         if isinstance(self.inner, Curves):
             self.guard(self.inner.rewind, count)
             if row:
@@ -116,17 +118,19 @@ class Careful(Logger):
 
     def finalize(self, status: str) -> None:
         self.guard(self.inner.finalize, status)
-        if status == "failed":                      # wandb would go on with this run in the next one of the process
+        if status == "failed":  # wandb would go on with this run in the next one of the process
             self.guard(_finish, self.inner, 1)
 
 
 def _leave_out(kind: str, error: Exception) -> None:
-    warnings.warn(f"the {kind} logger failed and is left out from here on: {type(error).__name__}: {error}", stacklevel=3)
+    warnings.warn(
+        f"the {kind} logger failed and is left out from here on: {type(error).__name__}: {error}", stacklevel=3
+    )
 
 
 class Curves(Logger):
-    """metrics.csv in the run's folder itself. A row is appended; what rewrites the file (a new column, going on with a run) replaces it whole, so
-    that a kill at any moment costs a part of the last row at most."""
+    """metrics.csv in the run's folder itself. A row is appended; what rewrites the file (a new column, going on with a
+    run) replaces it whole, so that a kill at any moment costs a part of the last row at most."""
 
     name = version = ""
     experiment = None
@@ -174,7 +178,7 @@ class Curves(Logger):
         writer.writerows(self.rows)
         try:
             write_text(self.path, text.getvalue())
-        except ZooError as error:                   # of a logger, this ends no run
+        except ZooError as error:  # of a logger, this ends no run
             raise OSError(str(error)) from error
 
 
@@ -182,7 +186,9 @@ def _tensorboard(folder: Path, config: dict) -> Logger:
     try:
         import tensorboard  # noqa: F401
     except ImportError:
-        raise ZooError('the tensorboard logger needs a package that is not installed: pip install "pretext-zoo[tensorboard]"') from None
+        raise ZooError(
+            'the tensorboard logger needs a package that is not installed: pip install "pretext-zoo[tensorboard]"'
+        ) from None
     import yaml
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -195,14 +201,23 @@ def _wandb(folder: Path, config: dict) -> Logger:
     try:
         import wandb
     except ImportError:
-        raise ZooError('the wandb logger needs a package that is not installed: pip install "pretext-zoo[wandb]"') from None
+        raise ZooError(
+            'the wandb logger needs a package that is not installed: pip install "pretext-zoo[wandb]"'
+        ) from None
     from lightning.pytorch.loggers import WandbLogger
 
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    # an absolute folder, since wandb's own process writes there, which was begun with the first run and stays where this one was then
-    run = wandb.init(project=os.environ.get("WANDB_PROJECT", "pretext-zoo"), name=folder.name, dir=str(folder.absolute()), config=config, mode=mode,
-                     settings=wandb.Settings(silent=True))
-    run.define_metric("*", step_metric=STEP)        # the axis of every curve; by default it counts calls of log
+    # an absolute folder, since wandb's own process writes there, which was begun with the first run and stays where
+    # this one was then
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "pretext-zoo"),
+        name=folder.name,
+        dir=str(folder.absolute()),
+        config=config,
+        mode=mode,
+        settings=wandb.Settings(silent=True),
+    )
+    run.define_metric("*", step_metric=STEP)  # the axis of every curve; by default it counts calls of log
     return WandbLogger(experiment=run)
 
 
@@ -219,7 +234,9 @@ def _has_key() -> bool:
 def _wandb_pictures(logger: Any, pictures: dict[str, Tensor], step: int) -> None:
     import wandb
 
-    logger.experiment.log({f"pictures/{name}": wandb.Image(_bytes(picture)) for name, picture in pictures.items()} | {STEP: step})
+    logger.experiment.log(
+        {f"pictures/{name}": wandb.Image(_bytes(picture)) for name, picture in pictures.items()} | {STEP: step}
+    )
 
 
 def _tensorboard_pictures(logger: Any, pictures: dict[str, Tensor], step: int) -> None:
@@ -248,7 +265,7 @@ def _close(logger: Any) -> None:
 
 
 def _finish(logger: Any, status: int) -> None:
-    if hasattr(logger.experiment, "finish"):        # wandb's alone
+    if hasattr(logger.experiment, "finish"):  # wandb's alone
         logger.experiment.finish(exit_code=status)
 
 

@@ -1,4 +1,6 @@
-"""`zoo new-task NAME`: the skeleton of a package with a pretext task, which trains and passes its tests as it is written."""
+"""`zoo new-task NAME`: the skeleton of a package with a pretext task, which trains and passes its tests as it is
+written.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,14 @@ TAKEN_CLASSES = ("PretextTask", "TaskOutput")
 def new_task(name: str, out: str | Path | None = None) -> Path:
     """Write the package zoo-NAME into `out` (by default the folder zoo-NAME) and return its folder.
 
-    Raises ZooError for a name that isn't lower-case words joined by hyphens, one that is taken, and a folder that holds something.
+    Raises ZooError for a name that isn't lower-case words joined by hyphens, one that is taken, and a folder that holds
+    something.
     """
     if not NAME.fullmatch(name) or name.endswith("-") or "--" in name:
-        raise ZooError(f"{name!r} can't name a task; use lower-case letters and digits, in words joined by hyphens, such as my-task")
+        raise ZooError(
+            f"{name!r} can't name a task; use lower-case letters and digits, in words joined by hyphens, such as "
+            "my-task"
+        )
     if name == IMPORTED:
         raise ZooError(f"{name} stands in a card for the task that nobody knows; choose another name")
     for entry in list_tasks():
@@ -48,7 +54,7 @@ def _filled(text: str, words: dict[str, str]) -> str:
 
 TEMPLATE: dict[str, str] = {}
 
-TEMPLATE["pyproject.toml"] = '''\
+TEMPLATE["pyproject.toml"] = """\
 [build-system]
 requires = ["hatchling"]
 build-backend = "hatchling.build"
@@ -73,7 +79,7 @@ packages = ["@MODULE@"]
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
-'''
+"""
 
 TEMPLATE["@MODULE@/__init__.py"] = '''\
 """The pretext task @NAME@, in task.py."""
@@ -114,8 +120,9 @@ class @CLASS@(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    # What defines the task, as plain values with defaults: a recipe's `task` group is this signature. A number's annotation says its range
-    # too: those of zoo.ranges, or Annotated[float, Range(0, below=1)]. What lies outside has been refused before this runs.
+    # What defines the task, as plain values with defaults: a recipe's `task` group is this signature. A number's
+    # annotation says its range too: those of zoo.ranges, or Annotated[float, Range(0, below=1)]. What lies outside has
+    # been refused before this runs.
     def __init__(self, backbone: Backbone, hidden: Part = 0.4, smallest_crop: Share = 0.5, flip: Share = 0.5):
         super().__init__(backbone)
         self.side = round(hidden * backbone.size)
@@ -158,7 +165,7 @@ class @CLASS@(PretextTask):
         return {"guess": rows_of(seen, torch.where(hidden, guessed, seen).clamp(0, 1))}
 '''
 
-TEMPLATE["recipes/@NAME@-test-resnet-fashion-mnist.yaml"] = '''\
+TEMPLATE["recipes/@NAME@-test-resnet-fashion-mnist.yaml"] = """\
 # @NAME@, timm's test_resnet, Fashion-MNIST.
 # Measured: nothing yet. Write here what you measured, with seeds, machine and date.
 seed: 0
@@ -167,7 +174,7 @@ backbone: {name: test_resnet, output_stride: 8}
 task: {name: "@NAME@", hidden: 0.4}
 optim: {lr: 2.0e-3, weight_decay: 0.05, warmup: 0.1}
 trainer: {max_steps: 600, precision: bf16, channels_last: true}
-'''
+"""
 
 TEMPLATE["tests/test_task.py"] = '''\
 """The contract of every task of the zoo, and what is particular to this one."""
@@ -213,7 +220,7 @@ def test_the_recipe_runs(tmp_path):
     assert model(torch.rand(2, 3, transform.size, transform.size)).shape == (2, model.num_features)
 '''
 
-TEMPLATE["README.md"] = '''\
+TEMPLATE["README.md"] = """\
 # zoo-@NAME@
 
 A pretext task for the pretext zoo.
@@ -227,4 +234,4 @@ zoo pretrain recipes/@NAME@-test-resnet-fashion-mnist.yaml
 
 `@MODULE@/task.py` is a small task that works; make it yours. What is random belongs into `views`, the loss into `forward`, and what
 follows the weights, such as a teacher, into `after_step`. `zoo.testing.check_task` is the contract as a function.
-'''
+"""

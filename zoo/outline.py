@@ -15,13 +15,22 @@ from zoo import ranges
 
 @functools.cache
 def outline(file: Path, name: str) -> Any:
-    """A function or class of a file of the zoo with the signature, types, defaults and docstring that it has there, and nothing in it.
+    """A function or class of a file of the zoo with the signature, types, defaults and docstring that it has there, and
+    nothing in it.
 
-    Types are of `typing` and Python's own, without the ranges of zoo.ranges; all others are left out. Defaults are plain values.
+    Types are of `typing` and Python's own, without the ranges of zoo.ranges; all others are left out. Defaults are
+    plain values.
     """
     node = next(node for node in ast.parse(file.read_text(encoding="utf-8")).body if getattr(node, "name", "") == name)
-    known = vars(typing) | vars(ranges) | {"dataclass": dataclass, "__name__": "builtins"}     # a module of ours would be imported to look for it there
-    exec(compile(ast.fix_missing_locations(ast.Module([_emptied(node, known)], [])), str(file), "exec", dont_inherit=True), known)
+    known = (
+        vars(typing) | vars(ranges) | {"dataclass": dataclass, "__name__": "builtins"}
+    )  # a module of ours would be imported to look for it there
+    exec(
+        compile(
+            ast.fix_missing_locations(ast.Module([_emptied(node, known)], [])), str(file), "exec", dont_inherit=True
+        ),
+        known,
+    )
     found = known[name]
     signature = vars(found).get("__init__") if isinstance(found, type) else found
     if signature is not None and not is_dataclass(found):
@@ -30,7 +39,7 @@ def outline(file: Path, name: str) -> Any:
 
 
 def _emptied(node: ast.stmt, known: dict) -> ast.stmt:
-    body = [part for part in node.body[:1] if isinstance(part, ast.Expr)]              # the docstring
+    body = [part for part in node.body[:1] if isinstance(part, ast.Expr)]  # the docstring
     if isinstance(node, ast.ClassDef):
         data = any(getattr(getattr(mark, "func", mark), "id", "") == "dataclass" for mark in node.decorator_list)
         fields = [part for part in node.body if isinstance(part, ast.AnnAssign)] if data else []
@@ -39,7 +48,11 @@ def _emptied(node: ast.stmt, known: dict) -> ast.stmt:
     else:
         node.returns, node.decorator_list = None, []
         for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
-            names = {part.id for part in ast.walk(argument.annotation) if isinstance(part, ast.Name)} if argument.annotation else set()
+            names = (
+                {part.id for part in ast.walk(argument.annotation) if isinstance(part, ast.Name)}
+                if argument.annotation
+                else set()
+            )
             if not all(name in known or hasattr(builtins, name) for name in names):
                 argument.annotation = None
     node.body = body or [ast.Pass()]

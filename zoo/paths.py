@@ -16,7 +16,7 @@ from pathlib import Path
 from zoo.errors import ZooError
 
 PACKAGE = Path(__file__).resolve().parent
-PART = ".part"                                      # how the names of what is being written end, behind eight characters that tempfile draws
+PART = ".part"  # how the names of what is being written end, behind eight characters that tempfile draws
 
 
 def home() -> Path:
@@ -25,14 +25,18 @@ def home() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """With the home that a leading ~ or ~name stands for. Raises ZooError for a name that nobody has, and for what can be no path."""
+    """With the home that a leading ~ or ~name stands for. Raises ZooError for a name that nobody has, and for what can
+    be no path.
+    """
     if "\0" in str(path):
         raise ZooError(f"{str(path)!r} has a null character, which no path can have")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ZooError(f"{path} begins with the home of somebody unknown here ({error}); write the path in full, or ./~name for a folder of that name"
-                       ) from error
+        raise ZooError(
+            f"{path} begins with the home of somebody unknown here ({error}); write the path in full, or ./~name for "
+            "a folder of that name"
+        ) from error
 
 
 def offline() -> bool:
@@ -59,7 +63,7 @@ def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path
     path = Path(path)
     temporary = None
     try:
-        if path.exists() and not path.is_file():    # a pipe, /dev/null or a folder would be replaced, or can't be
+        if path.exists() and not path.is_file():  # a pipe, /dev/null or a folder would be replaced, or can't be
             raise ZooError(f"{name or path} can't be written: it is no ordinary file; give another")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
@@ -68,7 +72,7 @@ def write_bytes(path: Path | str, data: bytes, name: Path | None = None) -> Path
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)                  # mkstemp makes private files; these are meant to be shared
+            os.chmod(temporary, 0o644)  # mkstemp makes private files; these are meant to be shared
             os.replace(temporary, path)
         temporary = None
         sync_folder(path.parent)
@@ -110,8 +114,8 @@ def beside(folder: Path) -> Iterator[Path]:
 def swap(fresh: Path, folder: Path) -> None:
     """Put the folder `fresh` in the place of `folder` and sync that; `fresh` then is what was there, if anything was.
 
-    One step, so that a reader, or a kill at any moment, finds the old or the new. Where a system can't do it in one (NFS), it is two, and what was
-    there has another name in between; `restore` puts it back.
+    One step, so that a reader, or a kill at any moment, finds the old or the new. Where a system can't do it in one
+    (NFS), it is two, and what was there has another name in between; `restore` puts it back.
     """
     if not os.path.lexists(folder):
         os.replace(fresh, folder)
@@ -159,7 +163,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
 
 def _lock(handle: int) -> None:
     """A sign that somebody is at it, which is gone when its process is."""
-    with contextlib.suppress(OSError):              # some network file systems can't
+    with contextlib.suppress(OSError):  # some network file systems can't
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -177,7 +181,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:             # some network and FUSE file systems can't
+        if error.errno != errno.EINVAL:  # some network and FUSE file systems can't
             raise
     finally:
         os.close(handle)
@@ -185,5 +189,8 @@ def sync_folder(folder: Path) -> None:
 
 def explain(error: OSError, path: Path, size: int) -> ZooError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ZooError(f"{path} can't be written: the disk is full and {size:,} bytes are needed; what was there before is untouched")
+        return ZooError(
+            f"{path} can't be written: the disk is full and {size:,} bytes are needed; what was there before is "
+            "untouched"
+        )
     return ZooError(f"{path} can't be written: {error.strerror or error}")

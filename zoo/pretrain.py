@@ -17,7 +17,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
-from zoo import checkpoint, cpu, fsdp, ranks, recipe as recipes, run_folder
+from zoo import checkpoint, cpu, fsdp, ranks, run_folder
+from zoo import recipe as recipes
 from zoo.backbones import check_forward, create_backbone, patch_side
 from zoo.building import Bounded
 from zoo.card import short_name
@@ -40,32 +41,35 @@ from zoo.registry import find_task
 from zoo.resumable import LAST, Clock, SafeCheckpointIO, SaveState, newest_good
 from zoo.tasks.base import PretextTask, counted, create_task, kind_of
 
-WEIGHTS, PICTURES = 2, 3                            # first counters, beside those of training and validation
-LOOKED_AT = 2000                                    # validation pictures of a look, where a recipe doesn't say how often to look
+WEIGHTS, PICTURES = 2, 3  # first counters, beside those of training and validation
+LOOKED_AT = 2000  # validation pictures of a look, where a recipe doesn't say how often to look
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long and in what arithmetic a task is trained. Whichever of max_steps and max_epochs is reached first ends the run.
+    """How long and in what arithmetic a task is trained. Whichever of max_steps and max_epochs is reached first ends
+    the run.
 
     Args:
         max_steps: optimizer steps; -1 for no limit.
         max_epochs: passes over the training split; -1 for no limit.
-        precision: "32", or "bf16" for autocast to bfloat16 with float32 weights and losses; a recipe's bf16 becomes 32 on a device without
-            instructions for it, one that is given beside the recipe doesn't.
+        precision: "32", or "bf16" for autocast to bfloat16 with float32 weights and losses; a recipe's bf16 becomes 32
+            on a device without instructions for it, one that is given beside the recipe doesn't.
         channels_last: memory layout of convolutions; faster with bf16 on most machines.
         accumulate: batches whose gradients are added up before a step.
         clip: largest norm of the gradient; 0 for no limit.
         accelerator: where to train; auto takes a GPU when there is one.
-        devices: processes on each machine that train together, each with a GPU of its own or a share of the CPU; a step sees data.batch_size
-            pictures of each.
+        devices: processes on each machine that train together, each with a GPU of its own or a share of the CPU; a step
+            sees data.batch_size pictures of each.
         nodes: machines that do.
-        strategy: what the processes share. With ddp each has the whole network. With fsdp each has its share of every weight, gradient and optimizer
-            state, and a transformer's blocks are put together one by one when they compute: for a ViT or Eva that is too large for one device. In
-            bf16, copies of half the size stay whole between forward and backward.
+        strategy: what the processes share. With ddp each has the whole network. With fsdp each has its share of every
+            weight, gradient and optimizer state, and a transformer's blocks are put together one by one when they
+            compute: for a ViT or Eva that is too large for one device. In bf16, copies of half the size stay whole
+                between forward and backward.
         timeout: seconds that a process waits for the others before it ends the run.
-        validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0 for none but for a look
-            for collapse at the end. By default five looks at 2,000 of its pictures, evenly over the run and at its end.
+        validate_every: epochs between two looks at the validation split (loss, online kNN, spread, effective rank); 0
+            for none but for a look for collapse at the end. By default five looks at 2,000 of its pictures, evenly over
+            the run and at its end.
         save_every: steps between two saves of the resumable state.
     """
 
@@ -89,7 +93,15 @@ class Training:
                 raise ZooError(f"trainer.{key} is {getattr(self, key)}; give at least 1, or -1 for no limit")
         if self.max_steps == self.max_epochs == -1:
             raise ZooError("the recipe doesn't say how long to train; set trainer.max_steps or trainer.max_epochs")
-        for key, least in (("accumulate", 1), ("clip", 0), ("validate_every", 0), ("save_every", 1), ("devices", 1), ("nodes", 1), ("timeout", 1)):
+        for key, least in (
+            ("accumulate", 1),
+            ("clip", 0),
+            ("validate_every", 0),
+            ("save_every", 1),
+            ("devices", 1),
+            ("nodes", 1),
+            ("timeout", 1),
+        ):
             if getattr(self, key) is not None and getattr(self, key) < least:
                 raise ZooError(f"trainer.{key} is {getattr(self, key)}; the least is {least}")
 
@@ -98,16 +110,24 @@ class Training:
         return self.devices * self.nodes
 
 
-def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: bool = False, smoke: bool = False, logger: str = "csv",
-             progress: bool = True, **overrides: Any) -> Path:
-    """Run a recipe and write its checkpoint; returns the run's folder (its `checkpoint/` is what gets evaluated and pushed).
+def pretrain(
+    recipe: str | Path | dict,
+    out: str | Path | None = None,
+    resume: bool = False,
+    smoke: bool = False,
+    logger: str = "csv",
+    progress: bool = True,
+    **overrides: Any,
+) -> Path:
+    """Run a recipe and write its checkpoint; returns the run's folder (its `checkpoint/` is what gets evaluated and
+    pushed).
 
     Args:
         recipe: a file, the name of a recipe that came with the zoo, or a mapping.
-        out: the run's folder. One that holds a run is refused unless `resume`. By default runs/<recipe>-s<seed>, with -smoke behind it for such,
-            and -2, -3, ... where other runs have taken it.
-        resume: go on from the newest saved state whose checksum holds; without `out`, in the newest of those folders that this recipe has. What
-            neither the recipe nor `overrides` say is as the run was begun with.
+        out: the run's folder. One that holds a run is refused unless `resume`. By default runs/<recipe>-s<seed>, with
+            -smoke behind it for such, and -2, -3, ... where other runs have taken it.
+        resume: go on from the newest saved state whose checksum holds; without `out`, in the newest of those folders
+            that this recipe has. What neither the recipe nor `overrides` say is as the run was begun with.
         smoke: two tiny steps on generated data, to see that everything fits together.
         logger: csv, tensorboard, wandb or none.
         progress: draw a progress bar.
@@ -123,14 +143,19 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         resolved = _smaller(resolved)
     if isinstance(recipe, dict):
         name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{short_name(resolved['data']['name'])}"
-    name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"      # one that a card can have
+    name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"  # one that a card can have
     info = check_fit(resolved)
     resolved = _sized(resolved, info)
-    lowers = {"trainer.precision", *(["data.batch_size"] if info.name.startswith((FOLDER, SHARDS)) else [])} - changes.keys()
+    lowers = {
+        "trainer.precision",
+        *(["data.batch_size"] if info.name.startswith((FOLDER, SHARDS)) else []),
+    } - changes.keys()
     asked = {key: value for key, value in recipes.flat(resolved) if key in lowers}
     if out is not None and not str(out).strip():
         raise ZooError("out is empty; give a folder, or leave it out")
-    folder = expanded(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
+    folder = (
+        expanded(out) if out is not None else Path("runs") / f"{name}-s{resolved['seed']}{'-smoke' if smoke else ''}"
+    )
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
         resolved = run_folder.begun_with(folder, resolved, given, lowers)
@@ -138,7 +163,9 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
         resolved = with_precision(resolved)
     check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
     with contextlib.ExitStack() as until_the_end, _quiet():
-        if ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0:   # the first process writes; the others come after it
+        if (
+            ranks.rank(resolved["trainer"]["devices"], resolved["trainer"]["nodes"]) == 0
+        ):  # the first process writes; the others come after it
             if out is None and not resume:
                 folder, alone = until_the_end.enter_context(run_folder.chosen(folder, resolved, lowers))
             else:
@@ -148,7 +175,9 @@ def pretrain(recipe: str | Path | dict, out: str | Path | None = None, resume: b
 
 
 def _sized(resolved: dict, info: DataInfo) -> dict:
-    """The recipe with the size nearest to the set's own that its task and backbone can be built for, where it says none and the set's is but a habit."""
+    """The recipe with the size nearest to the set's own that its task and backbone can be built for, where it says none
+    and the set's is but a habit.
+    """
     if resolved["data"]["size"] is not None or not info.name.startswith((FOLDER, SHARDS)):
         return resolved
     side = patch_side(size=info.size, **resolved["backbone"])
@@ -156,11 +185,11 @@ def _sized(resolved: dict, info: DataInfo) -> dict:
         return resolved
     sizes = sorted(range(side, 3 * info.size // 2, side), key=lambda size: abs(size - info.size)) or [side]
     for size in sizes:
-        with contextlib.suppress(ZooError):         # such as of a tokenizer whose words aren't as large as the patches
+        with contextlib.suppress(ZooError):  # such as of a tokenizer whose words aren't as large as the patches
             build(resolved, size)
             break
     else:
-        size = sizes[0]                             # it isn't the size, and what it is will be said
+        size = sizes[0]  # it isn't the size, and what it is will be said
     return resolved | {"data": resolved["data"] | {"size": size}}
 
 
@@ -170,9 +199,15 @@ def check_fit(resolved: dict) -> DataInfo:
     info, task = data_info(resolved["data"]["name"]), find_task(resolved["task"]["name"])
     missing = [field for field in task.needs if field not in info.fields]
     if missing:
-        raise ZooError(f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have; its fields are {', '.join(info.fields)}")
+        raise ZooError(
+            f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have; its fields are "
+            f"{', '.join(info.fields)}"
+        )
     if task.needs_colour and info.channels == 1:
-        raise ZooError(f"the task {task.name} needs colour pictures, and those of {info.name} are grey; try emoji, cifar10 or folder:PATH")
+        raise ZooError(
+            f"the task {task.name} needs colour pictures, and those of {info.name} are grey; try emoji, cifar10 or "
+            "folder:PATH"
+        )
     return info
 
 
@@ -192,21 +227,23 @@ class _Run:
 
     def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, asked: dict[str, Any]):
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
-        self.asked = asked                          # what the recipe says of that which data or machine may lower
+        self.asked = asked  # what the recipe says of that which data or machine may lower
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
         self.size = resolved["data"]["size"] or info.size
-        self.task = build(resolved, self.size)      # before the data, which may have to be got first
+        self.task = build(resolved, self.size)  # before the data, which may have to be got first
         if self.training.strategy == "fsdp":
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
-        with counted(torch.device("cpu"), WEIGHTS):     # only so that nobody else's generator moves
+        with counted(torch.device("cpu"), WEIGHTS):  # only so that nobody else's generator moves
             check_forward(self.task.backbone)
         if self.training.precision == "bf16" and device_of(self.training.accelerator) == "cpu":
             cpu.check_strides(self.task.backbone)
         self.data = self._data(info)
         self.data.lowers |= "data.batch_size" in asked
-        if self.task.needs_colour:                  # of a folder or shards, the pixels alone tell
-            require_colour(self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name)
+        if self.task.needs_colour:  # of a folder or shards, the pixels alone tell
+            require_colour(
+                self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name
+            )
 
     def _data(self, info: DataInfo) -> ZooData:
         if not self.smoke:
@@ -225,9 +262,13 @@ class _Run:
         clock, bar = Clock(), Progress(description=self.name, quiet=not progress)
         self.saving = saving = SaveState(self.folder, self.training.save_every)
         if self.first:
-            saving.beside = {path: path.read_bytes() for path in (self.folder / run_folder.FACTS, self.folder / run_folder.RECIPE)}
+            saving.beside = {
+                path: path.read_bytes() for path in (self.folder / run_folder.FACTS, self.folder / run_folder.RECIPE)
+            }
         self.preemption = Preemption(saving)
-        trainer = self._trainer(log, [LambdaCallback(setup=self._agree), clock, saving, self.preemption, bar])   # saving is nobody's waiting for data
+        trainer = self._trainer(
+            log, [LambdaCallback(setup=self._agree), clock, saving, self.preemption, bar]
+        )  # saving is nobody's waiting for data
         if self.training.channels_last:
             self.task.to(memory_format=torch.channels_last)
         with ranks.together(trainer, self.training.timeout):
@@ -245,7 +286,9 @@ class _Run:
         return self.folder
 
     def _agree(self, trainer: L.Trainer, *ignored: Any, **also: Any) -> None:
-        """The first process chose the folder, and the others, which write into it too, learn of it when they have met."""
+        """The first process chose the folder, and the others, which write into it too, learn of it when they have
+        met.
+        """
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
         self.saving.path = self.folder / LAST
         if spares := getattr(self.data.dataset.fields.get("image"), "spares", None):
@@ -262,18 +305,24 @@ class _Run:
         except SystemExit:
             if not trainer.interrupted:
                 raise
-            raise KeyboardInterrupt from None       # which Lightning turns into sys.exit(1)
+            raise KeyboardInterrupt from None  # which Lightning turns into sys.exit(1)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            raise ZooError(f"a step of data.batch_size {self.data.batch_size} doesn't fit into the memory; give it a smaller one and, for as many pictures a "
-                           "step, a larger trainer.accumulate, with another --out; or free some memory and go on with --resume") from error
+            raise ZooError(
+                f"a step of data.batch_size {self.data.batch_size} doesn't fit into the memory; give it a smaller one "
+                "and, for as many pictures a "
+                "step, a larger trainer.accumulate, with another --out; or free some memory and go on with --resume"
+            ) from error
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             more = "add images to the folder" if self.data.lowers else "give it a larger one"
-            raise ZooError(f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; {more} "
-                           "(a larger data.size may do as well)") from error
+            raise ZooError(
+                f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; "
+                f"{more} "
+                "(a larger data.size may do as well)"
+            ) from error
 
     def _trainer(self, log, callbacks: list[L.Callback]) -> L.Trainer:
         t = self.training
@@ -284,31 +333,59 @@ class _Run:
             callbacks = [*callbacks, Looks()]
         if t.processes > 1:
             callbacks = [*callbacks, ranks.Watch(t.timeout)]
-        return L.Trainer(max_steps=t.max_steps, max_epochs=t.max_epochs, accelerator=t.accelerator, devices=t.devices,
-                         num_nodes=t.nodes, strategy=ranks.strategy(t.processes, t.timeout, t.strategy),
-                         precision="bf16-mixed" if t.precision == "bf16" else "32-true", accumulate_grad_batches=t.accumulate,
-                         gradient_clip_val=t.clip or None, check_val_every_n_epoch=None if evenly else t.validate_every or 1,
-                         val_check_interval=1 if evenly else None, limit_val_batches=0 if t.validate_every == 0 else None, logger=log, callbacks=callbacks,
-                         plugins=[SafeCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
-                         enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=self._log_every(), default_root_dir=self.folder)
+        return L.Trainer(
+            max_steps=t.max_steps,
+            max_epochs=t.max_epochs,
+            accelerator=t.accelerator,
+            devices=t.devices,
+            num_nodes=t.nodes,
+            strategy=ranks.strategy(t.processes, t.timeout, t.strategy),
+            precision="bf16-mixed" if t.precision == "bf16" else "32-true",
+            accumulate_grad_batches=t.accumulate,
+            gradient_clip_val=t.clip or None,
+            check_val_every_n_epoch=None if evenly else t.validate_every or 1,
+            val_check_interval=1 if evenly else None,
+            limit_val_batches=0 if t.validate_every == 0 else None,
+            logger=log,
+            callbacks=callbacks,
+            plugins=[SafeCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=self._log_every(),
+            default_root_dir=self.folder,
+        )
 
     def _log_every(self) -> int:
-        """Steps between two points of a curve: ten, or fewer in short runs and epochs, which would else leave no curve."""
+        """Steps between two points of a curve: ten, or fewer in short runs and epochs, which would else leave no
+        curve.
+        """
         batches = max(1, len(self.data.dataset.splits["train"]) // (self.data.batch_size * self.training.processes))
         steps = min(limit for limit in (self.training.max_steps, self.training.max_epochs * batches) if limit > 0)
         return max(1, min(10, batches, steps // 20))
 
     def _state(self, resume: bool) -> Path | None:
         """The state to go on from. What the run is made of has to be what it was."""
-        facts = {"data": self.data.dataset.fingerprint, "torch": torch.__version__, "processes": self.training.processes}
+        facts = {
+            "data": self.data.dataset.fingerprint,
+            "torch": torch.__version__,
+            "processes": self.training.processes,
+        }
         known = self.folder / run_folder.FACTS
         if resume:
             for key, was in run_folder.facts_of(known).items():
                 if facts.get(key) != was and key == "data":
-                    raise ZooError(f"the data of {self.folder} have changed since the run began, so it can't be resumed; start a new one with --out")
+                    raise ZooError(
+                        f"the data of {self.folder} have changed since the run began, so it can't be resumed; start a "
+                        "new one with --out"
+                    )
                 if facts.get(key) != was and key == "processes":
-                    raise ZooError(f"{self.folder} was begun with {was} processes and this would go on with {facts[key]}, which is another order and another "
-                                   f"global batch; start {was}, by trainer.devices and trainer.nodes, or a new run with --out")
+                    raise ZooError(
+                        f"{self.folder} was begun with {was} processes and this would go on with {facts[key]}, which "
+                        "is another order and another "
+                        f"global batch; start {was}, by trainer.devices and trainer.nodes, or a new run with --out"
+                    )
             return newest_good(self.folder)
         self.data.fit_batch(self.training.processes, self.first)
         self.resolved = self.resolved | {"data": self.resolved["data"] | {"batch_size": self.data.batch_size}}
@@ -317,28 +394,47 @@ class _Run:
         now = dict(recipes.flat(self.resolved))
         facts["lowered"] = {key: value for key, value in self.asked.items() if now[key] != value}
         if "trainer.precision" in facts["lowered"]:
-            print("this machine has no instructions for bf16, so trainer.precision is 32 instead", file=sys.stderr, flush=True)
-        write_text(known, json.dumps(facts, indent=1))                      # first, since by it the rest is known to be a run's
-        (self.folder / BAD_SAMPLES).unlink(missing_ok=True)                 # of a run that ended here before it had saved anything
+            print(
+                "this machine has no instructions for bf16, so trainer.precision is 32 instead",
+                file=sys.stderr,
+                flush=True,
+            )
+        write_text(known, json.dumps(facts, indent=1))  # first, since by it the rest is known to be a run's
+        (self.folder / BAD_SAMPLES).unlink(missing_ok=True)  # of a run that ended here before it had saved anything
         if bad := self.data.dataset.bad:
             listed = write_text(self.folder / BAD_SAMPLES, bad_lines(bad))
-            print(f"{len(bad):,} images can't be read and were {'replaced' if 'replaced_by' in bad[0] else 'left out'}; {listed} names them",
-                  file=sys.stderr)
+            print(
+                f"{len(bad):,} images can't be read and were {'replaced' if 'replaced_by' in bad[0] else 'left out'}; "
+                f"{listed} names them",
+                file=sys.stderr,
+            )
         recipes.save(self.resolved, self.folder / "recipe.yaml")
         return None
 
     def _pictures(self) -> dict[str, torch.Tensor]:
         split = "validation" if len(self.data.dataset.splits["validation"]) else "train"
-        rows = self.data.dataset.splits[split]      # mixed, for in a folder those of one class lie together
-        batch = take(self.data.dataset.fields, rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:64]])
+        rows = self.data.dataset.splits[split]  # mixed, for in a folder those of one class lie together
+        batch = take(
+            self.data.dataset.fields, rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:64]]
+        )
         task = self.task.cpu().float().eval()
         with counted(torch.device("cpu"), self.resolved["seed"], PICTURES), torch.no_grad():
             pictures = task.picture(batch)
-        wrong = [kind_of(pictures)] if not isinstance(pictures, dict) else [
-            f"{kind_of(picture)} for {name!r}" for name, picture in pictures.items() if not isinstance(name, str) or not is_picture(picture)]
+        wrong = (
+            [kind_of(pictures)]
+            if not isinstance(pictures, dict)
+            else [
+                f"{kind_of(picture)} for {name!r}"
+                for name, picture in pictures.items()
+                if not isinstance(name, str) or not is_picture(picture)
+            ]
+        )
         if wrong:
-            raise ZooError(f"picture of the task {task.name} gave {wrong[0]}; it has to give (3, H, W) tensors of floats by name; mend that, and "
-                           f"--resume, with --out {self.folder}, writes the checkpoint of what is trained")
+            raise ZooError(
+                f"picture of the task {task.name} gave {wrong[0]}; it has to give (3, H, W) tensors of floats by "
+                "name; mend that, and "
+                f"--resume, with --out {self.folder}, writes the checkpoint of what is trained"
+            )
         return pictures
 
     def _card(self, trainer: L.Trainer) -> dict:
@@ -346,24 +442,45 @@ class _Run:
         steps = trainer.global_step
         value = None if self.smoke else check_metric(self.task, self.data)
         return {
-            "schema": 1, "name": self.name, "summary": _summary(self.task),
-            "task": r["task"], "backbone": r["backbone"],
-            "data": {"name": info.name, "version": info.version, "license": info.license, "attribution": info.attribution,
-                     "size": info.size, "channels": info.channels, "fingerprint": self.data.dataset.fingerprint},
-            "recipe": r, "seed": r["seed"], "steps": steps,
+            "schema": 1,
+            "name": self.name,
+            "summary": _summary(self.task),
+            "task": r["task"],
+            "backbone": r["backbone"],
+            "data": {
+                "name": info.name,
+                "version": info.version,
+                "license": info.license,
+                "attribution": info.attribution,
+                "size": info.size,
+                "channels": info.channels,
+                "fingerprint": self.data.dataset.fingerprint,
+            },
+            "recipe": r,
+            "seed": r["seed"],
+            "steps": steps,
             "samples_seen": batches_done(trainer) * r["data"]["batch_size"] * self.training.processes,
-            "minutes": round(self.minutes, 2), "peak_memory_mb": peak_memory_mb(), "machine": machine(str(trainer.strategy.root_device)),
-            "packages": packages(), "commit": commit(), "created": time.strftime("%Y-%m-%d"),
+            "minutes": round(self.minutes, 2),
+            "peak_memory_mb": peak_memory_mb(),
+            "machine": machine(str(trainer.strategy.root_device)),
+            "packages": packages(),
+            "commit": commit(),
+            "created": time.strftime("%Y-%m-%d"),
             "parameters": sum(p.numel() for p in self.task.backbone.model.parameters()),
             "metrics": [],
-            "check": None if value is None else {"protocol": "knn", "data": info.name, "images": 2000, "value": value, "tolerance": 0.5},
-            "license": None, "parent": None,
+            "check": None
+            if value is None
+            else {"protocol": "knn", "data": info.name, "images": 2000, "value": value, "tolerance": 0.5},
+            "license": None,
+            "parent": None,
         }
 
 
 def _summary(task: PretextTask) -> str:
     kind = type(task)
-    text = kind.__doc__ if kind.__module__ == "__main__" else sys.modules[kind.__module__].__doc__      # a script or notebook is about more than its task
+    text = (
+        kind.__doc__ if kind.__module__ == "__main__" else sys.modules[kind.__module__].__doc__
+    )  # a script or notebook is about more than its task
     return (text or "").strip().split("\n")[0]
 
 
@@ -373,13 +490,15 @@ def _smaller(resolved: dict) -> dict:
     _, _, devices, nodes = ranks.started() or (None, 0, 1, 1)
     small["trainer"].update(max_steps=2, max_epochs=-1, accelerator="cpu", devices=devices, nodes=nodes)
     if devices * nodes == 1:
-        small["trainer"]["strategy"] = "ddp"        # one process has nothing to share
+        small["trainer"]["strategy"] = "ddp"  # one process has nothing to share
     return small
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Lightning's greetings and tips are for people who drive Lightning themselves, and its use of torch is for its makers."""
+    """Lightning's greetings and tips are for people who drive Lightning themselves, and its use of torch is for its
+    makers.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -387,8 +506,12 @@ def _quiet():
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
-            warnings.filterwarnings("ignore", message="It is recommended to use .self.log.*sync_dist=True")    # one rank alone looked
-            warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode at the start of training")  # teachers are meant to be
+            warnings.filterwarnings(
+                "ignore", message="It is recommended to use .self.log.*sync_dist=True"
+            )  # one rank alone looked
+            warnings.filterwarnings(
+                "ignore", message="Found .* module.s. in eval mode at the start of training"
+            )  # teachers are meant to be
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

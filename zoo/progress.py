@@ -9,16 +9,16 @@ from typing import Any
 
 import lightning as L
 
-SMOOTH = 0.95                                       # share of the old value in the running means
+SMOOTH = 0.95  # share of the old value in the running means
 SHOWN = ("loss", "knn", "spread", "effective_rank")
 
 
 class Progress(L.Callback):
     """Steps, images a second, time left, the loss, and the share of the time that was spent waiting for data.
 
-    On a terminal a rich bar; elsewhere a line at every tenth of the run, on standard error, without control characters. It is
-    no Lightning progress bar, so use it with `enable_progress_bar=False`. The loss is read at most four times a second, since
-    reading it waits for a GPU.
+    On a terminal a rich bar; elsewhere a line at every tenth of the run, on standard error, without control characters.
+    It is no Lightning progress bar, so use it with `enable_progress_bar=False`. The loss is read at most four times a
+    second, since reading it waits for a GPU.
     """
 
     def __init__(self, description: str = "", quiet: bool = False):
@@ -34,9 +34,13 @@ class Progress(L.Callback):
     def facts(self) -> dict[str, float]:
         """images_per_second over the whole run, data_wait as a share 0 to 1, minutes."""
         seconds = max(self.waited + self.worked, 1e-9)
-        return {"images_per_second": self.images / seconds, "data_wait": self.waited / seconds, "minutes": (time.perf_counter() - self.start) / 60}
+        return {
+            "images_per_second": self.images / seconds,
+            "data_wait": self.waited / seconds,
+            "minutes": (time.perf_counter() - self.start) / 60,
+        }
 
-    # ---- what Lightning calls --------------------------------------------------------------------------------------------
+    # ---- what Lightning calls --------------------------------------------------------------------
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.total = int(trainer.estimated_stepping_batches)
         self.first_step, self.tenths = trainer.global_step, 10 * trainer.global_step // max(self.total, 1)
@@ -49,7 +53,9 @@ class Progress(L.Callback):
         self.began = time.perf_counter()
         self.waited += self.began - self.last_end
 
-    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         now = time.perf_counter()
         images = len(batch["index"]) if isinstance(batch, dict) and "index" in batch else 1
         images *= trainer.world_size
@@ -59,7 +65,7 @@ class Progress(L.Callback):
         self.rate = rate if self.rate is None else SMOOTH * self.rate + (1 - SMOOTH) * rate
         if self.visible:
             self._show(trainer, now)
-        self.last_end = time.perf_counter()         # what showing cost is nobody's waiting
+        self.last_end = time.perf_counter()  # what showing cost is nobody's waiting
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.last_end = time.perf_counter()
@@ -67,21 +73,39 @@ class Progress(L.Callback):
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self._close_bar()
         if self.visible:
-            facts, seen = self.facts, [f"{key} {float(trainer.callback_metrics[key]):.3g}" for key in SHOWN[1:] if key in trainer.callback_metrics]
-            _say(f"{self.description}: {trainer.global_step - self.first_step:,} steps in {facts['minutes']:.1f} minutes, "
-                 f"{facts['images_per_second']:,.0f} images/s, {facts['data_wait']:.0%} of it waiting for data" + "".join(f", {fact}" for fact in seen))
+            facts, seen = (
+                self.facts,
+                [
+                    f"{key} {float(trainer.callback_metrics[key]):.3g}"
+                    for key in SHOWN[1:]
+                    if key in trainer.callback_metrics
+                ],
+            )
+            _say(
+                f"{self.description}: {trainer.global_step - self.first_step:,} steps in {facts['minutes']:.1f} "
+                "minutes, "
+                f"{facts['images_per_second']:,.0f} images/s, {facts['data_wait']:.0%} of it waiting for data"
+                + "".join(f", {fact}" for fact in seen)
+            )
 
     def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
         self._close_bar()
 
-    # ---- drawing ---------------------------------------------------------------------------------------------------------
+    # ---- drawing ---------------------------------------------------------------------------------
     def _open_bar(self, done: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self.bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn(),
-                       console=Console(stderr=True), transient=True)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
         self.bar.start()
         self.line = self.bar.add_task(self.description, total=self.total, completed=done, facts="")
 
@@ -107,10 +131,15 @@ class Progress(L.Callback):
 
     def _facts(self) -> str:
         wait = self.waited / max(self.waited + self.worked, 1e-9)
-        return ", ".join([f"{key} {value:.3g}" for key, value in self.metrics.items()] + [f"{self.rate or 0:,.0f} images/s", f"data wait {wait:.0%}"])
+        return ", ".join(
+            [f"{key} {value:.3g}" for key, value in self.metrics.items()]
+            + [f"{self.rate or 0:,.0f} images/s", f"data wait {wait:.0%}"]
+        )
 
 
 def _say(text: str) -> None:
-    """A line on standard error; a run goes on though nobody reads it any more (`| head`, a terminal that was closed)."""
+    """A line on standard error; a run goes on though nobody reads it any more (`| head`, a terminal that was
+    closed).
+    """
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -22,8 +22,13 @@ def machine(device: str) -> dict:
     import torch
 
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
-    return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            "threads": torch.get_num_threads(), "device": gpu or "cpu", "os": f"{platform.system()} {platform.machine()}"}
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": gpu or "cpu",
+        "os": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def _cpu() -> str:
@@ -41,23 +46,27 @@ def packages() -> dict[str, str]:
     for name in ("pretext-zoo", *PACKAGES):
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:           # run from a checkout that isn't installed
+        except metadata.PackageNotFoundError:  # run from a checkout that isn't installed
             continue
     return found
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, with -dirty where tracked files differ; None outside a checkout."""
+    """The commit of the checkout that this code runs from, with -dirty where tracked files differ; None outside a
+    checkout.
+    """
     root = PACKAGE.parent
     if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
         return None
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):       # no git at hand, or no commit yet
+    except (OSError, subprocess.SubprocessError):  # no git at hand, or no commit yet
         return None
 
 

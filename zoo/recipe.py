@@ -1,6 +1,8 @@
-"""Recipes: read, override, check, resolve, save. A recipe is data (names and plain values, never an import path), safe to take from a stranger.
+"""Recipes: read, override, check, resolve, save. A recipe is data (names and plain values, never an import path), safe
+to take from a stranger.
 
-jsonargparse serves as a type checker behind our own reader: it never sees the command line, and no file name reaches it.
+jsonargparse serves as a type checker behind our own reader: it never sees the command line, and no file name reaches
+it.
 """
 
 from __future__ import annotations
@@ -22,17 +24,22 @@ from zoo.paths import expanded, shipped, write_text
 from zoo.registry import SECRET, task_outline
 
 ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
-LARGEST, DEEPEST = 64 * 1024, 8                     # bytes of a recipe; levels of nesting
-RESERVED = {"name": "in a recipe the name of the task", "seed": "the seed of a whole run", "optim": "the group of the optimizer"}
-OPEN = "backbone."                                  # keywords under it are timm's own, checked when the model is built
+LARGEST, DEEPEST = 64 * 1024, 8  # bytes of a recipe; levels of nesting
+RESERVED = {
+    "name": "in a recipe the name of the task",
+    "seed": "the seed of a whole run",
+    "optim": "the group of the optimizer",
+}
+OPEN = "backbone."  # keywords under it are timm's own, checked when the model is built
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
+
 
 class _Loader(yaml.SafeLoader):
     """YAML without aliases, tags and duplicate keys."""
 
-    yaml_implicit_resolvers: dict = {}              # filled below
+    yaml_implicit_resolvers: dict = {}  # filled below
     depth = 0
 
     def compose_node(self, parent, index):
@@ -62,13 +69,19 @@ class _Dumper(yaml.SafeDumper):
     """Quotes every word that YAML 1.1 or `_Loader` would read as something else, such as 1e3."""
 
 
-# YAML 1.2's plain words. Those of 1.1 read 1e-3 as a word, no as false, 010 as eight, 1:30 as ninety and 2024-01-01 as a date.
-for _kind, _pattern, _first in (("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-                                ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-                                ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-                                # no two ways to match one text, or a word of 60,000 digits takes minutes
-                                ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-                                 list("-+.0123456789"))):
+# YAML 1.2's plain words. Those of 1.1 read 1e-3 as a word, no as false, 010 as eight, 1:30 as ninety and 2024-01-01 as
+# a date.
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    # no two ways to match one text, or a word of 60,000 digits takes minutes
+    (
+        "float",
+        r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
     for _way in (_Loader, _Dumper):
         _way.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
 
@@ -93,12 +106,15 @@ def find(recipe: str | Path) -> Path:
             return path
         if path.is_dir():
             raise ZooError(f"{path} is a folder; a recipe is a YAML file")
-    except OSError as error:                        # a name that is too long, a folder that can't be entered
+    except OSError as error:  # a name that is too long, a folder that can't be entered
         raise ZooError(f"{str(recipe)[:80]!r} can't be read as a recipe: {error.strerror}") from error
     known = {name: file for name, file, _ in list_recipes()}
     name = str(recipe).removesuffix(".yaml")
     if name not in known:
-        raise ZooError(f"there is no recipe {str(recipe)!r}, neither as a file nor among those that came with the zoo{nearest(name, known)}")
+        raise ZooError(
+            f"there is no recipe {str(recipe)!r}, neither as a file nor among those that came with the "
+            f"zoo{nearest(name, known)}"
+        )
     return known[name]
 
 
@@ -107,14 +123,19 @@ def list_recipes() -> list[tuple[str, Path, str]]:
     folder = shipped("recipes")
     if folder is None:
         return []
-    return [(path.stem, path, path.read_text(encoding="utf-8").split("\n")[0].lstrip("# ")) for path in sorted((folder / "pretrain").glob("*.yaml"))]
+    return [
+        (path.stem, path, path.read_text(encoding="utf-8").split("\n")[0].lstrip("# "))
+        for path in sorted((folder / "pretrain").glob("*.yaml"))
+    ]
 
 
 def parse(text: str, where: str) -> dict:
-    """YAML text -> nested dict with words as keys. Raises ZooError; no text makes it raise anything else, or run anything."""
+    """YAML text -> nested dict with words as keys. Raises ZooError; no text makes it raise anything else, or run
+    anything.
+    """
     _check_size(len(text), where)
     try:
-        out = yaml.load(text, _Loader)              # a SafeLoader
+        out = yaml.load(text, _Loader)  # a SafeLoader
     except ZooError as error:
         raise ZooError(f"{where}, {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
@@ -132,7 +153,8 @@ def _check_size(size: int, where: str) -> None:
 def overrides(words: list[str]) -> dict[str, Any]:
     """Command-line words `--group.key VALUE` or `--group.key=VALUE` -> {"group.key": value}.
 
-    Words stay words, since the key's type decides; only lists and timm's keywords, whose types we don't know, are read as YAML.
+    Words stay words, since the key's type decides; only lists and timm's keywords, whose types we don't know, are read
+    as YAML.
     """
     out, rest = {}, iter(words)
     for word in rest:
@@ -160,20 +182,26 @@ def flat(recipe: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-# ---- checking ------------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
+
 
 def groups() -> dict[str, Callable]:
-    """The functions and classes whose signatures are the schema of the groups beside task and backbone; outlines of them, since a recipe's help
-    needs no torch."""
+    """The functions and classes whose signatures are the schema of the groups beside task and backbone; outlines of
+    them, since a recipe's help needs no torch."""
     from zoo.outline import outline
 
     here = Path(__file__).parent
-    return {"data": outline(here / "data" / "module.py", "create_data"), "optim": outline(here / "optim.py", "Optim"),
-            "trainer": outline(here / "pretrain.py", "Training")}
+    return {
+        "data": outline(here / "data" / "module.py", "create_data"),
+        "optim": outline(here / "optim.py", "Optim"),
+        "trainer": outline(here / "pretrain.py", "Training"),
+    }
 
 
 def parser(task: type, schema: dict[str, Callable]):
-    """A jsonargparse parser with exactly the keys of a recipe of this task. Raises ZooError for a task that a recipe can't describe."""
+    """A jsonargparse parser with exactly the keys of a recipe of this task. Raises ZooError for a task that a recipe
+    can't describe.
+    """
     from jsonargparse import ArgumentParser
 
     check_signature(task)
@@ -189,10 +217,11 @@ def parser(task: type, schema: dict[str, Callable]):
 
 
 def check_signature(task: type) -> None:
-    """A recipe holds plain values, so a task's arguments are plain: int, float, bool, str, Literal, None, and lists and unions of these.
+    """A recipe holds plain values, so a task's arguments are plain: int, float, bool, str, Literal, None, and lists and
+    unions of these.
 
-    Anything else is refused here with a ZooError. It would be a way for a recipe to name code: jsonargparse imports what a Callable or a
-    class is said to be.
+    Anything else is refused here with a ZooError. It would be a way for a recipe to name code: jsonargparse imports
+    what a Callable or a class is said to be.
     """
     who = f"the task {getattr(task, 'name', '') or task.__name__}"
     try:
@@ -201,34 +230,60 @@ def check_signature(task: type) -> None:
         raise ZooError(f"{who} has an annotation in __init__ that can't be read: {error}") from error
     for name, parameter in list(inspect.signature(task.__init__).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ZooError(f"{who} takes {str(parameter).split(':')[0]}; its arguments have to be written out, so that a recipe's can be checked")
+            raise ZooError(
+                f"{who} takes {str(parameter).split(':')[0]}; its arguments have to be written out, so that a "
+                "recipe's can be checked"
+            )
         if name in RESERVED:
             raise ZooError(f"{who} has an argument called {name}, which is {RESERVED[name]}; call it something else")
         if name != "backbone" and name not in hints:
             raise ZooError(f"{who} doesn't say what type its argument {name} has")
         if name != "backbone" and not _is_plain(hints[name]):
-            raise ZooError(f"{who} has an argument {name} of type {hints[name]}; a recipe holds int, float, bool, str, Literal and lists of these")
+            raise ZooError(
+                f"{who} has an argument {name} of type {hints[name]}; a recipe holds int, float, bool, str, Literal "
+                "and lists of these"
+            )
 
 
 def _is_plain(kind: Any) -> bool:
     if typing.get_origin(kind) in (list, tuple, typing.Union, types.UnionType):
         parts = [part for part in typing.get_args(kind) if part is not ...]
-        return bool(parts) and all(map(_is_plain, parts))       # typing.List alone is a list of anything
+        return bool(parts) and all(map(_is_plain, parts))  # typing.List alone is a list of anything
     return kind in (int, float, bool, str, types.NoneType) or typing.get_origin(kind) is typing.Literal
 
 
 def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> list[dict]:
-    """What a recipe with these (dotted) values may say, in a recipe's order: {key, type, default, required, value, about} each."""
+    """What a recipe with these (dotted) values may say, in a recipe's order: {key, type, default, required, value,
+    about} each.
+    """
     check = parser(_task(values), schema or groups())
     defaults = dict(flat(check.get_defaults().as_dict()))
     rows = []
     for action in (action for action in check._actions if action.dest in defaults):
         kind = getattr(action, "_typehint", None) or action.type
         about = " ".join((action.help or "").replace("%%", "%").split())
-        rows.append({"key": action.dest, "type": _type_name(kind), "default": defaults[action.dest],
-                     "required": bool(getattr(action, "required", False)), "value": values.get(action.dest), "about": about})
-    rows += [{"key": key, "type": "", "default": None, "required": False, "value": value, "about": "a keyword of the timm model"}
-             for key, value in values.items() if key.startswith(OPEN) and key not in defaults]
+        rows.append(
+            {
+                "key": action.dest,
+                "type": _type_name(kind),
+                "default": defaults[action.dest],
+                "required": bool(getattr(action, "required", False)),
+                "value": values.get(action.dest),
+                "about": about,
+            }
+        )
+    rows += [
+        {
+            "key": key,
+            "type": "",
+            "default": None,
+            "required": False,
+            "value": value,
+            "about": "a keyword of the timm model",
+        }
+        for key, value in values.items()
+        if key.startswith(OPEN) and key not in defaults
+    ]
     return sorted(rows, key=lambda row: ORDER.index(row["key"].split(".")[0]))
 
 
@@ -242,25 +297,34 @@ def _task(values: dict[str, Any]) -> type:
 def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[str, Callable] | None = None) -> dict:
     """The recipe with `changes` laid over it and every default written out; a fixed point of itself.
 
-    Raises ZooError for an unknown key (with the nearest), an empty or non-finite value, a wrong type, and a missing key.
+    Raises ZooError for an unknown key (with the nearest), an empty or non-finite value, a wrong type, and a missing
+    key.
     """
     from jsonargparse import ArgumentError
 
     values: dict[str, Any] = {}
     for key, value in flat(recipe):
-        if key in values:                           # as a group and, dotted, at the top
+        if key in values:  # as a group and, dotted, at the top
             raise ZooError(f"{key} is given twice")
         values[key] = value
     values |= changes or {}
-    for key in [key for key, value in (changes or {}).items() if value is None and key.startswith(OPEN)]:       # a keyword that another backbone lacks
+    for key in [
+        key for key, value in (changes or {}).items() if value is None and key.startswith(OPEN)
+    ]:  # a keyword that another backbone lacks
         del values[key]
     check = parser(_task(values), schema or groups())
     defaults = dict(flat(check.get_defaults().as_dict()))
     known = {key.split(".")[0] for key in defaults if "." in key}
-    values = {key: value for key, value in values.items() if key not in known or not isinstance(value, (dict, types.NoneType))}     # an empty group
-    for action in check._actions:                   # 32 without quotes, where the choice is between words
+    values = {
+        key: value for key, value in values.items() if key not in known or not isinstance(value, (dict, types.NoneType))
+    }  # an empty group
+    for action in check._actions:  # 32 without quotes, where the choice is between words
         kind, value = getattr(action, "_typehint", None), values.get(action.dest)
-        if type(value) is int and typing.get_origin(kind) is typing.Literal and all(isinstance(word, str) for word in typing.get_args(kind)):
+        if (
+            type(value) is int
+            and typing.get_origin(kind) is typing.Literal
+            and all(isinstance(word, str) for word in typing.get_args(kind))
+        ):
             values[action.dest] = str(value)
     for key, value in values.items():
         _check_value(key, value, defaults)
@@ -287,9 +351,14 @@ def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
     if key not in defaults and not (key.startswith(OPEN) and key.removeprefix(OPEN).isidentifier()):
         raise ZooError(f"{key} is not a key of this recipe{nearest(key, defaults)}")
     if key in ("backbone.size", "backbone.img_size"):
-        raise ZooError(f"{key} can't be set in a recipe: the side of the pictures, for the data and the backbone alike, is data.size")
-    if SECRET.search(key) and not isinstance(value, (bool, types.NoneType)):        # as a ViT's class_token
-        raise ZooError(f"{key} looks like a secret, and a recipe is kept and published with its checkpoint; leave it out")
+        raise ZooError(
+            f"{key} can't be set in a recipe: the side of the pictures, for the data and the backbone alike, is "
+            "data.size"
+        )
+    if SECRET.search(key) and not isinstance(value, (bool, types.NoneType)):  # as a ViT's class_token
+        raise ZooError(
+            f"{key} looks like a secret, and a recipe is kept and published with its checkpoint; leave it out"
+        )
     if value is None and defaults.get(key, 0) is not None:
         raise ZooError(f"{key} can't be empty")
     if isinstance(value, (list, tuple)):
@@ -306,7 +375,7 @@ def _check_plain(key: str, value: Any) -> None:
         _check_plain(key, part)
     if isinstance(value, str) and not value.isascii():
         try:
-            os.fsencode(value)                      # bytes that aren't UTF-8, as a file's name may have them, are none the less
+            os.fsencode(value)  # bytes that aren't UTF-8, as a file's name may have them, are none the less
         except UnicodeEncodeError:
             raise ZooError(f"{key} holds half a character ({ascii(value)[:80]}), which nothing can be called") from None
     if isinstance(value, float) and not math.isfinite(value):
@@ -357,7 +426,8 @@ def _type_name(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
+
 
 def save(resolved: dict, path: str | Path) -> Path:
     """Write a resolved recipe so that it can be run again unchanged."""

@@ -1,7 +1,8 @@
 """Names -> classes, without importing them.
 
-Built-in tasks are found by reading the files of zoo/tasks/ for the decorator; tasks of other packages by the entry points in their
-metadata (group `zoo.tasks`); backbones by reading timm's sources. Nothing here imports torch, timm or a plugin until one is asked for.
+Built-in tasks are found by reading the files of zoo/tasks/ for the decorator; tasks of other packages by the entry
+points in their metadata (group `zoo.tasks`); backbones by reading timm's sources. Nothing here imports torch, timm or a
+plugin until one is asked for.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from zoo.outline import outline
 
 GROUP = "zoo.tasks"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-IMPORTED = "imported"                               # stands in a card for the task that zoo import doesn't know; never listed
+IMPORTED = "imported"  # stands in a card for the task that zoo import doesn't know; never listed
 SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
-LONGEST_IMPORT = 120.0                              # seconds after which the import of somebody else's task is given up
-_here: dict[str, type] = {}                         # registered in this process, by a script, a notebook or an import
+LONGEST_IMPORT = 120.0  # seconds after which the import of somebody else's task is given up
+_here: dict[str, type] = {}  # registered in this process, by a script, a notebook or an import
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class TaskEntry:
     """A task as far as it is known without importing it. `problem` says why it can't be used, or is None."""
 
     name: str
-    target: str                                     # package.module:Class
-    origin: str                                     # "zoo", "distribution version", or "this session"
-    summary: str = ""                               # first line of its docstring, or its distribution's summary
+    target: str  # package.module:Class
+    origin: str  # "zoo", "distribution version", or "this session"
+    summary: str = ""  # first line of its docstring, or its distribution's summary
     needs: tuple[str, ...] = ()
     problem: str | None = None
-    text: str = ""                                  # the rest of a built-in task's docstring: figure, papers, departures from them
+    text: str = ""  # the rest of a built-in task's docstring: figure, papers, departures from them
 
     @property
     def uses_labels(self) -> bool:
@@ -59,25 +60,35 @@ class TaskEntry:
 def register_task(name: str) -> Callable[[type], type]:
     """Class decorator that gives a pretext task its name and makes it known in this process.
 
-    Raises ZooError when the name isn't lower-case words joined by hyphens, when what it decorates is no PretextTask, when the name
-    belongs to another class, and when an argument is called as secrets are, since arguments are published in cards. A class of the same
-    module and name may be registered again and takes the old one's place, so that a notebook's cell can be run twice and a module reloaded.
+    Raises ZooError when the name isn't lower-case words joined by hyphens, when what it decorates is no PretextTask,
+    when the name belongs to another class, and when an argument is called as secrets are, since arguments are published
+    in cards. A class of the same module and name may be registered again and takes the old one's place, so that a
+    notebook's cell can be run twice and a module reloaded.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ZooError(f'{name!r} can\'t name a task; write @register_task("my-task"), in lower-case letters, digits and hyphens')
+        raise ZooError(
+            f'{name!r} can\'t name a task; write @register_task("my-task"), in lower-case letters, digits and hyphens'
+        )
 
     def register(task: type) -> type:
         target = _target(task) if isinstance(task, type) else repr(task)
-        base = getattr(sys.modules.get("zoo.tasks.base"), "PretextTask", None)      # whoever inherits from it has imported it
+        base = getattr(
+            sys.modules.get("zoo.tasks.base"), "PretextTask", None
+        )  # whoever inherits from it has imported it
         if base is None or not (isinstance(task, type) and issubclass(task, base)):
-            raise ZooError(f"{target} can't be registered as the task {name!r}: it doesn't inherit from zoo.PretextTask")
+            raise ZooError(
+                f"{target} can't be registered as the task {name!r}: it doesn't inherit from zoo.PretextTask"
+            )
         for owner in _owners(name):
             if not _same(owner, target):
                 raise ZooError(f"the task name {name!r} is taken by {owner}; choose another for {target}")
         for argument, parameter in inspect.signature(task.__init__).parameters.items():
-            if SECRET.search(argument) and parameter.annotation not in (bool, "bool"):      # as a ViT's class_token
-                raise ZooError(f"the task {name!r} has an argument {argument}, and what looks like a secret would be published in recipes and cards; "
-                               "have the task read it from the environment instead, or give it another name")
+            if SECRET.search(argument) and parameter.annotation not in (bool, "bool"):  # as a ViT's class_token
+                raise ZooError(
+                    f"the task {name!r} has an argument {argument}, and what looks like a secret would be published "
+                    "in recipes and cards; "
+                    "have the task read it from the environment instead, or give it another name"
+                )
         task.name = name
         _here[name] = task
         return task
@@ -95,7 +106,9 @@ def _owners(name: str) -> list[str]:
 def _same(owner: str, target: str) -> bool:
     """Whether two targets are one class: an entry point may name it where its package re-exports it."""
     (module, _, attribute), (other, _, name) = owner.partition(":"), target.partition(":")
-    return owner == target or (module.split(".")[0] == other.split(".")[0] not in ("zoo", "__main__") and attribute == name)
+    return owner == target or (
+        module.split(".")[0] == other.split(".")[0] not in ("zoo", "__main__") and attribute == name
+    )
 
 
 def list_tasks() -> list[TaskEntry]:
@@ -111,8 +124,9 @@ def list_tasks() -> list[TaskEntry]:
 def find_task(name: str) -> type:
     """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution.
 
-    One of another package is imported in a copy of this process first, and so twice: what ends the process or never comes back couldn't be told
-    of otherwise. That is once in a process, and costs as long as the package itself takes to import, without torch.
+    One of another package is imported in a copy of this process first, and so twice: what ends the process or never
+    comes back couldn't be told of otherwise. That is once in a process, and costs as long as the package itself takes
+    to import, without torch.
     """
     if name == IMPORTED:
         return importlib.import_module("zoo.importing").Imported
@@ -139,25 +153,34 @@ def _load(entry: TaskEntry) -> type:
     before = dict(_here)
     try:
         task = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except BaseException as error:                  # a plugin may raise anything, SystemExit included
-        _here.clear(), _here.update(before)         # what half of a module has registered is of no use
+    except BaseException as error:  # a plugin may raise anything, SystemExit included
+        _here.clear(), _here.update(before)  # what half of a module has registered is of no use
         if isinstance(error, KeyboardInterrupt) or entry.origin == "zoo":
             raise
-        raise ZooError(f"the task {name} of {entry.origin} can't be imported: {type(error).__name__}: {error}") from error
+        raise ZooError(
+            f"the task {name} of {entry.origin} can't be imported: {type(error).__name__}: {error}"
+        ) from error
     if _here.get(name) is not task:
-        raise ZooError(f"the task {name} of {entry.origin} can't be used: its entry point {entry.target} is not a class registered under that "
-                       f'name; decorate it with @register_task("{name}")')
+        raise ZooError(
+            f"the task {name} of {entry.origin} can't be used: its entry point {entry.target} is not a class "
+            "registered under that "
+            f'name; decorate it with @register_task("{name}")'
+        )
     return task
 
 
 def task_arguments(name: str) -> dict[str, str]:
-    """A task's arguments and their defaults, as written in Python. A built-in task is read, any other imported. Raises ZooError."""
+    """A task's arguments and their defaults, as written in Python. A built-in task is read, any other imported. Raises
+    ZooError.
+    """
     parameters = list(inspect.signature(task_outline(name).__init__).parameters.values())[1:]
     return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name != "backbone"}
 
 
 def task_outline(name: str) -> type:
-    """What tells a task's arguments: of a built-in one the outline, which needs no torch, of any other the class itself. Raises ZooError."""
+    """What tells a task's arguments: of a built-in one the outline, which needs no torch, of any other the class
+    itself. Raises ZooError.
+    """
     if name == IMPORTED or (entry := task_entry(name)).origin != "zoo":
         return find_task(name)
     module, _, attribute = entry.target.partition(":")
@@ -165,24 +188,39 @@ def task_outline(name: str) -> type:
 
 
 def check_tasks(timeout: float = 60) -> list[TaskEntry]:
-    """Import every listed task in a process of its own and say what became of it, in `problem`. `timeout` is in seconds, for each."""
+    """Import every listed task in a process of its own and say what became of it, in `problem`. `timeout` is in
+    seconds, for each.
+    """
     running: set[subprocess.Popen] = set()
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        return list(pool.map(lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), list_tasks()))
+        return list(
+            pool.map(
+                lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), list_tasks()
+            )
+        )
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in list(running):                 # only if we were interrupted: they wouldn't hear of it
+        for child in list(running):  # only if we were interrupted: they wouldn't hear of it
             _kill(child.pid)
 
 
 def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> str | None:
-    """What goes wrong when a task is imported, found out in a child process, which is in `running` as long as it runs."""
+    """What goes wrong when a task is imported, found out in a child process, which is in `running` as long as it
+    runs.
+    """
     if entry.origin == "this session":
         return None
     code = f"from zoo.registry import _load, task_entry; _load(task_entry({entry.name!r})); print('imported')"
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             errors="replace", start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     running.add(child)
     try:
         out, err = child.communicate(timeout=timeout)
@@ -194,21 +232,31 @@ def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> 
         running.discard(child)
     if child.returncode == 0 and out.rstrip().endswith("imported"):
         return None
-    last = err.strip().splitlines()[-1] if err.strip() else f"importing it ends the process, with exit code {child.returncode}"
-    return last if (last := last.removeprefix("zoo.errors.ZooError: ")).startswith("the task") else f"{entry.origin}: {last}"
+    last = (
+        err.strip().splitlines()[-1]
+        if err.strip()
+        else f"importing it ends the process, with exit code {child.returncode}"
+    )
+    return (
+        last
+        if (last := last.removeprefix("zoo.errors.ZooError: ")).startswith("the task")
+        else f"{entry.origin}: {last}"
+    )
 
 
 def _rehearse(entry: TaskEntry) -> str | None:
-    """What an import does that can't be caught: ending the process, or never coming back. What it raises shows when it is imported here."""
+    """What an import does that can't be caught: ending the process, or never coming back. What it raises shows when it
+    is imported here.
+    """
     module = entry.target.partition(":")[0]
     if module in sys.modules:
         return None
-    if sys.platform != "linux":                     # elsewhere a copy of a process with threads may be broken
+    if sys.platform != "linux":  # elsewhere a copy of a process with threads may be broken
         return _trial(entry, LONGEST_IMPORT, set())
-    importlib.import_module("zoo.tasks.base")       # which it inherits from, so that torch isn't imported twice
+    importlib.import_module("zoo.tasks.base")  # which it inherits from, so that torch isn't imported twice
     ours, theirs = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")             # of threads, which the copy has none of
+        warnings.simplefilter("ignore")  # of threads, which the copy has none of
         child = os.fork()
     if not child:
         _import_and_tell(module, theirs)
@@ -235,7 +283,7 @@ def _import_and_tell(module: str, pipe: int) -> NoReturn:
         for stream in range(3):
             os.dup2(nowhere, stream)
         sys.stdout = sys.stderr = open(nowhere, "w")
-        sys.modules["torch"].set_num_threads(1)     # its other threads weren't copied, and would be waited for
+        sys.modules["torch"].set_num_threads(1)  # its other threads weren't copied, and would be waited for
         with contextlib.suppress(BaseException):
             importlib.import_module(module)
         os.write(pipe, b"!")
@@ -245,17 +293,20 @@ def _import_and_tell(module: str, pipe: int) -> NoReturn:
 
 def _kill(pid: int) -> None:
     """A child and what it started, which would hold its pipes open."""
-    for kill in (os.killpg, os.kill):               # it may not have its own group yet
+    for kill in (os.killpg, os.kill):  # it may not have its own group yet
         with contextlib.suppress(ProcessLookupError):
             kill(pid, signal.SIGKILL)
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Names of timm's models that match a shell pattern, as `timm.list_models()` gives them, read from timm's sources."""
+    """Names of timm's models that match a shell pattern, as `timm.list_models()` gives them, read from timm's
+    sources.
+    """
     return fnmatch.filter(_timm_models(), pattern)
 
 
-# ---- how they are found ------------------------------------------------------------------------------------------------
+# ---- how they are found --------------------------------------------------------------------------
+
 
 def _target(task: type) -> str:
     return f"{task.__module__}:{task.__qualname__}"
@@ -274,7 +325,11 @@ def _built_in() -> list[TaskEntry]:
         for node in tree.body:
             name = _decorated(node)
             if name is not None:
-                entries.append(TaskEntry(name, f"zoo.tasks.{path.stem}:{node.name}", "zoo", summary, _needs(node), text=text.strip("\n")))
+                entries.append(
+                    TaskEntry(
+                        name, f"zoo.tasks.{path.stem}:{node.name}", "zoo", summary, _needs(node), text=text.strip("\n")
+                    )
+                )
     return entries
 
 
@@ -287,14 +342,17 @@ def _decorated(node: ast.AST) -> str | None:
 
 def _needs(node: ast.ClassDef) -> tuple[str, ...]:
     for line in node.body:
-        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)      # with an annotation or without
+        target = (
+            line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        )  # with an annotation or without
         if getattr(target, "id", "") == "needs":
             return tuple(ast.literal_eval(line.value))
     return ("image",)
 
 
 def _points() -> Iterator[tuple[str, str, metadata.EntryPoint | None]]:
-    """(distribution and version, its summary, entry point) of every installed task; None where the entry points can't be read.
+    """(distribution and version, its summary, entry point) of every installed task; None where the entry points can't
+    be read.
 
     Not metadata.entry_points(): one damaged file of any distribution makes that raise for all.
     """
@@ -314,9 +372,11 @@ def _points() -> Iterator[tuple[str, str, metadata.EntryPoint | None]]:
             yield f"{where}, whose metadata can't be read ({because(error)})", "", None
             continue
         known_as = re.sub(r"[-_.]+", "-", name).lower()
-        if known_as not in seen:                    # of one that is on the path twice, the first is what an import finds
+        if known_as not in seen:  # of one that is on the path twice, the first is what an import finds
             seen.add(known_as)
-            yield from ((f"{name} {version}", about.get("Summary", ""), point) for point in points if point.group == GROUP)
+            yield from (
+                (f"{name} {version}", about.get("Summary", ""), point) for point in points if point.group == GROUP
+            )
 
 
 def _installed() -> list[TaskEntry]:
@@ -324,8 +384,10 @@ def _installed() -> list[TaskEntry]:
     claims: dict[str, list[TaskEntry]] = {}
     for origin, summary, point in _points():
         if point is not None:
-            claims.setdefault(point.name, []).append(TaskEntry(point.name, point.value, origin, summary, problem=_fault(point, origin)))
-    for entry in _built_in():                       # which can't be shadowed; notices() tells of those who try
+            claims.setdefault(point.name, []).append(
+                TaskEntry(point.name, point.value, origin, summary, problem=_fault(point, origin))
+            )
+    for entry in _built_in():  # which can't be shadowed; notices() tells of those who try
         claims.pop(entry.name, None)
     entries = []
     for claimants in claims.values():
@@ -336,19 +398,31 @@ def _installed() -> list[TaskEntry]:
 
 
 def notices() -> list[str]:
-    """Sentences about installed tasks that aren't listed: they claim a built-in's name, or their metadata can't be read."""
+    """Sentences about installed tasks that aren't listed: they claim a built-in's name, or their metadata can't be
+    read.
+    """
     built_in = {entry.name for entry in _built_in()}
-    return [f"{origin} is left out" if point is None else f"{origin} also has a task {point.name!r}; the built-in one is used"
-            for origin, _, point in _points() if point is None or point.name in built_in]
+    return [
+        f"{origin} is left out"
+        if point is None
+        else f"{origin} also has a task {point.name!r}; the built-in one is used"
+        for origin, _, point in _points()
+        if point is None or point.name in built_in
+    ]
 
 
 @contextlib.contextmanager
 def naming_damage() -> Iterator[None]:
-    """torch and Lightning read the entry points of every package, and one damaged file makes them raise: here a ZooError that names the package."""
+    """torch and Lightning read the entry points of every package, and one damaged file makes them raise: here a
+    ZooError that names the package.
+    """
     try:
         yield
     except Exception as error:
-        if not any(frame.f_globals.get("__name__", "").startswith("importlib.metadata") for frame, _ in traceback.walk_tb(error.__traceback__)):
+        if not any(
+            frame.f_globals.get("__name__", "").startswith("importlib.metadata")
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        ):
             raise
         damaged = []
         for distribution in metadata.distributions():
@@ -358,7 +432,10 @@ def naming_damage() -> Iterator[None]:
                 damaged.append(f"{getattr(distribution, '_path', 'a package')} ({because(fault)})")
         if not damaged:
             raise
-        raise ZooError(f"torch can't be used while the metadata of {' and '.join(damaged)} can't be read; uninstall or reinstall that package") from error
+        raise ZooError(
+            f"torch can't be used while the metadata of {' and '.join(damaged)} can't be read; uninstall or reinstall "
+            "that package"
+        ) from error
 
 
 def _fault(point: metadata.EntryPoint, origin: str) -> str | None:
@@ -367,7 +444,7 @@ def _fault(point: metadata.EntryPoint, origin: str) -> str | None:
     if not re.fullmatch(r"[\w.]+:[\w.]+", point.value):
         return f"its entry point in {origin}, {point.value!r}, is not package.module:Class"
     module = point.value.partition(":")[0].split(".")[0]
-    with contextlib.suppress(ImportError, ValueError):      # of import hooks: not for us to judge before it is imported
+    with contextlib.suppress(ImportError, ValueError):  # of import hooks: not for us to judge before it is imported
         if importlib.util.find_spec(module) is None:
             return f"{origin} has no package {module!r}, which its entry point names"
     return None
@@ -379,4 +456,6 @@ def _timm_models() -> list[str]:
     folder = Path(spec.submodule_search_locations[0]) / "models"
     pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
     names = {name for path in folder.glob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))}
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())])
+    return sorted(
+        names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+    )

@@ -34,26 +34,46 @@ from zoo.grid import is_picture
 from zoo.registry import find_task
 from zoo.tasks.base import TRAINING, VALIDATION, PretextTask, TaskOutput, counted, kind_of
 
-SIZES, IMAGES, STEPS = (32, 24), 16, 40             # pixels; pictures of the fixed batch; steps in which its loss has to fall
-FALL = 0.02                                         # of the first loss, at least
+SIZES, IMAGES, STEPS = (32, 24), 16, 40  # pixels; pictures of the fixed batch; steps in which its loss has to fall
+FALL = 0.02  # of the first loss, at least
 FIELDS = ("label", "text", "tokens", "audio", "factors")
 CPU = torch.device("cpu")
 CONV = {"name": "test_resnet", "output_stride": 8}
-VIT = {"name": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg",
-       "fc_norm": False}
-OURS = ("training_step", "validation_step", "predict_step", "configure_optimizers", "optimizer_step", "on_before_optimizer_step", "configure_gradient_clipping",
-        "train_dataloader", "backward", "on_train_epoch_start", "on_validation_epoch_start")
+VIT = {
+    "name": "vit_tiny_patch16_224",
+    "patch_size": 8,
+    "embed_dim": 64,
+    "depth": 2,
+    "num_heads": 2,
+    "class_token": False,
+    "global_pool": "avg",
+    "fc_norm": False,
+}
+OURS = (
+    "training_step",
+    "validation_step",
+    "predict_step",
+    "configure_optimizers",
+    "optimizer_step",
+    "on_before_optimizer_step",
+    "configure_gradient_clipping",
+    "train_dataloader",
+    "backward",
+    "on_train_epoch_start",
+    "on_validation_epoch_start",
+)
 
 
 def check_task(task: type[PretextTask], **arguments: Any) -> None:
-    """Raises AssertionError, with a sentence naming the broken promise, unless `task` keeps the contract of a pretext task.
+    """Raises AssertionError, with a sentence naming the broken promise, unless `task` keeps the contract of a pretext
+    task.
 
     Args:
         task: the class, registered by `register_task`.
         arguments: those of its constructor but the backbone; smaller ones than the defaults make it quicker.
 
-    A convolutional backbone is tried first, and a small ViT if the task refuses that with a ZooError. All random generators are left
-    as they were found.
+    A convolutional backbone is tried first, and a small ViT if the task refuses that with a ZooError. All random
+    generators are left as they were found.
     """
     _check_class(task)
     with _as_found(), _fields_needed(task), torch.enable_grad():
@@ -73,7 +93,8 @@ def check_task(task: type[PretextTask], **arguments: Any) -> None:
         _check_export(_check_learns(made, batch), batch)
 
 
-# ---- the class ---------------------------------------------------------------------------------------------------------------
+# ---- the class -----------------------------------------------------------------------------------
+
 
 def _check_class(task: type) -> None:
     if not (isinstance(task, type) and issubclass(task, PretextTask)):
@@ -84,10 +105,16 @@ def _check_class(task: type) -> None:
     parents = [base.__name__ for base in task.__mro__[1:] if issubclass(base, PretextTask) and base is not PretextTask]
     _promise(not parents, f"{who} inherits from {' and '.join(parents)}; a task inherits from PretextTask alone")
     docs = f"{task.__doc__ or ''} {sys.modules[task.__module__].__doc__ or ''}"
-    _promise(re.search(r"https?://\S+\.\S+", docs) is not None, f"neither the docstring of {who} nor its module's has a link to where the idea is from")
+    _promise(
+        re.search(r"https?://\S+\.\S+", docs) is not None,
+        f"neither the docstring of {who} nor its module's has a link to where the idea is from",
+    )
     taken = [name for name in OURS if name in vars(task)]
     _promise(not taken, f"{who} defines {' and '.join(taken)}; how a task is trained belongs to PretextTask")
-    _promise(isinstance(task.needs, tuple) and "image" in task.needs, f"{who}.needs is {task.needs!r}; it is a tuple of fields, image among them")
+    _promise(
+        isinstance(task.needs, tuple) and "image" in task.needs,
+        f"{who}.needs is {task.needs!r}; it is a tuple of fields, image among them",
+    )
     try:
         recipe.check_signature(task)
     except ZooError as error:
@@ -97,8 +124,13 @@ def _check_class(task: type) -> None:
 def _check_construction(task: PretextTask, given: dict) -> None:
     who = type(task).__name__
     signature = inspect.signature(type(task).__init__).parameters
-    wanted = {key: given.get(key, parameter.default) for key, parameter in list(signature.items())[1:] if key != "backbone"}
-    _promise(task.arguments == wanted, f"{who}.arguments is {task.arguments}, not its constructor's; leave that attribute alone")
+    wanted = {
+        key: given.get(key, parameter.default) for key, parameter in list(signature.items())[1:] if key != "backbone"
+    }
+    _promise(
+        task.arguments == wanted,
+        f"{who}.arguments is {task.arguments}, not its constructor's; leave that attribute alone",
+    )
     _promise(not task.hparams, f"{who} saves hyperparameters; its arguments are kept for it")
     unknown = [name for name in task.training_only if not any(key.split(".")[0] == name for key in task.state_dict())]
     _promise(not unknown, f"{who}.training_only names {unknown}, of which there is no state")
@@ -124,10 +156,13 @@ def _fields_needed(task: type[PretextTask]) -> Iterator[None]:
     except KeyError as error:
         if error.args[0] not in FIELDS:
             raise
-        raise AssertionError(f"{task.__name__} reads {error} of a batch, which its needs {task.needs} don't name") from error
+        raise AssertionError(
+            f"{task.__name__} reads {error} of a batch, which its needs {task.needs} don't name"
+        ) from error
 
 
-# ---- making small ones -------------------------------------------------------------------------------------------------------
+# ---- making small ones ---------------------------------------------------------------------------
+
 
 def _backbone_for(task: type[PretextTask], arguments: dict) -> dict:
     """Keywords of a backbone that the task takes."""
@@ -139,7 +174,9 @@ def _backbone_for(task: type[PretextTask], arguments: dict) -> dict:
             return keywords
         except ZooError as error:
             refusals.append(f"{keywords['name']}: {error}")
-    raise AssertionError(f"{task.__name__} can be trained with neither a convolutional backbone nor a ViT: {'; '.join(refusals)}")
+    raise AssertionError(
+        f"{task.__name__} can be trained with neither a convolutional backbone nor a ViT: {'; '.join(refusals)}"
+    )
 
 
 def _make(task: type[PretextTask], keywords: dict, size: int, arguments: dict) -> PretextTask:
@@ -151,8 +188,19 @@ def _make(task: type[PretextTask], keywords: dict, size: int, arguments: dict) -
 def _batch(task: type[PretextTask], size: int, images: int = IMAGES, channels: int = 3) -> dict:
     """Only the fields that the task says it needs, and `index`."""
     fields = tuple(dict.fromkeys(("image", *task.needs)))
-    info = DataInfo(name="generated", fields=fields, channels=channels, size=size, classes=("a", "b", "c"), version="1", license="CC0-1.0",
-                    attribution="nobody", homepage="", splits={"train": images, "validation": 0, "test": 0}, summary="coloured blobs")
+    info = DataInfo(
+        name="generated",
+        fields=fields,
+        channels=channels,
+        size=size,
+        classes=("a", "b", "c"),
+        version="1",
+        license="CC0-1.0",
+        attribution="nobody",
+        homepage="",
+        splits={"train": images, "validation": 0, "test": 0},
+        summary="coloured blobs",
+    )
     batch = {name: values for name, values in generate(info, images=images).fields.items() if name in task.needs}
     return batch | {"index": torch.arange(images)}
 
@@ -166,7 +214,8 @@ def _run(task: PretextTask, batch: dict, *counters: int) -> TaskOutput:
     return task(_views(task, batch, *counters))
 
 
-# ---- promises ----------------------------------------------------------------------------------------------------------------
+# ---- promises ------------------------------------------------------------------------------------
+
 
 def _promise(kept: bool, sentence: str) -> None:
     if not kept:
@@ -181,9 +230,14 @@ def _check_views(task: PretextTask, batch: dict) -> None:
     given = copy.deepcopy(batch)
     views = _views(task, batch)
     _promise(isinstance(views, tuple), f"views gave a {type(views).__name__}; it is a tuple")
-    _promise(_equal(batch, given), "views writes into the batch that it was given, and thereby into the data; work on a copy")
+    _promise(
+        _equal(batch, given), "views writes into the batch that it was given, and thereby into the data; work on a copy"
+    )
     for tensor in _tensors(views):
-        _promise(not tensor.requires_grad, "views gave a tensor that carries a gradient; whatever learns belongs into forward")
+        _promise(
+            not tensor.requires_grad,
+            "views gave a tensor that carries a gradient; whatever learns belongs into forward",
+        )
     _promise(_equal(pickle.loads(pickle.dumps(views)), views), "views gave something that pickling changes")
 
 
@@ -194,34 +248,55 @@ def _check_loss(task: PretextTask, batch: dict) -> None:
     output = _run(twin, batch)
     _promise(isinstance(output, TaskOutput), f"forward gave a {type(output).__name__}; it is a TaskOutput(loss, logs)")
     loss = output.loss
-    _promise(isinstance(loss, Tensor) and loss.ndim == 0, f"the loss is not a scalar tensor: {getattr(loss, 'shape', loss)}")
+    _promise(
+        isinstance(loss, Tensor) and loss.ndim == 0, f"the loss is not a scalar tensor: {getattr(loss, 'shape', loss)}"
+    )
     _promise(bool(loss.isfinite()), f"the loss of the first batch is {loss.item()}")
     _promise(loss.requires_grad, "the loss carries no gradient")
     for key, value in output.logs.items():
-        _promise(isinstance(value, (float, int)) or value.numel() == 1, f"logs[{key!r}] is not a scalar; Lightning can't draw a curve of it")
+        _promise(
+            isinstance(value, (float, int)) or value.numel() == 1,
+            f"logs[{key!r}] is not a scalar; Lightning can't draw a curve of it",
+        )
     with torch.autocast("cpu", torch.bfloat16):
         narrow = _run(copy.deepcopy(task), batch).loss
-    _promise(narrow.dtype == torch.float32 and bool(narrow.isfinite()),
-             f"under autocast to bfloat16 the loss is {narrow.dtype} {narrow.item()}; switch autocast off for the loss and cast to float32 first")
+    _promise(
+        narrow.dtype == torch.float32 and bool(narrow.isfinite()),
+        f"under autocast to bfloat16 the loss is {narrow.dtype} {narrow.item()}; switch autocast off for the loss and "
+        "cast to float32 first",
+    )
 
 
 def _check_randomness(task: PretextTask, batch: dict) -> None:
     twins = [copy.deepcopy(task) for _ in range(3)]
-    random.seed(1), np.random.seed(1)               # of no consequence, if all randomness follows the counters
+    random.seed(1), np.random.seed(1)  # of no consequence, if all randomness follows the counters
     first = _views(twins[0], batch)
     random.seed(2), np.random.seed(2)
     again, other = _views(twins[1], batch), _views(twins[2], batch, TRAINING, 1)
-    _promise(_equal(first, again), "views differ though the counters are the same; draw only from torch's default generator")
-    _promise(_equal(first, _views(twins[0], batch)), "views gives something else when it is called again with the same counters; a resumed run would differ")
+    _promise(
+        _equal(first, again), "views differ though the counters are the same; draw only from torch's default generator"
+    )
+    _promise(
+        _equal(first, _views(twins[0], batch)),
+        "views gives something else when it is called again with the same counters; a resumed run would differ",
+    )
     labelled = {"label": torch.arange(len(batch["index"])) % 3} | batch
-    _promise(_equal(first, _views(copy.deepcopy(task), labelled)), f"views reads the label where there is one, which its needs {task.needs} don't name")
+    _promise(
+        _equal(first, _views(copy.deepcopy(task), labelled)),
+        f"views reads the label where there is one, which its needs {task.needs} don't name",
+    )
     losses = []
     for twin, views in zip(twins, (first, again, other), strict=True):
         with counted(CPU, 7):
             before = torch.get_rng_state()
             losses.append(twin(views).loss.item())
-            _promise(torch.equal(before, torch.get_rng_state()), "forward draws random numbers; everything random belongs into views")
-    _promise(losses[0] == losses[1], f"the loss differs, {losses[0]} and {losses[1]}, though views and weights are the same")
+            _promise(
+                torch.equal(before, torch.get_rng_state()),
+                "forward draws random numbers; everything random belongs into views",
+            )
+    _promise(
+        losses[0] == losses[1], f"the loss differs, {losses[0]} and {losses[1]}, though views and weights are the same"
+    )
     _promise(_equal(first, other) or losses[0] != losses[2], "the loss doesn't change when the views do")
 
 
@@ -235,8 +310,12 @@ def _check_state(task: PretextTask, batch: dict) -> None:
     fresh.load_state_dict(used.state_dict())
     with torch.no_grad():
         here, there = (_run(twin, batch, TRAINING, 3).loss.item() for twin in (used, fresh))
-    _promise(here == there, f"after three steps the loss is {here}, and {there} for a task that was given its state: a resumed run would differ; keep what "
-                            "counts in a buffer, by register_buffer")
+    _promise(
+        here == there,
+        f"after three steps the loss is {here}, and {there} for a task that was given its state: a resumed run would "
+        "differ; keep what "
+        "counts in a buffer, by register_buffer",
+    )
 
 
 def _check_gradients(task: PretextTask, batch: dict) -> None:
@@ -245,9 +324,16 @@ def _check_gradients(task: PretextTask, batch: dict) -> None:
     _run(task, batch).loss.backward()
     for name, parameter in task.named_parameters():
         if name.split(".")[0] in task.training_only:
-            _promise(parameter.grad is None, f"{name} gets a gradient, though {name.split('.')[0]} is a teacher (training_only)")
+            _promise(
+                parameter.grad is None,
+                f"{name} gets a gradient, though {name.split('.')[0]} is a teacher (training_only)",
+            )
         elif parameter.requires_grad:
-            _promise(parameter.grad is not None, f"{name} gets no gradient; what never learns hangs distributed training and has no place in a checkpoint")
+            _promise(
+                parameter.grad is not None,
+                f"{name} gets no gradient; what never learns hangs distributed training and has no place in a "
+                "checkpoint",
+            )
             _promise(bool(parameter.grad.isfinite().all()), f"the gradient of {name} isn't finite")
         else:
             _promise(not name.startswith("backbone."), f"{name} can't learn: it doesn't require a gradient")
@@ -260,15 +346,26 @@ def _check_leaves_as_found(task: PretextTask, batch: dict) -> None:
         twin = copy.deepcopy(task).train(training)
         frozen = {name: module.training for name, module in copy.deepcopy(task).train(training).named_modules()}
         image = batch["image"].float() / 255
-        for what, call in (("views", lambda: _views(twin, batch)), ("forward", lambda: _run(twin, batch)), ("after_step", lambda: twin.after_step(1.0)),
-                           ("picture", lambda: twin.picture(batch)), ("features", lambda: twin.features(image))):
+        for what, call in (
+            ("views", lambda: _views(twin, batch)),
+            ("forward", lambda: _run(twin, batch)),
+            ("after_step", lambda: twin.after_step(1.0)),
+            ("picture", lambda: twin.picture(batch)),
+            ("features", lambda: twin.features(image)),
+        ):
             before = _global_state()
-            with torch.no_grad(), counted(CPU, VALIDATION, 0):  # torch's generator is there to be used, and put back by the caller
+            with (
+                torch.no_grad(),
+                counted(CPU, VALIDATION, 0),
+            ):  # torch's generator is there to be used, and put back by the caller
                 call()
             changed = [name for name, value in _global_state().items() if value != before[name]]
             _promise(not changed, f"{what} changes {' and '.join(changed)} of the whole process")
             moved = [name for name, module in twin.named_modules() if module.training != frozen.get(name)]
-            _promise(not moved, f"{what} leaves {moved[0] if moved else ''} in another mode (train or eval) than it found it in")
+            _promise(
+                not moved,
+                f"{what} leaves {moved[0] if moved else ''} in another mode (train or eval) than it found it in",
+            )
 
 
 def _check_features(task: PretextTask, batch: dict) -> None:
@@ -277,7 +374,10 @@ def _check_features(task: PretextTask, batch: dict) -> None:
         found = twin.features(batch["image"].float() / 255)
     _promise("backbone" in found, "features gives no representation called backbone")
     for name, x in found.items():
-        _promise(x.ndim == 2 and len(x) == len(batch["index"]) and bool(x.isfinite().all()), f"features[{name!r}] is {tuple(x.shape)}; it is finite (B, D)")
+        _promise(
+            x.ndim == 2 and len(x) == len(batch["index"]) and bool(x.isfinite().all()),
+            f"features[{name!r}] is {tuple(x.shape)}; it is finite (B, D)",
+        )
 
 
 def _check_pictures(task: PretextTask, batch: dict) -> None:
@@ -317,8 +417,11 @@ def _check_learns(task: PretextTask, batch: dict) -> PretextTask:
         optimizer.step()
         with torch.no_grad():
             twin.after_step((step + 1) / STEPS)
-    _promise(min(losses) < losses[0] - FALL * abs(losses[0]), f"the loss of one fixed batch goes from {losses[0]:.4g} to no less than {min(losses):.4g} "
-             f"in {STEPS} steps, so nothing is learned")
+    _promise(
+        min(losses) < losses[0] - FALL * abs(losses[0]),
+        f"the loss of one fixed batch goes from {losses[0]:.4g} to no less than {min(losses):.4g} "
+        f"in {STEPS} steps, so nothing is learned",
+    )
     return twin
 
 
@@ -326,20 +429,51 @@ def _check_export(task: PretextTask, batch: dict) -> None:
     """What is exported and loaded again has the same features, to the last bit."""
     twin = copy.deepcopy(task).eval()
     image = batch["image"].float() / 255
-    card = {"schema": 1, "name": "contract", "summary": "", "data": {"name": "generated", "version": "1", "license": "CC0-1.0", "attribution": "",
-            "size": twin.backbone.size, "channels": 3, "fingerprint": ""}, "recipe": {}, "seed": 0, "steps": 0, "samples_seen": 0, "minutes": 0.0,
-            "peak_memory_mb": 0.0, "machine": {}, "packages": {}, "commit": None, "created": "2026-01-01", "metrics": [], "check": None,
-            "license": None, "parent": None}
+    card = {
+        "schema": 1,
+        "name": "contract",
+        "summary": "",
+        "data": {
+            "name": "generated",
+            "version": "1",
+            "license": "CC0-1.0",
+            "attribution": "",
+            "size": twin.backbone.size,
+            "channels": 3,
+            "fingerprint": "",
+        },
+        "recipe": {},
+        "seed": 0,
+        "steps": 0,
+        "samples_seen": 0,
+        "minutes": 0.0,
+        "peak_memory_mb": 0.0,
+        "machine": {},
+        "packages": {},
+        "commit": None,
+        "created": "2026-01-01",
+        "metrics": [],
+        "check": None,
+        "license": None,
+        "parent": None,
+    }
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         loaded = checkpoint.load_task(checkpoint.export(twin, Path(folder) / "checkpoint", card))
         before, after = twin.features(image), loaded.features(image)
-    _promise(before.keys() == after.keys(), f"after export and loading the features are {sorted(after)}, before {sorted(before)}")
+    _promise(
+        before.keys() == after.keys(),
+        f"after export and loading the features are {sorted(after)}, before {sorted(before)}",
+    )
     for name in before:
-        _promise(torch.equal(before[name], after[name]), f"features[{name!r}] differ after export and loading: some state is not in the checkpoint")
+        _promise(
+            torch.equal(before[name], after[name]),
+            f"features[{name!r}] differ after export and loading: some state is not in the checkpoint",
+        )
     _promise(_equal(twin.heads(), loaded.heads()), "the heads differ after export and loading")
 
 
-# ---- comparing ---------------------------------------------------------------------------------------------------------------
+# ---- comparing -----------------------------------------------------------------------------------
+
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
@@ -353,10 +487,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _equal(one: Any, other: Any) -> bool:
     pairs = list(_tensors(one)), list(_tensors(other))
-    return len(pairs[0]) == len(pairs[1]) and all(a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*pairs, strict=True))
+    return len(pairs[0]) == len(pairs[1]) and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*pairs, strict=True)
+    )
 
 
 def _global_state() -> dict[str, Any]:
-    return {"Python's random numbers": random.getstate(), "NumPy's random numbers": pickle.dumps(np.random.get_state()),
-            "whether gradients are recorded": torch.is_grad_enabled(),
-            "the default type of numbers": torch.get_default_dtype(), "deterministic algorithms": torch.are_deterministic_algorithms_enabled()}
+    return {
+        "Python's random numbers": random.getstate(),
+        "NumPy's random numbers": pickle.dumps(np.random.get_state()),
+        "whether gradients are recorded": torch.is_grad_enabled(),
+        "the default type of numbers": torch.get_default_dtype(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }

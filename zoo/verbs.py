@@ -19,7 +19,8 @@ from zoo.paths import expanded
 KINDS = ("tasks", "backbones", "data", "recipes", "checkpoints")
 
 
-# ---- what there is -------------------------------------------------------------------------------------------------------
+# ---- what there is -------------------------------------------------------------------------------
+
 
 def list_(given: argparse.Namespace) -> Any:
     if given.check and given.kind != "tasks":
@@ -30,11 +31,11 @@ def list_(given: argparse.Namespace) -> Any:
         return rows
     out = {}
     for kind in KINDS:
-        if kind == "backbones":                     # 1,300 of them
+        if kind == "backbones":  # 1,300 of them
             continue
         try:
             out[kind] = _matching(given, kind)
-        except ZooError as error:                   # such as a hub that can't be reached: the rest is there all the same
+        except ZooError as error:  # such as a hub that can't be reached: the rest is there all the same
             out[kind] = []
             print(f"zoo: {error}", file=sys.stderr)
         _say(given, f"{kind}:")
@@ -52,15 +53,34 @@ def _tasks(given: argparse.Namespace) -> list[dict]:
     entries = registry.check_tasks() if getattr(given, "check", False) else registry.list_tasks()
     for sentence in registry.notices():
         print(f"zoo: {sentence}", file=sys.stderr)
-    return [{"name": entry.name, "from": entry.origin, "about": entry.summary, "needs": list(entry.needs), "uses_labels": entry.uses_labels,
-             "problem": entry.problem} for entry in entries]
+    return [
+        {
+            "name": entry.name,
+            "from": entry.origin,
+            "about": entry.summary,
+            "needs": list(entry.needs),
+            "uses_labels": entry.uses_labels,
+            "problem": entry.problem,
+        }
+        for entry in entries
+    ]
 
 
 def _data(given: argparse.Namespace) -> list[dict]:
     from zoo.data.datasets import list_data
 
-    return [{"name": info.name, "fields": ", ".join(info.fields), "size": info.size, "channels": info.channels, "classes": len(info.classes),
-             "images": sum(info.splits.values()), "license": info.license} for info in list_data()]
+    return [
+        {
+            "name": info.name,
+            "fields": ", ".join(info.fields),
+            "size": info.size,
+            "channels": info.channels,
+            "classes": len(info.classes),
+            "images": sum(info.splits.values()),
+            "license": info.license,
+        }
+        for info in list_data()
+    ]
 
 
 def _recipes(given: argparse.Namespace) -> list[dict]:
@@ -82,23 +102,44 @@ def _checkpoints(given: argparse.Namespace) -> list[dict]:
 
 
 _LISTS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
-    "tasks": _tasks, "backbones": _backbones, "data": _data, "recipes": _recipes, "checkpoints": _checkpoints}
+    "tasks": _tasks,
+    "backbones": _backbones,
+    "data": _data,
+    "recipes": _recipes,
+    "checkpoints": _checkpoints,
+}
 
 
 def info(given: argparse.Namespace) -> Any:
-    """The first thing of that name among tasks, recipes, data sets, backbones, folders and, last, the hub's checkpoints."""
+    """The first thing of that name among tasks, recipes, data sets, backbones, folders and, last, the hub's
+    checkpoints.
+    """
     from zoo.hub import local_card
 
-    found = _task_info(given) or _recipe_info(given) or _data_info(given) or _backbone_info(given) or _checkpoint_info(given)
+    found = (
+        _task_info(given)
+        or _recipe_info(given)
+        or _data_info(given)
+        or _backbone_info(given)
+        or _checkpoint_info(given)
+    )
     if found is None:
         known = [row["name"] for kind in KINDS for row in _LISTS[kind](given)]
-        raise ZooError(f"{given.name!r} is neither a task, a recipe, a data set, a backbone nor a checkpoint{nearest(given.name, known)}")
-    if found["kind"] == "recipe" and (card := local_card(given.name, given.hub)):       # what came of it has its name
+        raise ZooError(
+            f"{given.name!r} is neither a task, a recipe, a data set, a backbone nor a "
+            f"checkpoint{nearest(given.name, known)}"
+        )
+    if found["kind"] == "recipe" and (card := local_card(given.name, given.hub)):  # what came of it has its name
         found["checkpoint"] = card
     for key, value in found.items():
         if key != "text":
-            _say(given, f"{key}: {value}" if not isinstance(value, (dict, list)) else f"{key}: {json.dumps(value, ensure_ascii=False)}")
-    if found.get("text"):                           # of a task: its figure, which is to be looked at
+            _say(
+                given,
+                f"{key}: {value}"
+                if not isinstance(value, (dict, list))
+                else f"{key}: {json.dumps(value, ensure_ascii=False)}",
+            )
+    if found.get("text"):  # of a task: its figure, which is to be looked at
         _say(given, f"\n{found['text']}")
     return found
 
@@ -113,12 +154,12 @@ def _task_info(given: argparse.Namespace) -> dict | None:
 
     try:
         text = next(entry.text for entry in list_tasks() if entry.name == given.name)
-        if row["from"] != "zoo":                    # what it needs, and what it says of itself, is known only now
+        if row["from"] != "zoo":  # what it needs, and what it says of itself, is known only now
             task = find_task(given.name)
             row |= {"needs": list(task.needs), "uses_labels": "label" in task.needs}
             text = cleandoc(sys.modules[task.__module__].__doc__ or "").partition("\n")[2].strip("\n")
         return {"kind": "task"} | row | {"arguments": task_arguments(given.name), "text": text}
-    except ZooError as error:                       # a plugin that can't be imported is still worth a description
+    except ZooError as error:  # a plugin that can't be imported is still worth a description
         return {"kind": "task"} | row | {"problem": str(error)}
 
 
@@ -140,7 +181,9 @@ def _data_info(given: argparse.Namespace) -> dict | None:
 
 def _backbone_info(given: argparse.Namespace) -> dict | None:
     about = "a timm model; keywords under backbone. in a recipe go to timm as they are"
-    return {"kind": "backbone", "name": given.name, "about": about} if {"name": given.name} in _backbones(given) else None
+    return (
+        {"kind": "backbone", "name": given.name, "about": about} if {"name": given.name} in _backbones(given) else None
+    )
 
 
 def _checkpoint_info(given: argparse.Namespace) -> dict | None:
@@ -150,7 +193,9 @@ def _checkpoint_info(given: argparse.Namespace) -> dict | None:
     folder = local_checkpoint(expanded(given.name))
     if folder is not None:
         return {"kind": "checkpoint"} | read_card(folder)
-    row = local_card(given.name, given.hub) or next((row for row in _checkpoints(given) if row["name"] == given.name), None)
+    row = local_card(given.name, given.hub) or next(
+        (row for row in _checkpoints(given) if row["name"] == given.name), None
+    )
     return row and {"kind": "checkpoint"} | row
 
 
@@ -161,7 +206,9 @@ def data(given: argparse.Namespace) -> Any:
         return rows
     if given.what == "shard":
         if not given.name or not given.out:
-            raise ZooError("zoo data shard needs a folder of pictures and a place to write to: zoo data shard FOLDER --out DIR")
+            raise ZooError(
+                "zoo data shard needs a folder of pictures and a place to write to: zoo data shard FOLDER --out DIR"
+            )
         from zoo.data.shard_writer import write_shards
 
         path = write_shards(given.name, given.out, given.per_shard)
@@ -176,7 +223,8 @@ def data(given: argparse.Namespace) -> Any:
     return {"folder": str(path)}
 
 
-# ---- training and what it is worth ---------------------------------------------------------------------------------------
+# ---- training and what it is worth ---------------------------------------------------------------
+
 
 def pretrain(given: argparse.Namespace) -> Any:
     from zoo import recipe as recipes
@@ -184,16 +232,27 @@ def pretrain(given: argparse.Namespace) -> Any:
     changes = recipes.overrides(given.rest)
     if given.help:
         return _recipe_help(given, changes)
-    recipes.resolve(recipes.read(given.recipe), changes)    # whoever mistypes something needn't wait for torch
+    recipes.resolve(recipes.read(given.recipe), changes)  # whoever mistypes something needn't wait for torch
     from zoo.pretrain import pretrain as run
 
-    folder = run(given.recipe, out=given.out, resume=given.resume, smoke=given.smoke, logger=given.logger, progress=not given.no_progress, **changes)
+    folder = run(
+        given.recipe,
+        out=given.out,
+        resume=given.resume,
+        smoke=given.smoke,
+        logger=given.logger,
+        progress=not given.no_progress,
+        **changes,
+    )
     from zoo.ranks import first
 
-    if not first():                                 # one of several processes has said it
+    if not first():  # one of several processes has said it
         given.json = False
         return None
-    _say(given, f"{folder / 'checkpoint'} is the checkpoint; see what it is worth with:  zoo evaluate {quote(str(folder))}")
+    _say(
+        given,
+        f"{folder / 'checkpoint'} is the checkpoint; see what it is worth with:  zoo evaluate {quote(str(folder))}",
+    )
     return {"run": str(folder), "checkpoint": str(folder / "checkpoint")}
 
 
@@ -206,9 +265,15 @@ def _recipe_help(given: argparse.Namespace, changes: dict) -> Any:
     if not given.json:
         print(f"Keys of {given.recipe}, each given as --KEY VALUE. In brackets: the default.\n")
         for row in rows:
-            facts = ["required" if row["required"] else "", "" if row["required"] or not row["type"] else _plain(row["default"]),
-                     f"here {_plain(row['value'])}" if row["value"] is not None and row["value"] != row["default"] else ""]
-            print(f"  --{row['key']} {row['type'] or 'VALUE'} [{'; '.join(fact for fact in facts if fact)}]\n      {row['about']}")
+            facts = [
+                "required" if row["required"] else "",
+                "" if row["required"] or not row["type"] else _plain(row["default"]),
+                f"here {_plain(row['value'])}" if row["value"] is not None and row["value"] != row["default"] else "",
+            ]
+            print(
+                f"  --{row['key']} {row['type'] or 'VALUE'} [{'; '.join(fact for fact in facts if fact)}]\n      "
+                f"{row['about']}"
+            )
         print("  --backbone.KEYWORD VALUE\n      any further keyword of the timm model")
     return {"task": values["task.name"], "keys": rows}
 
@@ -221,10 +286,23 @@ def adapt(given: argparse.Namespace) -> Any:
     from zoo.card import label_amount
 
     labels = 1.0 if given.labels is None else _amount(given.labels)
-    result = run(given.checkpoint, given.data, mode=given.mode, labels=labels, per_class=given.per_class, out=given.out, hub=given.hub,
-                 seed=given.seed, baselines=not given.no_baselines)
+    result = run(
+        given.checkpoint,
+        given.data,
+        mode=given.mode,
+        labels=labels,
+        per_class=given.per_class,
+        out=given.out,
+        hub=given.hub,
+        seed=given.seed,
+        baselines=not given.no_baselines,
+    )
     used = f"{result.images:,} labels, {label_amount(result.labels)}"
-    _say(given, f"{given.mode} on {given.data} ({used}): {result.value:.1f} % on test" + (f"; the classifier is {result.folder}" if result.folder else ""))
+    _say(
+        given,
+        f"{given.mode} on {given.data} ({used}): {result.value:.1f} % on test"
+        + (f"; the classifier is {result.folder}" if result.folder else ""),
+    )
     for name, value in result.baselines.items():
         probe = " (linear probe)" if name == "pixels" and given.mode in TUNED else ""
         _say(given, f"  {name + probe:<24}{value:5.1f} %")
@@ -235,8 +313,15 @@ def evaluate(given: argparse.Namespace) -> Any:
     from zoo.evaluate.table import evaluate as run
     from zoo.evaluate.table import print_table
 
-    rows = run(given.checkpoint, given.data, protocols=tuple(given.protocols), labels=tuple(_amount(word) for word in given.labels),
-               hub=given.hub, save=given.save, baselines=not given.no_baselines)
+    rows = run(
+        given.checkpoint,
+        given.data,
+        protocols=tuple(given.protocols),
+        labels=tuple(_amount(word) for word in given.labels),
+        hub=given.hub,
+        save=given.save,
+        baselines=not given.no_baselines,
+    )
     if not given.json:
         print_table(rows)
     return rows
@@ -247,7 +332,9 @@ def reproduce(given: argparse.Namespace) -> Any:
 
     rows = run(given.checkpoint, hub=given.hub)
     for row in rows:
-        now = "not measured" if row["now"] is None else f"{row['now']:.2f}"        # a representation that the card alone knows
+        now = (
+            "not measured" if row["now"] is None else f"{row['now']:.2f}"
+        )  # a representation that the card alone knows
         _say(given, f"{row['row']}: card {row['was']:.2f}, now {now}: {'holds' if row['holds'] else 'DOES NOT HOLD'}")
     given.status = 0 if all(row["holds"] for row in rows) else 1
     return rows
@@ -268,7 +355,8 @@ def quickstart(given: argparse.Namespace) -> Any:
     return run(out=given.out, steps=given.steps, progress=not given.no_progress, resume=given.resume)
 
 
-# ---- hubs ----------------------------------------------------------------------------------------------------------------
+# ---- hubs ----------------------------------------------------------------------------------------
+
 
 def pull(given: argparse.Namespace) -> Any:
     from zoo import hub
@@ -284,14 +372,30 @@ def import_(given: argparse.Namespace) -> Any:
     keywords = recipes.overrides(given.rest)
     for key in keywords:
         if not key.startswith(recipes.OPEN) or not key.removeprefix(recipes.OPEN).isidentifier():
-            raise ZooError(f"--{key} is nothing that zoo import takes; keywords of the timm model are written --backbone.KEYWORD VALUE")
+            raise ZooError(
+                f"--{key} is nothing that zoo import takes; keywords of the timm model are written --backbone.KEYWORD "
+                "VALUE"
+            )
     from zoo.importing import import_checkpoint
 
-    found = import_checkpoint(given.file, given.backbone, given.out, size=given.size, prefix=given.prefix, license=given.license,
-                              allow_partial=given.allow_partial, **{key.removeprefix(recipes.OPEN): value for key, value in keywords.items()})
+    found = import_checkpoint(
+        given.file,
+        given.backbone,
+        given.out,
+        size=given.size,
+        prefix=given.prefix,
+        license=given.license,
+        allow_partial=given.allow_partial,
+        **{key.removeprefix(recipes.OPEN): value for key, value in keywords.items()},
+    )
     _say(given, found.sentence)
-    return {"folder": str(found.folder), "prefix": found.prefix, "matched": round(found.share, 4), "left_aside": found.left_aside,
-            "missing": list(found.missing)}
+    return {
+        "folder": str(found.folder),
+        "prefix": found.prefix,
+        "matched": round(found.share, 4),
+        "left_aside": found.left_aside,
+        "missing": list(found.missing),
+    }
 
 
 def export(given: argparse.Namespace) -> Any:
@@ -299,8 +403,14 @@ def export(given: argparse.Namespace) -> Any:
 
     found = export_checkpoint(given.checkpoint, given.to, given.out, given.hub)
     _say(given, found.sentence)
-    return {"file": str(found.file), "format": found.format, "output": found.kind, "input": list(found.input), "outputs": found.outputs,
-            "difference": found.difference}
+    return {
+        "file": str(found.file),
+        "format": found.format,
+        "output": found.kind,
+        "input": list(found.input),
+        "outputs": found.outputs,
+        "difference": found.difference,
+    }
 
 
 def push(given: argparse.Namespace) -> Any:
@@ -328,17 +438,23 @@ def verify(given: argparse.Namespace) -> Any:
     return {"problems": problems}
 
 
-# ---- for authors ---------------------------------------------------------------------------------------------------------
+# ---- for authors ---------------------------------------------------------------------------------
+
 
 def new_task(given: argparse.Namespace) -> Any:
     from zoo.newtask import new_task as run
 
     folder = run(given.name, given.out)
-    _say(given, f"{folder} is written. Install and test it with:\n  pip install -e {quote(str(folder))}\n  pytest {quote(str(folder))}")
+    _say(
+        given,
+        f"{folder} is written. Install and test it with:\n  pip install -e {quote(str(folder))}\n  pytest "
+        f"{quote(str(folder))}",
+    )
     return {"folder": str(folder)}
 
 
-# ---- printing ------------------------------------------------------------------------------------------------------------
+# ---- printing ------------------------------------------------------------------------------------
+
 
 def _amount(word: str) -> float | int:
     try:
@@ -364,7 +480,11 @@ def _table(given: argparse.Namespace, rows: list[dict]) -> None:
     if not rows:
         print("  none")
         return
-    shown = [key for key in rows[0] if key not in ("about", "needs", "uses_labels", "problem") and not isinstance(rows[0][key], (dict, list))]
+    shown = [
+        key
+        for key in rows[0]
+        if key not in ("about", "needs", "uses_labels", "problem") and not isinstance(rows[0][key], (dict, list))
+    ]
     cells = [[str("" if row[key] is None else row[key]) for key in shown] + [_remarks(row)] for row in rows]
     if len(shown) > 1:
         cells.insert(0, [*shown, "about" if "about" in rows[0] else ""])
@@ -374,5 +494,9 @@ def _table(given: argparse.Namespace, rows: list[dict]) -> None:
 
 
 def _remarks(row: dict) -> str:
-    parts = [row.get("about") or "", "(uses labels)" if row.get("uses_labels") else "", f"BROKEN: {row['problem']}" if row.get("problem") else ""]
+    parts = [
+        row.get("about") or "",
+        "(uses labels)" if row.get("uses_labels") else "",
+        f"BROKEN: {row['problem']}" if row.get("problem") else "",
+    ]
     return " ".join(part for part in parts if part)

@@ -67,18 +67,14 @@ def test_listing_needs_neither_torch_nor_numpy():
 def test_entries_are_complete():
     infos = list_data()
     assert [info.name for info in infos] == sorted(catalogue.ENTRIES)
-    assert {"fashion-mnist", "digits", "emoji", "cifar10", "cifar100", "stl10", "imagenette"} <= set(
-        catalogue.ENTRIES
-    )
+    assert {"fashion-mnist", "digits", "emoji", "cifar10", "cifar100", "stl10", "imagenette"} <= set(catalogue.ENTRIES)
     notice = (ROOT / "NOTICE").read_text()
     for info in infos:
         entry = catalogue.ENTRIES[info.name]
         assert info.fields[0] == "image" and info.channels in (1, 3) and info.size > 0
         assert len(set(info.classes)) == len(info.classes) and ("label" in info.fields) == bool(info.classes)
         assert list(info.splits) == ["train", "validation", "test"] and min(info.splits.values()) > 0
-        assert all(
-            (info.version, info.license, info.attribution, info.homepage.startswith("https://"), info.summary)
-        )
+        assert all((info.version, info.license, info.attribution, info.homepage.startswith("https://"), info.summary))
         assert f"`{info.name}`" in notice and data_info(info.name) is info
         module, function = entry.reader.split(":")
         assert callable(getattr(importlib.import_module(module), function))
@@ -128,12 +124,7 @@ def test_folders_go_to_the_folder_reader(tmp_path, monkeypatch):
 def test_digits():
     data = load_data("digits")
     image, label = data.fields["image"], data.fields["label"]
-    assert (
-        image.shape == (1797, 1, 8, 8)
-        and image.dtype == torch.uint8
-        and image.max() == 255
-        and image.min() == 0
-    )
+    assert image.shape == (1797, 1, 8, 8) and image.dtype == torch.uint8 and image.max() == 255 and image.min() == 0
     assert label.shape == (1797,) and label.dtype == torch.int64
     everything = torch.cat(list(data.splits.values()))
     assert torch.equal(everything.sort().values, torch.arange(1797))
@@ -263,9 +254,7 @@ def test_resize_is_antialiased_and_centred():
 def test_resize_agrees_with_torchvision():
     from torchvision.transforms.v2 import functional
 
-    images = torch.randint(
-        0, 256, (4, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (4, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for size in (8, 32, 64):
         theirs = functional.resize(images, [size, size], antialias=True)
         assert (resize(images, size).int() - theirs.int()).abs().max() <= 1

@@ -50,8 +50,7 @@ def png(width: int, height: int, bits: int, rows: bytes) -> bytes:
         (b"IEND", b""),
     ]
     chunks = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in parts
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -65,9 +64,7 @@ def read(path: Path, size: int = 16) -> np.ndarray:
     return pixels.transpose(1, 2, 0).astype(int)
 
 
-@pytest.mark.parametrize(
-    "kind", "png jpg JPEG bmp gif webp tif TIFF ppm tga ico jp2 pcx qoi sgi avif".split()
-)
+@pytest.mark.parametrize("kind", "png jpg JPEG bmp gif webp tif TIFF ppm tga ico jp2 pcx qoi sgi avif".split())
 def test_formats(tmp_path, kind):
     Image.init()
     if Image.registered_extensions()[f".{kind.lower()}"] not in Image.SAVE:
@@ -81,9 +78,7 @@ def test_formats(tmp_path, kind):
 
 def test_every_extension_is_of_a_format_we_open():
     Image.init()
-    assert {Image.registered_extensions()[kind] for kind in decoding.EXTENSIONS} - {"MPO"} <= set(
-        decoding.FORMATS
-    )
+    assert {Image.registered_extensions()[kind] for kind in decoding.EXTENSIONS} - {"MPO"} <= set(decoding.FORMATS)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
@@ -102,9 +97,7 @@ def test_exif_orientation(tmp_path, kind, orientation):
     stored = quarters().transpose(back[orientation]) if orientation > 1 else quarters()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(
-        tmp_path / f"a.{kind}", exif=exif.tobytes(), **({"quality": 95} if kind in ("jpg", "webp") else {})
-    )
+    stored.save(tmp_path / f"a.{kind}", exif=exif.tobytes(), **({"quality": 95} if kind in ("jpg", "webp") else {}))
     quarters().save(tmp_path / "b.png")
     inner = np.r_[1:7, 9:15]  # off the edges between colours, where lossy formats ring
     turned, upright = read(tmp_path / f"a.{kind}")[inner][:, inner], read(tmp_path / "b.png")[inner][:, inner]
@@ -125,10 +118,7 @@ def test_alpha_is_laid_on_white(tmp_path):
     Image.new("LA", (20, 20), (0, 64)).save(tmp_path / "la.png")
     pixels = read(tmp_path / "a.png")
     assert (pixels[:, :7] == 255).all() and np.abs(pixels[:, 10:] - BLUE).max() <= 1
-    assert (
-        np.abs(read(tmp_path / "half.png") - 127).max() <= 1
-        and np.abs(read(tmp_path / "la.png") - 191).max() <= 1
-    )
+    assert np.abs(read(tmp_path / "half.png") - 127).max() <= 1 and np.abs(read(tmp_path / "la.png") - 191).max() <= 1
 
 
 def test_clear_pixels_do_not_bleed_into_their_neighbours(tmp_path):
@@ -251,9 +241,7 @@ def bad_content(kind: str, good: bytes) -> bytes:
     }[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", ["empty", "truncated", "header only", "flipped", "not an image", "bomb", "postscript"]
-)
+@pytest.mark.parametrize("kind", ["empty", "truncated", "header only", "flipped", "not an image", "bomb", "postscript"])
 def test_unreadable_files_become_a_sentence(tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "good.png")

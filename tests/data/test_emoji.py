@@ -57,9 +57,7 @@ def raw(tmp_path):
                 *(other["image"] for other in one.get("skin_variations", {}).values()),
             ]:
                 picture(file, artist).save(tmp_path / artist / file)
-    picture("1f1f3-1f1f4.png", "google").save(
-        tmp_path / "google/1f1f8-1f1ef.png"
-    )  # as it is: one flag for both
+    picture("1f1f3-1f1f4.png", "google").save(tmp_path / "google/1f1f8-1f1ef.png")  # as it is: one flag for both
     return tmp_path
 
 
@@ -81,12 +79,8 @@ def test_fields_of_a_small_set(raw):
     ) + [1] * (count // 2)
     assert fields["emoji"].tolist() == 2 * list(range(count // 2))
     assert sorted(np.concatenate(list(splits.values()))) == list(range(count))
-    assert (
-        len(set(np.isin(np.r_[0:5, count // 2 : count // 2 + 5], splits["train"]))) == 1
-    )  # farmers stay together
-    assert (
-        len(set(np.isin([5, 6, count // 2 + 5, count // 2 + 6], splits["train"]))) == 1
-    )  # and so do equal flags
+    assert len(set(np.isin(np.r_[0:5, count // 2 : count // 2 + 5], splits["train"]))) == 1  # farmers stay together
+    assert len(set(np.isin([5, 6, count // 2 + 5, count // 2 + 6], splits["train"]))) == 1  # and so do equal flags
     again = emoji.read_emoji(raw, 64, raw)[1]
     assert all(np.array_equal(splits[name], again[name]) for name in splits)
 
@@ -132,9 +126,7 @@ def test_splits_are_the_ones_of_version_1():
 
 
 def test_shares():
-    shares = (
-        np.unique([emoji.split_of(str(number)) for number in range(20_000)], return_counts=True)[1] / 20_000
-    )
+    shares = np.unique([emoji.split_of(str(number)) for number in range(20_000)], return_counts=True)[1] / 20_000
     assert np.allclose(shares, [0.15, 0.7, 0.15], atol=0.01)  # test, train, validation
 
 

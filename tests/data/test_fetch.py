@@ -26,9 +26,7 @@ def wanted(path: str) -> str | None:
     return f"kept/{name}" if name.endswith(".bin") else None
 
 
-def make_tar(
-    path: Path, files: dict[str, bytes], mode: str = "w:gz", links: dict[str, str] | None = None
-) -> Path:
+def make_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz", links: dict[str, str] | None = None) -> Path:
     with tarfile.open(path, mode) as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
@@ -48,11 +46,7 @@ def make_deb(path: Path, files: dict[str, bytes], packing: str = "xz") -> Path:
     data.unlink()
     out = b"!<arch>\n"
     for name, body in members.items():
-        out += (
-            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode()
-            + body
-            + b"\n" * (len(body) % 2)
-        )
+        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
     path.write_bytes(out)
     return path
 
@@ -78,15 +72,11 @@ def make_program(folder: Path, name: str, body: str) -> None:
 MAKERS = {
     "tar": lambda at: make_tar(at / "x.tar", FILES, "w"),
     "tgz": lambda at: make_tar(at / "x.tgz", FILES),
-    "tar.xz": lambda at: make_tar(
-        at / "x.tar.xz", {f"./{name}": data for name, data in FILES.items()}, "w:xz"
-    ),
+    "tar.xz": lambda at: make_tar(at / "x.tar.xz", {f"./{name}": data for name, data in FILES.items()}, "w:xz"),
     "deb xz": lambda at: make_deb(at / "x.deb", FILES),
     "deb gz": lambda at: make_deb(at / "x.deb", FILES, "gz"),
     "folder": lambda at: make_folder(at / "x", {"deep/" + name: data for name, data in FILES.items()}),
-    "folder of packed files": lambda at: make_folder(
-        at / "x", {f"{n}.gz": gzip.compress(d) for n, d in FILES.items()}
-    ),
+    "folder of packed files": lambda at: make_folder(at / "x", {f"{n}.gz": gzip.compress(d) for n, d in FILES.items()}),
     "folder of archives": lambda at: (
         make_tar(
             make_folder(at / "x", {"set/a.bin": FILES["set/a.bin"]}) / "b.tgz", {"b.bin": FILES["set/b.bin"]}
@@ -112,13 +102,9 @@ def test_zstd_packages_go_through_dpkg(tmp_path):
     tree = make_folder(tmp_path / "tree", FILES)
     make_folder(
         tree,
-        {
-            "DEBIAN/control": b"Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
-        },
+        {"DEBIAN/control": b"Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"},
     )
-    built = subprocess.run(
-        ["dpkg-deb", "-Zzstd", "--build", str(tree), str(tmp_path / "x.deb")], capture_output=True
-    )
+    built = subprocess.run(["dpkg-deb", "-Zzstd", "--build", str(tree), str(tmp_path / "x.deb")], capture_output=True)
     if built.returncode:
         pytest.skip("this dpkg-deb can't pack with zstd")
     fetch.gather(tmp_path / "x.deb", wanted, tmp_path / "out", 10_000)
@@ -135,9 +121,7 @@ def test_unsafe_names_are_refused(tmp_path, name):
 
 def test_links_are_never_followed_nor_made(tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
-    source = make_tar(
-        tmp_path / "x.tgz", {}, links={"a.bin": str(tmp_path / "secret"), "kept": str(tmp_path)}
-    )
+    source = make_tar(tmp_path / "x.tgz", {}, links={"a.bin": str(tmp_path / "secret"), "kept": str(tmp_path)})
     assert fetch.gather(source, wanted, tmp_path / "out", 10_000) == set()
     assert not (tmp_path / "out").exists()
 
@@ -167,9 +151,7 @@ def spoil(path: Path, how: str) -> None:
             "cut": data[:middle],
             "empty": b"",
             "noise": b"noise" * 300,
-            "flipped": data[:middle]
-            + bytes(b ^ 255 for b in data[middle : middle + 40])
-            + data[middle + 40 :],
+            "flipped": data[:middle] + bytes(b ^ 255 for b in data[middle : middle + 40]) + data[middle + 40 :],
         }[how]
     )
 

@@ -134,9 +134,7 @@ def test_a_class_per_folder(tmp_path):
 
 def test_unlabelled_data_have_no_label(tmp_path):
     data = load_folder(fill(tmp_path, "a.png", "b.png"))
-    assert (
-        set(data.fields) == {"image"} and data.info.fields == ("image",) and "unlabelled" in data.info.summary
-    )
+    assert set(data.fields) == {"image"} and data.info.fields == ("image",) and "unlabelled" in data.info.summary
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------
@@ -148,9 +146,7 @@ def test_a_second_load_decodes_and_writes_nothing(tmp_path, home, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         second = load_folder(tmp_path)
-    assert (
-        torch.equal(first.fields["image"], second.fields["image"]) and first.fingerprint == second.fingerprint
-    )
+    assert torch.equal(first.fields["image"], second.fields["image"]) and first.fingerprint == second.fingerprint
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
@@ -269,9 +265,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, home, damage):
 
 
 def run(code: str, *arguments) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
 def test_killed_half_way_leaves_nothing_valid(tmp_path, home):
@@ -318,9 +312,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     fill(tmp_path / "pictures", "a.png", "b.png")
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(
-        ZooError, match="file/home/cache can't be written: .*ZOO_HOME can name another folder"
-    ):
+    with pytest.raises(ZooError, match="file/home/cache can't be written: .*ZOO_HOME can name another folder"):
         load_folder(tmp_path / "pictures")
 
 

@@ -56,10 +56,7 @@ def test_an_absent_split_comes_out_of_train():
     train, val = [f"train/{k % 2}/{k}.png" for k in range(200)], [f"val/{k % 2}/{k}.png" for k in range(30)]
     files, found = sorted(train + val), layout(*train, *val)
     assert [files[row] for row in found.splits["validation"]] == sorted(val)
-    assert (
-        all(files[row].startswith("train/") for row in found.splits["test"])
-        and 8 <= len(found.splits["test"]) <= 36
-    )
+    assert all(files[row].startswith("train/") for row in found.splits["test"]) and 8 <= len(found.splits["test"]) <= 36
     alone = layout(*train)
     assert alone.classes == ("0", "1") and all(len(rows) > 5 for rows in alone.splits.values())
 
@@ -69,9 +66,7 @@ def test_a_class_called_train_is_a_class():
 
 
 def test_images_beside_split_folders_are_refused():
-    with pytest.raises(
-        ZooError, match="has folders for splits .test, train., but extra/c.png lies in none of them"
-    ):
+    with pytest.raises(ZooError, match="has folders for splits .test, train., but extra/c.png lies in none of them"):
         layout("train/a.png", "test/b.png", "extra/c.png")
 
 
@@ -79,11 +74,7 @@ def test_shares_and_their_stability():
     files = [f"{k}.png" for k in range(2000)]
     found, wider = layout(*files), layout(*files, *(f"new{k}.png" for k in range(500)))
     sizes = {split: len(rows) for split, rows in found.splits.items()}
-    assert (
-        abs(sizes["train"] - 1600) < 80
-        and abs(sizes["validation"] - 200) < 60
-        and abs(sizes["test"] - 200) < 60
-    )
+    assert abs(sizes["train"] - 1600) < 80 and abs(sizes["validation"] - 200) < 60 and abs(sizes["test"] - 200) < 60
     names, more = sorted(files), sorted([*files, *(f"new{k}.png" for k in range(500))])
     for split, rows in found.splits.items():
         assert {names[row] for row in rows} <= {more[row] for row in wider.splits[split]}

@@ -27,9 +27,7 @@ def dataset(train: int = 23, validation: int = 7, test: int = 5) -> Dataset:
     count = train + validation + test
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     parts = order.split([train, validation, test])
-    splits = {
-        name: part.sort().values for name, part in zip(("train", "validation", "test"), parts, strict=True)
-    }
+    splits = {name: part.sort().values for name, part in zip(("train", "validation", "test"), parts, strict=True)}
     rows = torch.arange(count)
     fields = {
         "image": rows.to(torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4).contiguous(),
@@ -154,9 +152,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 def test_the_order_does_not_change_between_versions():
     assert module.mix(0, 0) == 5104172916443561106
-    assert rows_of(Batches({}, torch.arange(8), 8, fake_trainer(), 0, training=True)) == [
-        [1, 5, 3, 0, 7, 2, 4, 6]
-    ]
+    assert rows_of(Batches({}, torch.arange(8), 8, fake_trainer(), 0, training=True)) == [[1, 5, 3, 0, 7, 2, 4, 6]]
 
 
 @settings(max_examples=100, deadline=None)
@@ -207,9 +203,7 @@ def test_resuming_is_exact_at_every_step(tmp_path, accumulate, validate):
         tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False
     )
     whole = Recorder()
-    trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], **options).fit(
-        whole, ZooData(dataset(), 4, seed=1)
-    )
+    trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], **options).fit(whole, ZooData(dataset(), 4, seed=1))
     steps = -(-5 // accumulate) * 3
     assert len(whole.seen) == 15 and len(list(tmp_path.glob("*.ckpt"))) == steps
     for step in range(1, steps):
@@ -217,9 +211,7 @@ def test_resuming_is_exact_at_every_step(tmp_path, accumulate, validate):
         state = tmp_path / f"step={step}.ckpt"
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*(resumable|resuming|fault).*")
-            trainer(tmp_path, **options).fit(
-                rest, ZooData(dataset(), 4, seed=1), ckpt_path=state, weights_only=True
-            )
+            trainer(tmp_path, **options).fit(rest, ZooData(dataset(), 4, seed=1), ckpt_path=state, weights_only=True)
         assert rest.seen == [entry for entry in whole.seen if entry[0] >= step], f"after step {step}"
         assert all(torch.equal(a, b) for a, b in zip(rest.parameters(), whole.parameters(), strict=True)), (
             f"after step {step}"
@@ -271,9 +263,7 @@ def test_a_state_saved_while_a_step_fails_resumes_with_that_step(tmp_path):
     trainer(tmp_path, max_steps=18).fit(whole, ZooData(dataset(), 4))
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer(tmp_path, max_steps=18).fit(first, ZooData(dataset(), 4))
-    trainer(tmp_path, max_steps=18).fit(
-        second, ZooData(dataset(), 4), ckpt_path=tmp_path / "a.ckpt", weights_only=True
-    )
+    trainer(tmp_path, max_steps=18).fit(second, ZooData(dataset(), 4), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     assert first.seen + second.seen == whole.seen
 
 
@@ -331,10 +321,7 @@ trainer(sys.argv[2], max_steps=7, devices=2, strategy="ddp_fork").fit(Writer(), 
     one = Recorder()
     trainer(tmp_path, max_steps=7).fit(one, ZooData(dataset(), 4, seed=4))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    both = [
-        [row for pair in zip(a[3], b[3], strict=True) for row in pair]
-        for a, b in zip(first, second, strict=True)
-    ]
+    both = [[row for pair in zip(a[3], b[3], strict=True) for row in pair] for a, b in zip(first, second, strict=True)]
     assert both == [entry[3] for entry in one.seen]
     for a, b in zip(torch.load(tmp_path / "weights.pt"), one.parameters(), strict=True):
         torch.testing.assert_close(a, b.detach(), atol=1e-6, rtol=1e-5)
@@ -347,11 +334,7 @@ def test_images_live_on_a_gpu_with_room(tmp_path):
     trainer(tmp_path, max_steps=7, accelerator="gpu").fit(task, data)
     on_cpu = Recorder()
     trainer(tmp_path, max_steps=7).fit(on_cpu, ZooData(dataset(), 4))
-    assert (
-        task.seen == on_cpu.seen
-        and data.dataset.fields["image"].device.type == "cpu"
-        and data._resident is None
-    )
+    assert task.seen == on_cpu.seen and data.dataset.fields["image"].device.type == "cpu" and data._resident is None
 
 
 @pytest.mark.parametrize(("free", "resident"), [(10**9, True), (5000, False)])
@@ -363,8 +346,8 @@ def test_images_move_to_the_device_if_they_fit_in_a_third_of_it(monkeypatch, fre
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: "moved" if device is root else tensor)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=root))
     fields = data._fields()
-    assert (fields["image"] is data.dataset.fields["image"]) != resident and fields[
+    assert (fields["image"] is data.dataset.fields["image"]) != resident and fields["text"] is data.dataset.fields[
         "text"
-    ] is data.dataset.fields["text"]
+    ]
     data.teardown("fit")
     assert data._resident is None

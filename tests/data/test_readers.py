@@ -37,7 +37,9 @@ def expect(monkeypatch, name: str, **splits: int) -> None:
 
 
 def pin(monkeypatch, name: str, given: Path, **changed) -> None:
-    """Let what lies below the folder be what is known of a set: its files, or, where one is, its archive, which is packed."""
+    """Let what lies below the folder be what is known of a set: its files, or, where one is, its archive, which is
+    packed.
+    """
     known = replace(sources.SOURCES[name], **changed)
     if known.archive is None:
         known = replace(known, digest=sources.digest_of(sources.hash_files(given)))
@@ -130,9 +132,7 @@ def test_stl10(tmp_path, monkeypatch):
     data = load_data("stl10", download=False)
     assert torch.equal(data.fields["image"], torch.from_numpy(images[:26]))
     assert data.fields["label"].tolist() == [row % 2 for row in range(20)] + [9, 8, 7, 6, 5, 4]
-    assert data.splits["validation"].tolist() == [18, 19] and data.splits["test"].tolist() == list(
-        range(20, 26)
-    )
+    assert data.splits["validation"].tolist() == [18, 19] and data.splits["test"].tolist() == list(range(20, 26))
 
     more = load_data("stl10-unlabeled", download=False)
     assert list(more.fields) == ["image"] and torch.equal(more.fields["image"], torch.from_numpy(images))
@@ -153,9 +153,7 @@ def test_imagenette(tmp_path, monkeypatch):
                 pixels = np.full((40, 80), 255, np.uint8)
                 pixels[:, 20:60] = 20 * number
                 image = Image.fromarray(pixels if picture % 2 else np.ascontiguousarray(pixels.T))
-                (image if picture % 3 else image.convert("RGB")).save(
-                    folder / f"{wnid}_{picture:02}.JPEG", quality=95
-                )
+                (image if picture % 3 else image.convert("RGB")).save(folder / f"{wnid}_{picture:02}.JPEG", quality=95)
     expect(monkeypatch, "imagenette", train=110, validation=10, test=20)
     pin(monkeypatch, "imagenette", tmp_path / "given", count=140)
     get_data("imagenette", tmp_path / "given")
@@ -163,9 +161,9 @@ def test_imagenette(tmp_path, monkeypatch):
     assert data.fields["image"].shape == (140, 3, 24, 24)
     middle = data.fields["image"][:, :, 2:-2, 2:-2].float().mean((1, 2, 3))
     assert torch.allclose(middle, data.fields["label"] * 20.0, atol=4)
-    assert data.splits["validation"].tolist() == list(range(11, 120, 12)) and data.splits[
-        "test"
-    ].tolist() == list(range(120, 140))
+    assert data.splits["validation"].tolist() == list(range(11, 120, 12)) and data.splits["test"].tolist() == list(
+        range(120, 140)
+    )
     assert torch.equal(data.fields["label"][data.splits["validation"]], torch.arange(10))
 
     (tmp_path / "given/imagenette2-160/val" / wnids[0] / f"{wnids[0]}_00.JPEG").write_bytes(b"no picture")

@@ -314,7 +314,9 @@ def test_an_archive_that_is_not_known_is_refused(tmp_path, name):
     archive = SOURCES[name].archive[0]
     (tmp_path / archive).write_bytes(b"not it")
     for given in (tmp_path / archive, tmp_path):
-        with pytest.raises(ZooError, match=f"{archive} isn't the {archive} that is known .*: it is damaged or of another"):
+        with pytest.raises(
+            ZooError, match=f"{archive} isn't the {archive} that is known .*: it is damaged or of another"
+        ):
             sources.get(SOURCES[name], given)
 
 

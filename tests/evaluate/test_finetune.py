@@ -17,7 +17,15 @@ from zoo.evaluate.finetune import Classifier, FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.linear import Probe, fit_probe
 
-VIT = {"patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "class_token": False, "global_pool": "avg", "fc_norm": False}
+VIT = {
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "class_token": False,
+    "global_pool": "avg",
+    "fc_norm": False,
+}
 
 
 def a_backbone(name: str = "vit_tiny_patch16_224", size: int = 8) -> Backbone:
@@ -29,7 +37,13 @@ def a_backbone(name: str = "vit_tiny_patch16_224", size: int = 8) -> Backbone:
 def probe_on(backbone: Backbone, data: ZooData, rows: torch.Tensor) -> Probe:
     task = zoo.create_task("simclr", backbone, hidden=8, outputs=4)
     bank = extract(task, data, ("train", "validation"))["backbone"]
-    return fit_probe(bank.x["train"][rows], bank.y["train"][rows], bank.x["validation"], bank.y["validation"], len(data.dataset.info.classes))
+    return fit_probe(
+        bank.x["train"][rows],
+        bank.y["train"][rows],
+        bank.x["validation"],
+        bank.y["validation"],
+        len(data.dataset.info.classes),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +66,8 @@ def right(model: torch.nn.Module, data: ZooData, split: str = "validation") -> f
     return accuracy(predict(model, data, split), labels_of(data)[split])
 
 
-# ---- what it promises ----------------------------------------------------------------------------------------------------
+# ---- what it promises ----------------------------------------------------------------------------
+
 
 @pytest.fixture
 def latest(monkeypatch):
@@ -66,10 +81,12 @@ def test_the_given_backbone_is_left_as_it_is_and_the_copy_is_trained(digits, lat
     generator = torch.get_rng_state()
     model = finetune(backbone, probe, data, rows, FineTuning(steps=5))
     assert equal(state(backbone), before) and torch.equal(torch.get_rng_state(), generator)
-    assert {name: part.training for name, part in backbone.named_modules()} == modes and all(p.grad is None for p in backbone.parameters())
+    assert {name: part.training for name, part in backbone.named_modules()} == modes and all(
+        p.grad is None for p in backbone.parameters()
+    )
     assert not any(part.training for part in model.modules())
     changed = {key for key, value in state(model.backbone).items() if not torch.equal(value, before[key])}
-    assert changed == set(before)                   # every weight, down to the stem
+    assert changed == set(before)  # every weight, down to the stem
 
 
 def test_it_begins_at_the_probe_and_is_never_worse_on_validation(digits):
@@ -77,12 +94,16 @@ def test_it_begins_at_the_probe_and_is_never_worse_on_validation(digits):
     start = Classifier(backbone, probe.weight, probe.bias)
     bank = extract(zoo.create_task("simclr", backbone, hidden=8, outputs=4), data, ("test",))["backbone"]
     assert torch.equal(predict(start, data, "test"), probe.predict(bank.x["test"]))
-    spoilt = finetune(backbone, probe, data, rows, FineTuning(steps=10, lr=30.0))           # far too fast: every later state is worse
+    spoilt = finetune(
+        backbone, probe, data, rows, FineTuning(steps=10, lr=30.0)
+    )  # far too fast: every later state is worse
     assert equal(state(spoilt), state(start))
     assert right(spoilt, data) == right(start, data)
 
 
-def test_by_low_rank_each_linear_layer_gets_a_matrix_of_that_rank_and_nothing_else_is_changed(digits, latest, monkeypatch):
+def test_by_low_rank_each_linear_layer_gets_a_matrix_of_that_rank_and_nothing_else_is_changed(
+    digits, latest, monkeypatch
+):
     """And what is measured afterwards is what was trained."""
     data, backbone, rows, probe = digits
     pictures, before, seen = data.dataset.fields["image"][:50].float() / 255, state(backbone), []
@@ -96,7 +117,7 @@ def test_by_low_rank_each_linear_layer_gets_a_matrix_of_that_rank_and_nothing_el
         added = add(net, rank)
         merge = added.merge_and_unload
         added.merge_and_unload = lambda: (seen.append(pooled(net)), merge())
-        assert torch.equal(pooled(net), pooled(backbone))                           # they begin at nothing
+        assert torch.equal(pooled(net), pooled(backbone))  # they begin at nothing
         return added
 
     monkeypatch.setattr(module, "_add_low_rank", noted)
@@ -107,10 +128,12 @@ def test_by_low_rank_each_linear_layer_gets_a_matrix_of_that_rank_and_nothing_el
     after = state(model.backbone)
     assert after.keys() == before.keys() and not any("lora" in type(part).__name__.lower() for part in model.modules())
     changed = {key: after[key] - before[key] for key in before if not torch.equal(after[key], before[key])}
-    assert set(changed) == {f"model.{name}.weight" for name, part in backbone.model.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert set(changed) == {
+        f"model.{name}.weight" for name, part in backbone.model.named_modules() if isinstance(part, torch.nn.Linear)
+    }
     for name, change in changed.items():
         values = torch.linalg.svdvals(change.double())
-        assert values[2] < 1e-5 * values[0] < 1e-3 * values[1], name                # of rank 2, and not less
+        assert values[2] < 1e-5 * values[0] < 1e-3 * values[1], name  # of rank 2, and not less
     assert not torch.equal(model.head.weight, probe.weight.float()) and all(p.requires_grad for p in model.parameters())
     again = finetune(backbone, probe, data, rows, FineTuning(steps=6, rank=2, lr=1e-2))
     assert equal(state(again), state(model))
@@ -118,7 +141,9 @@ def test_by_low_rank_each_linear_layer_gets_a_matrix_of_that_rank_and_nothing_el
 
 def test_low_rank_needs_linear_layers_and_peft(digits, monkeypatch):
     data, backbone, rows, probe = digits
-    with pytest.raises(ZooError, match="test_resnet has no linear layer to add a matrix of low rank to; use --mode finetune"):
+    with pytest.raises(
+        ZooError, match="test_resnet has no linear layer to add a matrix of low rank to; use --mode finetune"
+    ):
         module.low_rank_layers(a_backbone("test_resnet", 16))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ZooError, match=r'not installed: pip install "pretext-zoo\[lora\]"'):
@@ -139,7 +164,7 @@ def test_the_seed_decides(digits, latest):
     data, backbone, rows, probe = digits
     trained = []
     for seed in (0, 0, 1):
-        torch.manual_seed(1234 + len(trained))      # the state of the generators doesn't
+        torch.manual_seed(1234 + len(trained))  # the state of the generators doesn't
         trained.append(state(finetune(backbone, probe, data, rows, FineTuning(steps=3, seed=seed))))
     assert equal(trained[0], trained[1]) and not equal(trained[0], trained[2])
 
@@ -148,18 +173,27 @@ def test_only_the_given_rows_are_learned_from(digits, monkeypatch):
     data, backbone, rows, probe = digits
     taken = []
     crop = module.random_resized_crop
-    monkeypatch.setattr(module, "random_resized_crop", lambda x, *rest, **more: taken.append(x) or crop(x, *rest, **more))
+    monkeypatch.setattr(
+        module, "random_resized_crop", lambda x, *rest, **more: taken.append(x) or crop(x, *rest, **more)
+    )
     finetune(backbone, probe, data, rows[:30], FineTuning(steps=4, batch_size=12))
-    allowed = {image.numpy().tobytes() for image in data.dataset.fields["image"][data.dataset.splits["train"][rows[:30]]]}
+    allowed = {
+        image.numpy().tobytes() for image in data.dataset.fields["image"][data.dataset.splits["train"][rows[:30]]]
+    }
     seen = {image.numpy().tobytes() for batch in taken for image in batch}
     assert [len(batch) for batch in taken] == [12] * 4 and seen <= allowed and len(seen) > 20
 
 
-# ---- rates ---------------------------------------------------------------------------------------------------------------
+# ---- rates ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("name", "order"), [
-    ("test_resnet", ["conv1", "layer1", "layer2", "layer3", "layer4"]),
-    ("vit_tiny_patch16_224", ["patch_embed", "blocks.0", "blocks.1", "blocks.2"])])
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("test_resnet", ["conv1", "layer1", "layer2", "layer3", "layer4"]),
+        ("vit_tiny_patch16_224", ["patch_embed", "blocks.0", "blocks.1", "blocks.2"]),
+    ],
+)
 def test_rates_fall_from_layer_to_layer_towards_the_picture(name, order):
     backbone = a_backbone(name)
     model = Classifier(backbone, torch.zeros(3, backbone.num_features), torch.zeros(3))
@@ -167,9 +201,12 @@ def test_rates_fall_from_layer_to_layer_towards_the_picture(name, order):
     scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert scale[id(model.head.weight)] == scale[id(model.head.bias)] == 1.0
-    heights = {part: {scale[id(p)] for key, p in backbone.model.named_parameters() if key.startswith(f"{part}.")} for part in order}
+    heights = {
+        part: {scale[id(p)] for key, p in backbone.model.named_parameters() if key.startswith(f"{part}.")}
+        for part in order
+    }
     assert [heights[part] for part in order] == [{0.5 ** (len(order) - level)} for level in range(len(order))]
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters())) == len(scale)         # each once
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters())) == len(scale)  # each once
     assert {p.ndim > 1: decay[id(p)] for p in model.parameters()} == {True: 0.1, False: 0.0}
     even = module._layers(model, FineTuning(layer_decay=1.0))
     assert {group["lr_scale"] for group in even} == {1.0}
@@ -179,13 +216,17 @@ def test_the_optimizer_gets_these_rates(digits, monkeypatch):
     data, backbone, rows, probe = digits
     used = []
     step = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: used.append([group["lr"] for group in self.param_groups]) or step(self))
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self: used.append([group["lr"] for group in self.param_groups]) or step(self)
+    )
     finetune(backbone, probe, data, rows, FineTuning(steps=20, lr=0.2, layer_decay=0.5, batch_size=8))
     rates = torch.tensor(used)
     assert rates.shape[0] == 20
     scales = rates / rates[:, -1:]
     torch.testing.assert_close(scales, scales[:1].expand_as(scales))
-    assert float(scales.min()) == 0.5**4 and rates[0, -1] == pytest.approx(0.05) and rates[1, -1] == pytest.approx(0.15)    # warm-up of two steps
+    assert (
+        float(scales.min()) == 0.5**4 and rates[0, -1] == pytest.approx(0.05) and rates[1, -1] == pytest.approx(0.15)
+    )  # warm-up of two steps
     assert rates[2, -1] > 0.19 and rates[-1, -1] < 0.01 and (rates[2:, -1].diff() < 0).all()
 
 
@@ -196,13 +237,14 @@ def test_steps_by_default(digits, monkeypatch):
     monkeypatch.setattr(module, "random_resized_crop", lambda x, *rest, **more: x[:2].float() / 255)
     monkeypatch.setattr(module, "_right", lambda *_: 0.0)
     finetune(backbone, probe, data, rows, FineTuning(batch_size=1000))
-    assert counts == [200] * 300                    # all there are in each, and at least 300 steps
+    assert counts == [200] * 300  # all there are in each, and at least 300 steps
     counts.clear()
     finetune(backbone, probe, data, rows, FineTuning(batch_size=3))
-    assert counts == [3] * 333                      # five passes
+    assert counts == [3] * 333  # five passes
 
 
-# ---- what frozen features can't do ---------------------------------------------------------------------------------------
+# ---- what frozen features can't do ---------------------------------------------------------------
+
 
 def red_and_blue(count: int = 240, size: int = 8) -> ZooData:
     """Noise that is redder or bluer, and equally bright in both classes."""
@@ -212,14 +254,25 @@ def red_and_blue(count: int = 240, size: int = 8) -> ZooData:
     image = torch.stack([red, torch.randint(0, 256, red.shape, generator=draw), 240 - red], 1).to(torch.uint8)
     rows = torch.arange(count)
     splits = {"train": rows[:120], "validation": rows[120:180], "test": rows[180:]}
-    info = DataInfo(name="colours", fields=("image", "label"), channels=3, size=size, classes=("blue", "red"), version="1", license="",
-                    attribution="", homepage="", splits={split: len(part) for split, part in splits.items()}, summary="")
+    info = DataInfo(
+        name="colours",
+        fields=("image", "label"),
+        channels=3,
+        size=size,
+        classes=("blue", "red"),
+        version="1",
+        license="",
+        attribution="",
+        homepage="",
+        splits={split: len(part) for split, part in splits.items()},
+        summary="",
+    )
     return ZooData(Dataset(info, {"image": image, "label": label}, splits, "colours"))
 
 
 def test_it_solves_what_frozen_features_can_not():
     data, backbone, rows = red_and_blue(), a_backbone(), torch.arange(120)
-    with torch.no_grad():                           # colour-blind: every filter looks at the sum of red, green and blue
+    with torch.no_grad():  # colour-blind: every filter looks at the sum of red, green and blue
         filters = backbone.model.patch_embed.proj.weight
         filters.copy_(filters.mean(1, keepdim=True) * backbone.scale)
     probe = probe_on(backbone, data, rows)
@@ -228,11 +281,18 @@ def test_it_solves_what_frozen_features_can_not():
     assert right(model, data, "test") > 90
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("how", "says"), [
-    ({"layer_decay": 0.0}, "layer_decay is 0.0; it has to be above 0 and at most 1"), ({"layer_decay": 1.1}, "layer_decay is 1.1"),
-    ({"steps": 0}, "at least one step of one image, not 0 of 128"), ({"batch_size": 0}, "not None of 0")])
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; it has to be above 0 and at most 1"),
+        ({"layer_decay": 1.1}, "layer_decay is 1.1"),
+        ({"steps": 0}, "at least one step of one image, not 0 of 128"),
+        ({"batch_size": 0}, "not None of 0"),
+    ],
+)
 def test_what_is_no_fine_tuning_is_refused(how, says):
     with pytest.raises(ZooError, match=says):
         FineTuning(**how)

@@ -14,13 +14,26 @@ from zoo.evaluate.knn import accuracy, knn
 from zoo.evaluate.online import FeatureHealth, OnlineKNN
 from zoo.evaluate.rank import effective_rank, spread
 
-VIT = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg", "fc_norm": False}
+VIT = {
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "class_token": False,
+    "global_pool": "avg",
+    "fc_norm": False,
+}
 
 
 def a_task() -> L.LightningModule:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return zoo.create_task("simclr", zoo.create_backbone("vit_tiny_patch16_224", size=8, drop_path_rate=0.1, **VIT), hidden=16, outputs=8)
+        return zoo.create_task(
+            "simclr",
+            zoo.create_backbone("vit_tiny_patch16_224", size=8, drop_path_rate=0.1, **VIT),
+            hidden=16,
+            outputs=8,
+        )
 
 
 class Watch(L.Callback):
@@ -38,13 +51,27 @@ class Watch(L.Callback):
             return
         bank = extract(task, trainer.datamodule, ("train", "validation"), self.images)["backbone"]
         found = knn(bank.x["train"], bank.y["train"], bank.x["validation"], 20, 10) if bank.y else None
-        self.seen.append({"knn": found is not None and accuracy(found, bank.y["validation"]), "spread": spread(bank.x["validation"]),
-                          "effective_rank": effective_rank(bank.x["validation"]), "logged": dict(trainer.callback_metrics)})
+        self.seen.append(
+            {
+                "knn": found is not None and accuracy(found, bank.y["validation"]),
+                "spread": spread(bank.x["validation"]),
+                "effective_rank": effective_rank(bank.x["validation"]),
+                "logged": dict(trainer.callback_metrics),
+            }
+        )
 
 
 def fit(task: L.LightningModule, data, *callbacks: L.Callback, epochs: int = 2, **more) -> L.Trainer:
-    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                        enable_model_summary=False, callbacks=list(callbacks), **more)
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **more,
+    )
     trainer.fit(task, data)
     return trainer
 
@@ -58,7 +85,8 @@ def without_labels(data: ZooData) -> ZooData:
     return ZooData(replace(data.dataset, fields={"image": data.dataset.fields["image"]}), data.batch_size)
 
 
-# ---- what is logged ------------------------------------------------------------------------------------------------------
+# ---- what is logged ------------------------------------------------------------------------------
+
 
 def test_logged_values_are_those_computed_anew(digits):
     watch = Watch()
@@ -67,7 +95,7 @@ def test_logged_values_are_those_computed_anew(digits):
     for seen in watch.seen:
         for key in ("knn", "spread", "effective_rank"):
             assert float(seen["logged"][key]) == pytest.approx(seen[key], rel=1e-6)
-    assert watch.seen[0]["spread"] != watch.seen[1]["spread"]               # of the weights as they were then
+    assert watch.seen[0]["spread"] != watch.seen[1]["spread"]  # of the weights as they were then
 
 
 def test_fewer_images_can_be_asked_for(digits):
@@ -79,7 +107,8 @@ def test_fewer_images_can_be_asked_for(digits):
         assert float(logged[key]) != pytest.approx(whole.seen[0][key], rel=1e-6)
 
 
-# ---- only looking --------------------------------------------------------------------------------------------------------
+# ---- only looking --------------------------------------------------------------------------------
+
 
 def test_training_is_bitwise_the_same_with_and_without_them(digits):
     runs = []
@@ -95,7 +124,8 @@ def test_training_is_bitwise_the_same_with_and_without_them(digits):
     assert all(torch.equal(value, watched[2][key]) for key, value in plain[2].items())
 
 
-# ---- collapse ------------------------------------------------------------------------------------------------------------
+# ---- collapse ------------------------------------------------------------------------------------
+
 
 def collapse(task: L.LightningModule) -> L.LightningModule:
     """All images get the same features: the last norm's weights are 0 and stay so."""
@@ -112,9 +142,13 @@ def test_a_collapse_is_told_once(digits):
         warnings.simplefilter("always")
         trainer = fit(collapse(a_task()), digits, FeatureHealth(), epochs=3)
     told = [str(warning.message) for warning in caught if "collapsed" in str(warning.message)]
-    assert len(told) == 1 and told[0].startswith("the features have collapsed at step 4: all images get almost the same (spread ")
+    assert len(told) == 1 and told[0].startswith(
+        "the features have collapsed at step 4: all images get almost the same (spread "
+    )
     assert told[0].endswith("); a lower optim.lr or stronger views usually mend it")
-    assert float(trainer.callback_metrics["spread"]) < 1e-6 and float(trainer.callback_metrics["effective_rank"]) == pytest.approx(1, abs=1e-3)
+    assert float(trainer.callback_metrics["spread"]) < 1e-6 and float(
+        trainer.callback_metrics["effective_rank"]
+    ) == pytest.approx(1, abs=1e-3)
 
 
 def flat(task: L.LightningModule) -> L.LightningModule:
@@ -134,7 +168,9 @@ def told_of(*callbacks: L.Callback, task: L.LightningModule, data: ZooData, **mo
 
 def test_a_collapse_to_one_direction_is_told_though_the_spread_is_wide(digits):
     (told,) = told_of(FeatureHealth(), watch := Watch(), task=flat(a_task()), data=digits)
-    assert told.startswith("the features have collapsed at step 4: those of all images lie along one direction (effective rank 1.")
+    assert told.startswith(
+        "the features have collapsed at step 4: those of all images lie along one direction (effective rank 1."
+    )
     assert watch.seen[0]["spread"] > 0.7 and 1 < watch.seen[0]["effective_rank"] < 1.2
 
 
@@ -147,7 +183,9 @@ def test_the_rank_of_a_few_images_is_no_sign(digits):
 def test_a_collapse_is_told_at_the_end_of_a_run_that_is_never_validated(spoil, split, digits):
     data = digits.dataset
     splits = data.splits | ({"validation": data.splits["validation"][:0]} if split == "train" else {})
-    (told,) = told_of(FeatureHealth(), task=spoil(a_task()), data=ZooData(replace(data, splits=splits), 256), limit_val_batches=0)
+    (told,) = told_of(
+        FeatureHealth(), task=spoil(a_task()), data=ZooData(replace(data, splits=splits), 256), limit_val_batches=0
+    )
     assert "collapsed at step 8" in told
     assert not told_of(FeatureHealth(), task=a_task(), data=digits, limit_val_batches=0)
 
@@ -155,8 +193,12 @@ def test_a_collapse_is_told_at_the_end_of_a_run_that_is_never_validated(spoil, s
 @pytest.mark.filterwarnings("ignore:.*num_workers")
 def test_a_recipe_without_validation_is_looked_at_in_the_end(tmp_path, monkeypatch):
     """By pretrain, and the run is the same to the last bit."""
-    recipe = {"data": {"name": "digits", "batch_size": 256}, "backbone": {"name": "vit_tiny_patch16_224", **VIT}, "trainer": {"max_steps": 2},
-              "task": {"name": "simclr", "hidden": 16, "outputs": 8}}
+    recipe = {
+        "data": {"name": "digits", "batch_size": 256},
+        "backbone": {"name": "vit_tiny_patch16_224", **VIT},
+        "trainer": {"max_steps": 2},
+        "task": {"name": "simclr", "hidden": 16, "outputs": 8},
+    }
     recipe["trainer"]["validate_every"] = 0
     plain, forward = zoo.pretrain(recipe, out=tmp_path / "plain", progress=False), zoo.backbones.Backbone.pool
     monkeypatch.setattr(zoo.backbones.Backbone, "pool", lambda self, x: forward(self, x) * 0 + 1)
@@ -166,7 +208,11 @@ def test_a_recipe_without_validation_is_looked_at_in_the_end(tmp_path, monkeypat
     monkeypatch.setattr(FeatureHealth, "on_train_end", lambda *_: None)
     unseen = zoo.pretrain(recipe, out=tmp_path / "unseen", progress=False)
     weights = "checkpoint/model.safetensors"
-    assert (plain / weights).read_bytes() == (unseen / weights).read_bytes() != (tmp_path / "collapsed" / weights).read_bytes()
+    assert (
+        (plain / weights).read_bytes()
+        == (unseen / weights).read_bytes()
+        != (tmp_path / "collapsed" / weights).read_bytes()
+    )
 
 
 def test_healthy_features_are_no_collapse(digits):
@@ -176,7 +222,8 @@ def test_healthy_features_are_no_collapse(digits):
     assert not [warning for warning in caught if "collapsed" in str(warning.message)]
 
 
-# ---- nothing to look at --------------------------------------------------------------------------------------------------
+# ---- nothing to look at --------------------------------------------------------------------------
+
 
 def test_without_labels_there_is_no_vote_but_health(digits):
     metrics = fit(a_task(), without_labels(digits), OnlineKNN(), FeatureHealth(), epochs=1).callback_metrics
@@ -188,7 +235,7 @@ def test_without_validation_nothing_is_done(digits):
     none = ZooData(replace(data, splits=data.splits | {"validation": data.splits["validation"][:0]}), 256)
     task, trainer = a_task(), fit(a_task(), none, epochs=1)
     for callback in (OnlineKNN(), FeatureHealth()):
-        callback.on_validation_epoch_end(trainer, task)                     # logs nothing: that would fail outside of a loop
+        callback.on_validation_epoch_end(trainer, task)  # logs nothing: that would fail outside of a loop
     assert not {"knn", "spread", "effective_rank"} & trainer.callback_metrics.keys()
 
 
@@ -211,7 +258,14 @@ def test_other_peoples_data_are_left_alone(digits):
             return {"image": digits.dataset.fields["image"][row], "index": row}
 
     loader = torch.utils.data.DataLoader(Pictures(), batch_size=16)
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                        enable_model_summary=False, callbacks=[OnlineKNN(), FeatureHealth()])
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[OnlineKNN(), FeatureHealth()],
+    )
     trainer.fit(a_task(), loader, loader)
     assert "val_loss" in trainer.callback_metrics and not {"knn", "spread"} & trainer.callback_metrics.keys()

@@ -11,7 +11,8 @@ import torch
 from checkpoint_example import pictures, trained, untrained
 
 import zoo
-from zoo import card as cards, hub
+from zoo import card as cards
+from zoo import hub
 from zoo.card import read_card
 from zoo.checkpoint import load_task, update_card
 from zoo.errors import ZooError
@@ -32,7 +33,9 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def measured() -> list[dict]:
     """The rows of the trained checkpoint, with every label and with three per class."""
-    return evaluate(trained(), protocols=("knn",), labels=(1.0, 3)) + evaluate(trained(), protocols=("linear",), labels=(3,))
+    return evaluate(trained(), protocols=("knn",), labels=(1.0, 3)) + evaluate(
+        trained(), protocols=("linear",), labels=(3,)
+    )
 
 
 @pytest.fixture
@@ -58,20 +61,35 @@ def frozen(bank, rows: torch.Tensor, protocol: str) -> float:
     return accuracy(knn(x, y, bank.x["test"], choose_k(x, y, *held, 10)[0], 10), bank.y["test"])
 
 
-# ---- rows ----------------------------------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
+
 
 def test_every_row_is_there_and_fit_for_a_card(measured):
     found = [(row["protocol"], row["labels"], row["features"]) for row in measured]
-    assert found == [(protocol, amount, features) for protocol, amount in (("knn", 1.0), ("knn", 3), ("linear", 3))
-                     for features in ("backbone", "random weights", "pixels")]
+    assert found == [
+        (protocol, amount, features)
+        for protocol, amount in (("knn", 1.0), ("knn", 3), ("linear", 3))
+        for features in ("backbone", "random weights", "pixels")
+    ]
     for row in measured:
         cards.check_metric(json.loads(json.dumps(row)), "here")
         assert (row["data"], row["split"]) == ("digits", "test") and 10 < row["value"] <= 100
-        assert row["command"] == f"zoo evaluate {read_card(trained())['name']} --data digits --protocols {row['protocol']} --labels {row['labels']}"
+        assert (
+            row["command"]
+            == f"zoo evaluate {read_card(trained())['name']} --data digits --protocols {row['protocol']} --labels "
+            f"{row['labels']}"
+        )
 
 
 def test_runs_and_deviation(measured):
-    runs = {("backbone", 1.0): 1, ("random weights", 1.0): 3, ("pixels", 1.0): 1, ("backbone", 3): 5, ("random weights", 3): 15, ("pixels", 3): 5}
+    runs = {
+        ("backbone", 1.0): 1,
+        ("random weights", 1.0): 3,
+        ("pixels", 1.0): 1,
+        ("backbone", 3): 5,
+        ("random weights", 3): 15,
+        ("pixels", 3): 5,
+    }
     for row in measured:
         assert row["seeds"] == runs[row["features"], row["labels"]]
         assert (row["sd"] is None) == (row["seeds"] == 1) and (row["sd"] is None or 0 < row["sd"] < 15)
@@ -80,7 +98,12 @@ def test_runs_and_deviation(measured):
 def test_values_are_those_of_the_plain_functions(measured, digits):
     rows, y = by_key(measured), labels_of(digits)["train"]
     banks = {"backbone": extract(load_task(trained()), digits)["backbone"], "pixels": raw_pixels(digits)}
-    for protocol, features, amount in (("knn", "backbone", 1.0), ("knn", "backbone", 3), ("linear", "backbone", 3), ("knn", "pixels", 3)):
+    for protocol, features, amount in (
+        ("knn", "backbone", 1.0),
+        ("knn", "backbone", 3),
+        ("linear", "backbone", 3),
+        ("knn", "pixels", 3),
+    ):
         draws = [choose_labelled(y, amount, draw) for draw in range(1 if amount == 1.0 else 5)]
         values = [frozen(banks[features], chosen, protocol) for chosen in draws]
         row = rows[protocol, features, type(amount), amount]
@@ -95,7 +118,10 @@ def test_training_shows_beside_random_weights(measured, digits):
     states = [task.backbone.state_dict() for task in tasks]
     weight = next(key for key, value in states[0].items() if value.ndim == 4)
     assert torch.equal(states[0][weight], states[2][weight]) and not torch.equal(states[0][weight], states[1][weight])
-    assert not any(task.training for task in tasks) and states[0].keys() == load_task(trained()).backbone.state_dict().keys()
+    assert (
+        not any(task.training for task in tasks)
+        and states[0].keys() == load_task(trained()).backbone.state_dict().keys()
+    )
     every = torch.arange(len(labels_of(digits)["train"]))
     values = [frozen(extract(random_task(card, draw), digits)["backbone"], every, "knn") for draw in range(3)]
     assert rows["knn", "random weights", float, 1.0]["value"] == round(statistics.mean(values), 2)
@@ -117,10 +143,18 @@ def test_fine_tuning_has_one_run_for_each_draw_or_network(monkeypatch):
 
     tune = table.finetune
     monkeypatch.setattr(table, "finetune", quick)
-    monkeypatch.setattr(table, "fit_probe", lambda x, y, held_x, held_y, classes: Probe(x[:classes].double(), torch.zeros(classes), 1.0, {}))
+    monkeypatch.setattr(
+        table,
+        "fit_probe",
+        lambda x, y, held_x, held_y, classes: Probe(x[:classes].double(), torch.zeros(classes), 1.0, {}),
+    )
     rows = evaluate(trained(), protocols=("finetune",), labels=(0.5, 1.0))
     assert [(row["features"], row["labels"], row["seeds"], row["sd"] is None) for row in rows] == [
-        ("backbone", 0.5, 3, False), ("random weights", 0.5, 3, False), ("backbone", 1.0, 1, True), ("random weights", 1.0, 3, False)]
+        ("backbone", 0.5, 3, False),
+        ("random weights", 0.5, 3, False),
+        ("backbone", 1.0, 1, True),
+        ("random weights", 1.0, 3, False),
+    ]
     assert [seed for _, _, seed, _ in runs] == [0, 1, 2, 0, 1, 2, 0, 0, 1, 2] and {flip for *_, flip in runs} == {0.0}
     own, random = runs[:3], runs[3:6]
     assert len({id(backbone) for backbone, *_ in own}) == 1 and len({id(backbone) for backbone, *_ in random}) == 3
@@ -132,23 +166,35 @@ def test_fine_tuning_has_one_run_for_each_draw_or_network(monkeypatch):
 def test_pictures_are_mirrored_in_fine_tuning_only_if_the_task_did_so():
     backbone = zoo.create_backbone("test_resnet", size=8)
     assert [table.tuning_for(zoo.create_task("simclr", backbone, flip=flip), 7) for flip in (0.0, 0.3)] == [
-        FineTuning(flip=0.0, seed=7), FineTuning(flip=0.5, seed=7)]
+        FineTuning(flip=0.0, seed=7),
+        FineTuning(flip=0.5, seed=7),
+    ]
 
 
-# ---- the card ------------------------------------------------------------------------------------------------------------
+# ---- the card ------------------------------------------------------------------------------------
+
 
 def test_saving_merges_into_the_card(mine):
-    other = {"protocol": "linear", "features": "backbone", "data": "digits", "split": "test", "labels": 0.5, "value": 1.0, "sd": None, "seeds": 1,
-             "command": "by hand"}
+    other = {
+        "protocol": "linear",
+        "features": "backbone",
+        "data": "digits",
+        "split": "test",
+        "labels": 0.5,
+        "value": 1.0,
+        "sd": None,
+        "seeds": 1,
+        "command": "by hand",
+    }
     per_class = other | {"protocol": "knn", "labels": 1}
     stale = other | {"protocol": "knn", "labels": 1.0}
     update_card(mine, metrics=[stale, other, per_class])
     evaluate(mine, protocols=("knn",), labels=(1.0,))
-    assert read_card(mine)["metrics"] == [stale, other, per_class]                          # not without save
+    assert read_card(mine)["metrics"] == [stale, other, per_class]  # not without save
     rows = evaluate(mine, protocols=("knn",), labels=(1.0,), save=True)
     assert read_card(mine)["metrics"] == [other, per_class, *rows]
     evaluate(mine, protocols=("knn",), labels=(1.0,), save=True)
-    assert read_card(mine)["metrics"] == [other, per_class, *rows]                          # twice is once
+    assert read_card(mine)["metrics"] == [other, per_class, *rows]  # twice is once
     assert f"{rows[0]['value']:.1f}" in (mine / "README.md").read_text()
 
 
@@ -164,16 +210,23 @@ def test_an_honest_card_is_reproduced(mine):
     evaluate(mine, protocols=("knn",), labels=(1.0, 1), save=True)
     card, found = read_card(mine), reproduce(mine)
     assert len(found) == 1 + len(card["metrics"]) == 7 and all(row["holds"] for row in found)
-    assert [row["was"] for row in found] == [row["now"] for row in found] == [card["check"]["value"], *[row["value"] for row in card["metrics"]]]
-    assert [row["row"] for row in found][:3] == ["check: knn on 2,000 images of digits", "knn, backbone, labels: all, on digits",
-                                                 "knn, random weights, labels: all, on digits"]
+    assert (
+        [row["was"] for row in found]
+        == [row["now"] for row in found]
+        == [card["check"]["value"], *[row["value"] for row in card["metrics"]]]
+    )
+    assert [row["row"] for row in found][:3] == [
+        "check: knn on 2,000 images of digits",
+        "knn, backbone, labels: all, on digits",
+        "knn, random weights, labels: all, on digits",
+    ]
 
 
 def test_an_altered_value_does_not_hold(mine):
     rows = evaluate(mine, protocols=("knn",), labels=(3, 1.0), baselines=False)
     honest, check = copy.deepcopy(rows), read_card(mine)["check"]
     rows[0]["value"] += 0.6
-    rows[1]["value"] -= 0.4                         # within half a point
+    rows[1]["value"] -= 0.4  # within half a point
     foreign = honest[0] | {"features": "something else"}
     update_card(mine, metrics=[*rows, foreign], check=check | {"value": check["value"] - check["tolerance"] - 0.1})
     found = reproduce(mine)
@@ -182,18 +235,34 @@ def test_an_altered_value_does_not_hold(mine):
 
 
 def test_fine_tuning_holds_within_its_deviation(mine, monkeypatch):
-    row = {"protocol": "finetune", "features": "backbone", "data": "digits", "split": "test", "labels": 0.01, "value": 50.0, "sd": 2.0, "seeds": 3,
-           "command": ""}
+    row = {
+        "protocol": "finetune",
+        "features": "backbone",
+        "data": "digits",
+        "split": "test",
+        "labels": 0.01,
+        "value": 50.0,
+        "sd": 2.0,
+        "seeds": 3,
+        "command": "",
+    }
     update_card(mine, metrics=[row, row | {"labels": 0.02, "sd": None}, row | {"protocol": "linear"}], check=None)
     for now, holds in ((51.9, [True, False, False]), (52.1, [False, False, False]), (50.4, [True, True, True])):
-        monkeypatch.setattr(table, "measure_checkpoint", lambda folder, card, name, pairs, baselines=True, now=now: [
-            row | {"protocol": protocol, "labels": amount, "value": now} for protocol, amount in pairs])
+        monkeypatch.setattr(
+            table,
+            "measure_checkpoint",
+            lambda folder, card, name, pairs, baselines=True, now=now: [
+                row | {"protocol": protocol, "labels": amount, "value": now} for protocol, amount in pairs
+            ],
+        )
         assert [verdict["holds"] for verdict in reproduce(mine)] == holds
 
 
 def test_a_card_without_metrics_can_not_be_reproduced(mine):
     update_card(mine, metrics=[], check=None)
-    with pytest.raises(ZooError, match="has no metrics to reproduce; write some into it by:  zoo evaluate .*mine --save"):
+    with pytest.raises(
+        ZooError, match="has no metrics to reproduce; write some into it by:  zoo evaluate .*mine --save"
+    ):
         reproduce(mine)
 
 
@@ -205,7 +274,7 @@ def test_the_check_is_a_vote_of_twenty(digits):
     with torch.no_grad():
         for p in task.backbone.parameters():
             p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-    assert check_metric(task, digits) < check["value"] - 3                                  # other weights, another value
+    assert check_metric(task, digits) < check["value"] - 3  # other weights, another value
 
 
 def test_the_check_needs_labels_and_validation(digits, tmp_path):
@@ -216,30 +285,40 @@ def test_the_check_needs_labels_and_validation(digits, tmp_path):
     assert check_metric(task, zoo.create_data(f"folder:{tmp_path / 'classes'}", size=8)) > 20
 
 
-# ---- for people ----------------------------------------------------------------------------------------------------------
+# ---- for people ----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("columns", [40, 200])
 def test_every_number_is_printed(measured, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     rows = measured + [row | {"labels": 1, "value": row["value"] / 2} for row in measured if row["labels"] == 3]
-    rows += [row | {"data": "folder:[x]", "value": row["value"] / 3, "features": f"[{row['features']}]"} for row in measured]
+    rows += [
+        row | {"data": "folder:[x]", "value": row["value"] / 3, "features": f"[{row['features']}]"} for row in measured
+    ]
     print_table(rows)
     out = capsys.readouterr().out
     for row in rows:
         line = next(line for line in out.splitlines() if f"│ {row['features']} " in line)
         assert f"{row['value']:.1f}" + ("" if row["sd"] is None else f" ± {row['sd']:.1f}") in line
-        assert line.count("│") == (5 if row["data"] == "folder:[x]" else 7)                 # the names, and the columns of both protocols
+        assert line.count("│") == (
+            5 if row["data"] == "folder:[x]" else 7
+        )  # the names, and the columns of both protocols
     for words in ("test split of digits, %", "test split of folder:[x], %", "all", "3 per class", "1 per class"):
         assert words in " ".join(out.split())
 
 
 def test_the_best_of_a_column_is_bold():
     row = {"value": 10.0, "sd": 0.5}
-    assert table._cell(row, 10.0) == "[bold]10.0 ± 0.5[/bold]" and table._cell(row, 11.0) == "10.0 ± 0.5" and table._cell(None, 1.0) == "-"
+    assert (
+        table._cell(row, 10.0) == "[bold]10.0 ± 0.5[/bold]"
+        and table._cell(row, 11.0) == "10.0 ± 0.5"
+        and table._cell(None, 1.0) == "-"
+    )
     assert table._cell({"value": 9.96, "sd": None}, 99.0) == "10.0"
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
+
 
 def refused(**given) -> str:
     with pytest.raises(ZooError) as caught:
@@ -252,12 +331,14 @@ def test_what_can_not_be_measured_is_refused_before_anything_is(tmp_path, monkey
     folder = pictures(tmp_path / "classes")
     monkeypatch.setattr(table, "extract", None)
     assert "'knm' is not a protocol; did you mean knn?" in refused(protocols=("knn", "knm"))
-    with monkeypatch.context() as patch:            # these before any data are read
+    with monkeypatch.context() as patch:  # these before any data are read
         patch.setattr(table, "create_data", None)
         assert "0 is no amount of labels" in refused(labels=(1.0, 0))
         assert "there is no data set 'digit'; did you mean digits?" in refused(data="digit")
         assert "stl10-unlabeled has no labels (" in refused(data="stl10-unlabeled")
-    assert "200 labels per class are asked for, and class 8 has 122 training images; ask for at most 122" in refused(labels=(1.0, 200))
+    assert "200 labels per class are asked for, and class 8 has 122 training images; ask for at most 122" in refused(
+        labels=(1.0, 200)
+    )
     flat = f"folder:{folder / 'left'}"
     assert f"{flat} has no labels (" in refused(data=flat)
 
@@ -266,7 +347,11 @@ def test_colour_into_a_grey_network_is_refused(tmp_path):
     grey = untrained(tmp_path / "grey", in_chans=1)
     said = refused(checkpoint=grey, data=f"folder:{pictures(tmp_path / 'classes')}", protocols=("knn",))
     assert "test_resnet was made for 1 channel(s) (backbone.in_chans), but the images have 3" in said
-    assert [row["features"] for row in evaluate(grey, protocols=("knn",), labels=(1,))] == ["backbone", "random weights", "pixels"]
+    assert [row["features"] for row in evaluate(grey, protocols=("knn",), labels=(1,))] == [
+        "backbone",
+        "random weights",
+        "pixels",
+    ]
 
 
 def test_a_folder_of_pictures_is_measured_in_one_line(tmp_path):

@@ -1,8 +1,9 @@
 """C1, C2: what earlier versions wrote still loads and means the same; a curve of losses is still the stored one.
 
-`tests/fixtures` holds a tiny checkpoint of each of two earlier commits (`simclr/`, `mae/`), the features that the commit's own code gave
-(`.json`), and the run's resolved recipe (`.yaml`). They are never made anew: a change that can't read them owes a migration. `curve.json` is
-made anew, with `python tests/faults/test_compatibility.py`, by a change that is meant to alter training, and only then.
+`tests/fixtures` holds a tiny checkpoint of each of two earlier commits (`simclr/`, `mae/`), the features that the
+commit's own code gave (`.json`), and the run's resolved recipe (`.yaml`). They are never made anew: a change that can't
+read them owes a migration. `curve.json` is made anew, with `python tests/faults/test_compatibility.py`, by a change
+that is meant to alter training, and only then.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def test_c1_an_earlier_commits_card_and_heads_are_read(name):
     assert card["parameters"] == sum(p.numel() for p in task.backbone.model.parameters())
     heads, fresh = task.heads(), build(card["recipe"], card["data"]["size"]).heads()
     assert heads.keys() == fresh.keys() and heads
-    assert any(not torch.equal(value, fresh[key]) for key, value in heads.items())        # trained ones, not those of the beginning
+    assert any(
+        not torch.equal(value, fresh[key]) for key, value in heads.items()
+    )  # trained ones, not those of the beginning
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -66,7 +69,7 @@ def test_c1_an_earlier_commits_resolved_recipe_still_resolves(name):
     new = recipes.resolve(old, {})
     said = dict(recipes.flat(new))
     for key, value in recipes.flat(old):
-        assert said.get(key) == value, key          # keys that came later have their defaults; none has changed
+        assert said.get(key) == value, key  # keys that came later have their defaults; none has changed
     assert dict(recipes.flat(recipes.resolve(read_card(FIXTURES / name)["recipe"], {}))) == said
 
 
@@ -83,8 +86,18 @@ def curve() -> list[float]:
     recipe = recipes.resolve(recipes.read(FIXTURES / "simclr.yaml"), {})
     data, losses = create_data("digits", batch_size=64), Losses()
     data.seed = 0
-    trainer = L.Trainer(max_steps=20, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[losses])
+    trainer = L.Trainer(
+        max_steps=20,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        callbacks=[losses],
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -96,12 +109,19 @@ def curve() -> list[float]:
 
 def here() -> dict[str, str]:
     """On what sums are rounded as they are: other kernels add in another order, and 20 steps make more of it."""
-    return {"torch": torch.__version__, "timm": timm.__version__, "arch": platform.machine(), "cpu": machine("cpu")["cpu"],
-            "kernels": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "arch": platform.machine(),
+        "cpu": machine("cpu")["cpu"],
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def test_c2_twenty_steps_give_the_stored_losses():
-    """Within 1e-6 where the curve was made; within 1e-3 elsewhere, which still sees another order, view, schedule or loss."""
+    """Within 1e-6 where the curve was made; within 1e-3 elsewhere, which still sees another order, view, schedule or
+    loss.
+    """
     stored = json.loads(CURVE.read_text())
     tolerance = 1e-6 if stored["made_on"] == here() else 1e-3
     assert curve() == pytest.approx(stored["losses"], rel=tolerance)

@@ -15,7 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from killing import PretextTask, assert_same, at, flat, forked, generated, go_on, killed, pretrain, recipe, refused, state, undisturbed  # noqa: F401
+from killing import (
+    PretextTask,
+    assert_same,
+    at,
+    forked,
+    go_on,
+    killed,
+    pretrain,
+    recipe,
+    refused,
+    state,
+)  # noqa: F401
 
 from zoo import checkpoint, paths
 from zoo.errors import ZooError
@@ -24,7 +35,7 @@ from zoo.paths import sync_folder
 from zoo.resumable import SafeCheckpointIO, newest_good
 
 long = pytest.mark.faults
-SIZE = 300_000                                      # bytes of the states here, about
+SIZE = 300_000  # bytes of the states here, about
 
 
 def made(step: int) -> dict:
@@ -59,10 +70,13 @@ def fill(disk: Path, leave: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size) if size else None
 
 
-# ---- R8: full ----------------------------------------------------------------------------------------------------------------
+# ---- R8: full ------------------------------------------------------------------------------------
+
 
 def _full_at(disk: Path, leave: int, monkeypatch, told: bool) -> None:
-    """A save on a disk with so much room. `told`: the system says beforehand how much there is; on shared disks it may not be true."""
+    """A save on a disk with so much room. `told`: the system says beforehand how much there is; on shared disks it may
+    not be true.
+    """
     writer = SafeCheckpointIO()
     for step in (1, 2):
         writer.save_checkpoint(made(step), disk / "run" / "last.ckpt")
@@ -81,7 +95,7 @@ def _full_at(disk: Path, leave: int, monkeypatch, told: bool) -> None:
     assert content(disk / "run") == before, "something was left there, or changed"
     assert step_of(newest_good(disk / "run")) == 2
     (disk / "filler").unlink()
-    writer.save_checkpoint(made(4), disk / "run" / "last.ckpt")         # there is room again
+    writer.save_checkpoint(made(4), disk / "run" / "last.ckpt")  # there is room again
     assert step_of(newest_good(disk / "run")) == 4
 
 
@@ -106,12 +120,15 @@ def test_r8_a_run_on_a_full_disk(disk, undisturbed):
     fill(disk, int(2.5 * size))
     with pytest.raises(ZooError, match=r"last\.ckpt can't be written: .* bytes .*what was .* untouched"):
         pretrain(values, disk / "run")
-    assert 0 < state(disk / "run")["global_step"] < 7 and not [path.name for path in (disk / "run").iterdir() if path.name.startswith(".")]
+    assert 0 < state(disk / "run")["global_step"] < 7 and not [
+        path.name for path in (disk / "run").iterdir() if path.name.startswith(".")
+    ]
     (disk / "filler").unlink()
     assert_same(go_on(values, disk / "run"), whole)
 
 
-# ---- R9: a small TMPDIR --------------------------------------------------------------------------------------------------------
+# ---- R9: a small TMPDIR --------------------------------------------------------------------------
+
 
 def test_r9_temporary_files_have_no_room(disk, tmp_path, monkeypatch, undisturbed):
     """Nothing of a run goes through the folder for temporary files."""
@@ -124,7 +141,8 @@ def test_r9_temporary_files_have_no_room(disk, tmp_path, monkeypatch, undisturbe
     assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
-# ---- R10: refused ----------------------------------------------------------------------------------------------------------------
+# ---- R10: refused --------------------------------------------------------------------------------
+
 
 def test_r10_a_folder_that_is_read_only(disk, undisturbed):
     """To everybody, root included: the file system is."""
@@ -134,7 +152,7 @@ def test_r10_a_folder_that_is_read_only(disk, undisturbed):
     before = content(disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(ZooError, match="can't be written: Read-only file system"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")             # of the logger, which is as badly off
+        warnings.simplefilter("ignore")  # of the logger, which is as badly off
         pretrain(values, disk / "run", resume=True)
     assert content(disk / "run") == before
     with pytest.raises(ZooError, match="another.*can't be written: Read-only file system"):
@@ -170,26 +188,39 @@ def test_r10_a_run_whose_folder_vanishes(moment, tmp_path, monkeypatch, undistur
             shutil.rmtree(tmp_path / "run")
         return step(self, *given)
 
-    with monkeypatch.context() as patched, pytest.raises(ZooError, match=f"run was gone at step {moment}; .* add --resume"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(ZooError, match=f"run was gone at step {moment}; .* add --resume"),
+    ):
         patched.setattr(PretextTask, "training_step", tidied)
         pretrain(values, tmp_path / "run")
     assert state(tmp_path / "run")["global_step"] == moment
     resumed = go_on(values, tmp_path / "run")
-    assert (resumed / "checkpoint/model.safetensors").read_bytes() == (undisturbed(values) / "checkpoint/model.safetensors").read_bytes()
+    assert (resumed / "checkpoint/model.safetensors").read_bytes() == (
+        undisturbed(values) / "checkpoint/model.safetensors"
+    ).read_bytes()
 
 
 def test_r10_a_file_that_vanishes_is_written_again(tmp_path, monkeypatch, capsys):
     """The recipe alone is gone: the run goes on, and can be resumed."""
     step = PretextTask.training_step
-    monkeypatch.setattr(PretextTask, "training_step", lambda self, *given: ((tmp_path / "run" / "recipe.yaml").unlink(missing_ok=True), step(self, *given))[1])
+    monkeypatch.setattr(
+        PretextTask,
+        "training_step",
+        lambda self, *given: ((tmp_path / "run" / "recipe.yaml").unlink(missing_ok=True), step(self, *given))[1],
+    )
     run = pretrain(recipe(max_steps=3, validate_every=0), tmp_path / "run")
     assert {path.name for path in run.iterdir()} >= {"recipe.yaml", "run.json", "last.ckpt", "checkpoint"}
     assert "recipe.yaml was gone and is written again" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", [0, pytest.param(1, marks=long), pytest.param(2, marks=long), pytest.param(3, marks=long), 4])
+@pytest.mark.parametrize(
+    "moment", [0, pytest.param(1, marks=long), pytest.param(2, marks=long), pytest.param(3, marks=long), 4]
+)
 def test_r10_a_run_on_a_disk_with_errors(moment, tmp_path, undisturbed):
-    """The kernel itself answers EIO from that sync on. What it takes to have that of a device, its device mapper, few test machines have."""
+    """The kernel itself answers EIO from that sync on. What it takes to have that of a device, its device mapper, few
+    test machines have.
+    """
     if forked(lambda: refused(errno.EIO, "fsync")):
         pytest.skip("the kernel takes no rules for calls here")
     values, told = recipe(max_steps=4, validate_every=0), tmp_path / "told"
@@ -209,7 +240,9 @@ def test_r10_a_run_on_a_disk_with_errors(moment, tmp_path, undisturbed):
 
     assert forked(run) == 0
     assert "can't be written: Input/output error" in told.read_text()
-    assert torch.load(newest_good(tmp_path / "run"), weights_only=True)["global_step"] in ((2,) if moment < 4 else (2, 3))
+    assert torch.load(newest_good(tmp_path / "run"), weights_only=True)["global_step"] in (
+        (2,) if moment < 4 else (2, 3)
+    )
     assert_same(go_on(values, tmp_path / "run"), whole)
 
 
@@ -230,10 +263,14 @@ def test_r10_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch):
         sync_folder(tmp_path)
 
 
-# ---- R11: damaged ----------------------------------------------------------------------------------------------------------------
+# ---- R11: damaged --------------------------------------------------------------------------------
 
-DAMAGES = {"cut short": lambda data: data[:-1], "emptied": lambda data: b"", "zeroed": lambda data: bytes(len(data)),
-           "one bit": lambda data: data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:]}
+DAMAGES = {
+    "cut short": lambda data: data[:-1],
+    "emptied": lambda data: b"",
+    "zeroed": lambda data: bytes(len(data)),
+    "one bit": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+}
 
 
 @pytest.mark.parametrize("damage", [name if name == "one bit" else pytest.param(name, marks=long) for name in DAMAGES])
@@ -252,24 +289,29 @@ def test_r11_no_state_is_whole(tmp_path):
     assert killed(values, tmp_path / "run", PretextTask, "training_step", 5)
     for name in ("last.ckpt", "previous.ckpt"):
         (tmp_path / "run" / name).write_bytes(b"\0" * 100)
-    with pytest.raises(ZooError, match="no saved state of .*run is whole; start the run again with --out"), pytest.warns(UserWarning, match="is damaged"):
+    with (
+        pytest.raises(ZooError, match="no saved state of .*run is whole; start the run again with --out"),
+        pytest.warns(UserWarning, match="is damaged"),
+    ):
         pretrain(values, tmp_path / "run", resume=True)
 
 
-# ---- R21: killed while saving, again and again -----------------------------------------------------------------------------------
+# ---- R21: killed while saving, again and again ---------------------------------------------------
 
-RENAMES = 6                                         # of a save: two files are written, two are put aside, two take their places
+RENAMES = 6  # of a save: two files are written, two are put aside, two take their places
 
 
 def _killed_saves(before: Path, run: Path, renames: tuple[int, ...], least: int) -> None:
-    """Saves killed before these of their renames, which may be fewer after a kill: a state of step `least` or later is left, and the next save is
-    whole and keeps it."""
+    """Saves killed before these of their renames, which may be fewer after a kill: a state of step `least` or later is
+    left, and the next save is whole and keeps it."""
     shutil.copytree(before, run)
     for rename in renames:
-        code = forked(lambda: (at(os, "replace", rename), SafeCheckpointIO().save_checkpoint(made(3), run / "last.ckpt")))
+        code = forked(
+            lambda: (at(os, "replace", rename), SafeCheckpointIO().save_checkpoint(made(3), run / "last.ckpt"))
+        )
         assert code in (0, -signal.SIGKILL)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")         # that a damaged one is left aside
+            warnings.simplefilter("ignore")  # that a damaged one is left aside
             assert step_of(newest_good(run)) >= least
     SafeCheckpointIO().save_checkpoint(made(4), run / "last.ckpt")
     assert step_of(newest_good(run)) == 4
@@ -280,7 +322,9 @@ def _killed_saves(before: Path, run: Path, renames: tuple[int, ...], least: int)
 
 @pytest.fixture(params=[False, True], ids=["whole", "damaged"])
 def saved(request, tmp_path) -> tuple[Path, int]:
-    """A run's folder with the states of steps 1 and 2, the newest damaged or not, and the step of the newest whole one."""
+    """A run's folder with the states of steps 1 and 2, the newest damaged or not, and the step of the newest whole
+    one.
+    """
     for step in (1, 2):
         SafeCheckpointIO().save_checkpoint(made(step), tmp_path / "saved" / "last.ckpt")
     last = tmp_path / "saved" / "last.ckpt"
@@ -306,12 +350,13 @@ def test_r21_a_state_that_cannot_be_read_keeps_nobody_from_saving(tmp_path):
     for step in (1, 2):
         SafeCheckpointIO().save_checkpoint(made(step), tmp_path / "last.ckpt")
     (tmp_path / "last.ckpt").unlink()
-    (tmp_path / "last.ckpt").symlink_to("last.ckpt")        # ELOOP, which root too is given
+    (tmp_path / "last.ckpt").symlink_to("last.ckpt")  # ELOOP, which root too is given
     SafeCheckpointIO().save_checkpoint(made(3), tmp_path / "last.ckpt")
     assert step_of(newest_good(tmp_path)) == 3 and step_of(tmp_path / "previous.ckpt") == 1
 
 
-# ---- R22: killed while a checkpoint is changed -----------------------------------------------------------------------------------
+# ---- R22: killed while a checkpoint is changed ---------------------------------------------------
+
 
 @pytest.mark.parametrize("exchanges", [True, pytest.param(False, marks=long)])
 def test_r22_killed_while_a_licence_is_written(exchanges, tmp_path, monkeypatch):
@@ -320,34 +365,48 @@ def test_r22_killed_while_a_licence_is_written(exchanges, tmp_path, monkeypatch)
         monkeypatch.setattr(paths, "_exchange", lambda one, other: False)
     made = pretrain(recipe(max_steps=1, validate_every=0), tmp_path / "run") / "checkpoint"
     (made / "notes.txt").write_text("mine")
-    moments = [(os, "replace", moment) for moment in range(3 if exchanges else 6)] + [(paths, "_exchange", 0), (paths, "sync_folder", 3)]
+    moments = [(os, "replace", moment) for moment in range(3 if exchanges else 6)] + [
+        (paths, "_exchange", 0),
+        (paths, "sync_folder", 3),
+    ]
     for owner, name, moment in moments:
         code = forked(lambda: (at(owner, name, moment), checkpoint.update_card(made, license=f"MIT-{moment}")))
         assert code == -signal.SIGKILL
-        paths.restore(made)                         # nothing to do where it is one step
+        paths.restore(made)  # nothing to do where it is one step
         checkpoint.load_backbone(made)
     checkpoint.update_card(made, license="CC0-1.0")
     assert checkpoint.read_card(made)["license"] == "CC0-1.0" and (made / "notes.txt").read_text() == "mine"
     assert not [path.name for path in made.parent.iterdir() if path.name.startswith(".")]
 
 
-# ---- R23: what killed ones leave -------------------------------------------------------------------------------------------------
+# ---- R23: what killed ones leave -----------------------------------------------------------------
+
 
 def test_r23_what_killed_runs_left_is_gone_when_one_goes_on(tmp_path, undisturbed):
     """Killed while a state is written, and while the checkpoint is."""
     values, run = recipe(max_steps=4, validate_every=0), tmp_path / "run"
-    assert forked(lambda: (at(SafeCheckpointIO, "save_checkpoint", 2, lambda: at(os, "replace", 0)), pretrain(values, run))) == -signal.SIGKILL
+    assert (
+        forked(
+            lambda: (at(SafeCheckpointIO, "save_checkpoint", 2, lambda: at(os, "replace", 0)), pretrain(values, run))
+        )
+        == -signal.SIGKILL
+    )
     assert killed(values, run, checkpoint, "swap", 0, resume=True)
-    assert [path.name.rpartition(".")[0][:-9] for path in run.iterdir() if path.name.startswith(".")] == [".checkpoint"], "the state's are gone"
+    assert [path.name.rpartition(".")[0][:-9] for path in run.iterdir() if path.name.startswith(".")] == [
+        ".checkpoint"
+    ], "the state's are gone"
     assert_same(go_on(values, run), undisturbed(values))
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
 
 
-# ---- R19: the disk of the curves, really full -----------------------------------------------------------------------------------
+# ---- R19: the disk of the curves, really full ----------------------------------------------------
+
 
 @pytest.mark.parametrize("when", [0, 1])
 def test_r19_a_disk_with_no_room_for_the_curves(when, disk, tmp_path, monkeypatch, undisturbed):
-    """From the first row on; or where a column is added, for which the file is written anew. The run goes on, and what stood there stays."""
+    """From the first row on; or where a column is added, for which the file is written anew. The run goes on, and what
+    stood there stays.
+    """
     values, calls, init, log = recipe(), iter(range(10**6)), Curves.__init__, Curves.log_metrics
     whole = undisturbed(values)
 
@@ -366,4 +425,7 @@ def test_r19_a_disk_with_no_room_for_the_curves(when, disk, tmp_path, monkeypatc
     assert (run / "checkpoint/model.safetensors").read_bytes() == (whole / "checkpoint/model.safetensors").read_bytes()
     assert {path.name for path in disk.iterdir()} == {"filler"} | ({"metrics.csv"} if when else set())
     if when:
-        assert all(line.count(",") == (disk / "metrics.csv").read_text().splitlines()[0].count(",") for line in (disk / "metrics.csv").read_text().splitlines())
+        assert all(
+            line.count(",") == (disk / "metrics.csv").read_text().splitlines()[0].count(",")
+            for line in (disk / "metrics.csv").read_text().splitlines()
+        )

@@ -1,4 +1,5 @@
-"""H3 to H7: processes that meet in the cache of hubs, files that it lost, no network, places that can't be used; pushes that are killed.
+"""H3 to H7: processes that meet in the cache of hubs, files that it lost, no network, places that can't be used; pushes
+that are killed.
 
 The servers are real, on this machine; see hub_server.
 """
@@ -28,7 +29,8 @@ from zoo import card as cards
 from zoo import cli, hub, paths
 from zoo.errors import ZooError
 
-# ---- H3: two processes -------------------------------------------------------------------------------------------------------
+# ---- H3: two processes ---------------------------------------------------------------------------
+
 
 def _pull(there, queue):
     queue.put(hub.pull(NAME, there).name)
@@ -79,7 +81,7 @@ print(hub.pull({NAME!r}, {web.address!r}).name, flush=True)
         time.sleep(0.02)
     second = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     while len(web.ranges(f"{NAME}/zoo.json")) + len(web.ranges("index.json")) < 3 and time.monotonic() < until:
-        time.sleep(0.02)                            # it has read the index, and goes for the lock
+        time.sleep(0.02)  # it has read the index, and goes for the lock
     assert second.poll() is None and in_cache() == []
     first.send_signal(signal.SIGKILL)
     name = second.communicate(timeout=60)[0].strip()
@@ -87,7 +89,8 @@ print(hub.pull({NAME!r}, {web.address!r}).name, flush=True)
     assert in_cache() == [name] and hub.verify() == [] and hub.pull(NAME, web.address).name == name
 
 
-# ---- H4: the cache is damaged later ------------------------------------------------------------------------------------------
+# ---- H4: the cache is damaged later --------------------------------------------------------------
+
 
 def test_h4_what_the_cache_lost_is_brought_again(there):
     folder = hub.pull(NAME, there)
@@ -107,7 +110,10 @@ def test_h4_the_cache_is_not_to_be_written_in(there):
     assert all(path.stat().st_mode & 0o222 == 0 for path in hub.pull(NAME, there).iterdir())
 
 
-DAMAGE = {"truncated": lambda data: data[:-1], "flipped": lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]}
+DAMAGE = {
+    "truncated": lambda data: data[:-1],
+    "flipped": lambda data: data[:1000] + bytes([data[1000] ^ 1]) + data[1001:],
+}
 
 
 @pytest.mark.parametrize("how", DAMAGE)
@@ -120,22 +126,28 @@ def test_h4_damage_in_the_cache_is_caught_and_mended_or_said(how, web, monkeypat
         (folder / MODEL).write_bytes(DAMAGE[how](good))
 
     spoil()
-    with pytest.raises(ZooError, match=f"{MODEL} has 204,799 bytes where" if how == "truncated" else f"{MODEL} is not the file .*another sha256"):
-        cards.read_card(folder)                     # what every load begins with
+    with pytest.raises(
+        ZooError,
+        match=f"{MODEL} has 204,799 bytes where" if how == "truncated" else f"{MODEL} is not the file .*another sha256",
+    ):
+        cards.read_card(folder)  # what every load begins with
     if how == "truncated":
         with pytest.raises(ZooError, match="204,799 bytes"):
-            cards.read_card(folder, hashed=False)   # by its size alone
+            cards.read_card(folder, hashed=False)  # by its size alone
     assert cli.main(["verify"]) == 1 and MODEL in capsys.readouterr().out
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     assert cli.main(["pull", NAME, "--hub", web.address]) == 2
-    assert f"is not whole in the cache and ZOO_OFFLINE (or --offline) is set; with a network, run once:  zoo pull {NAME} --hub {web.address}" in (
-        capsys.readouterr().err)
+    assert (
+        f"is not whole in the cache and ZOO_OFFLINE (or --offline) is set; with a network, run once:  zoo pull {NAME} "
+        f"--hub {web.address}" in (capsys.readouterr().err)
+    )
     monkeypatch.delenv("ZOO_OFFLINE")
     assert hub.pull(NAME, web.address) == folder and (folder / MODEL).read_bytes() == good
     assert cli.main(["verify"]) == 0
 
 
-# ---- H5: no network ----------------------------------------------------------------------------------------------------------
+# ---- H5: no network ------------------------------------------------------------------------------
+
 
 def test_h5_offline_uses_what_was_pulled_and_names_what_was_not(web, tmp_path, monkeypatch):
     hub.push(tmp_path / "made", web.root, name="other")
@@ -149,15 +161,21 @@ def test_h5_offline_uses_what_was_pulled_and_names_what_was_not(web, tmp_path, m
     monkeypatch.setattr(socket.socket, "connect", blocked)
     assert hub.pull(NAME, web.address) == hub.find(NAME, web.address) == folder
     assert len(hub.list_checkpoints(web.address)) == 2
-    with pytest.raises(ZooError, match="other of .* is not whole in the cache and ZOO_OFFLINE .* is set; .*:  zoo pull other --hub http://127"):
+    with pytest.raises(
+        ZooError,
+        match="other of .* is not whole in the cache and ZOO_OFFLINE .* is set; .*:  zoo pull other --hub http://127",
+    ):
         hub.pull("other", web.address)
-    with pytest.raises(ZooError, match=f"never read on this machine and ZOO_OFFLINE .*:  zoo pull {NAME} --hub https://example.org/hub$"):
+    with pytest.raises(
+        ZooError,
+        match=f"never read on this machine and ZOO_OFFLINE .*:  zoo pull {NAME} --hub https://example.org/hub$",
+    ):
         hub.pull(NAME, "https://example.org/hub")
     with pytest.raises(ZooError, match="ZOO_OFFLINE .*:  zoo pull hf://org/name@main$"):
         hub.pull("hf://org/name@main")
     with pytest.raises(ZooError, match="ZOO_OFFLINE"):
         hub.push(tmp_path / "made", "hf://org/name")
-    assert hub.pull(NAME, web.root) == folder        # folders are no network
+    assert hub.pull(NAME, web.root) == folder  # folders are no network
     (folder / MODEL).unlink()
     with pytest.raises(ZooError, match="is not whole in the cache"):
         hub.pull(NAME, web.address)
@@ -181,7 +199,12 @@ def test_h5_list_info_and_adapt_work_without_a_socket(tmp_path, monkeypatch, cap
     monkeypatch.setattr(socket, "socket", blocked)
     monkeypatch.setattr(socket, "create_connection", blocked)
     monkeypatch.chdir(tmp_path)
-    for words in (["list", "checkpoints"], ["info", "small"], ["pull", "small"], ["adapt", "small", "--data", "digits", "--mode", "knn", "--per-class", "3"]):
+    for words in (
+        ["list", "checkpoints"],
+        ["info", "small"],
+        ["pull", "small"],
+        ["adapt", "small", "--data", "digits", "--mode", "knn", "--per-class", "3"],
+    ):
         assert cli.main([*words, "--hub", web.address, "--offline"]) == 0, capsys.readouterr().err
     for words in (["list", "tasks"], ["list", "recipes"], ["info", "simclr"], ["info", "digits"]):
         assert cli.main([*words, "--offline"]) == 0
@@ -192,7 +215,8 @@ def test_h5_list_info_and_adapt_work_without_a_socket(tmp_path, monkeypatch, cap
     assert "ZOO_OFFLINE" not in os.environ, "the option is of one verb only"
 
 
-# ---- H6: the place of the cache ----------------------------------------------------------------------------------------------
+# ---- H6: the place of the cache ------------------------------------------------------------------
+
 
 def test_h6_too_little_room(there, monkeypatch):
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
@@ -231,7 +255,9 @@ def test_h6_a_cache_reached_through_a_link(there, tmp_path, monkeypatch):
 def mounted(folder: Path, *options: str):
     """A file system of its own at `folder`, where one may mount such."""
     folder.mkdir(exist_ok=True)
-    made = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], capture_output=True, check=False)
+    made = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], capture_output=True, check=False
+    )
     if not made or made.returncode:
         pytest.skip("file systems can't be mounted here")
     try:
@@ -266,7 +292,7 @@ def test_h6_a_file_system_that_is_read_only(web, tmp_path, monkeypatch):
         folder = hub.pull(NAME, web.address)
         hub.push(tmp_path / "made", web.root, name="other")
         subprocess.run(["mount", "-o", "remount,ro", tmp_path / "disk"], check=True)
-        assert hub.pull(NAME, web.address) == folder and hub.verify() == []        # reading needs no lock
+        assert hub.pull(NAME, web.address) == folder and hub.verify() == []  # reading needs no lock
         with pytest.raises(ZooError, match="can't be written: Read-only file system"):
             hub.pull("other", web.address)
 
@@ -276,18 +302,34 @@ def test_h6_a_cache_on_another_file_system(web, tmp_path, monkeypatch):
         (tmp_path / "near").symlink_to(tmp_path / "disk")
         monkeypatch.setenv("ZOO_HOME", str(tmp_path / "near"))
         folder = hub.pull(NAME, web.address)
-        assert os.stat(folder).st_dev != os.stat(tmp_path).st_dev and hub.verify() == [] and hub.pull(NAME, web.root) == folder
+        assert (
+            os.stat(folder).st_dev != os.stat(tmp_path).st_dev
+            and hub.verify() == []
+            and hub.pull(NAME, web.root) == folder
+        )
 
 
-# ---- H7: pushes that are killed ----------------------------------------------------------------------------------------------
+# ---- H7: pushes that are killed ------------------------------------------------------------------
 
-@pytest.mark.parametrize(("exchanges", "owner", "name", "moment"), [
-    (True, paths, "_exchange", 0), (True, os, "replace", 1), (True, os, "replace", 2), *((False, os, "replace", moment) for moment in range(2, 6))])
+
+@pytest.mark.parametrize(
+    ("exchanges", "owner", "name", "moment"),
+    [
+        (True, paths, "_exchange", 0),
+        (True, os, "replace", 1),
+        (True, os, "replace", 2),
+        *((False, os, "replace", moment) for moment in range(2, 6)),
+    ],
+)
 def test_h7_a_push_over_another_killed_at_any_moment(exchanges, owner, name, moment, there, tmp_path, monkeypatch):
-    """The name is never without a checkpoint, or (where two folders can't change places in one step) is until the next push."""
+    """The name is never without a checkpoint, or (where two folders can't change places in one step) is until the next
+    push.
+    """
     if not exchanges:
         monkeypatch.setattr(paths, "_exchange", lambda one, other: False)
-    other = write_folder(tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}])
+    other = write_folder(
+        tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}]
+    )
     assert forked(lambda: (at(owner, name, moment), hub.push(other, there, replace=True))) == -signal.SIGKILL
     assert (there / NAME).is_dir() == (exchanges or moment != 3)
     assert [entry["name"] for entry in hub.list_checkpoints(there)] == [NAME]
@@ -297,7 +339,9 @@ def test_h7_a_push_over_another_killed_at_any_moment(exchanges, owner, name, mom
             hub.pull(NAME, there)
     else:
         hub.pull(NAME, there)
-    hub.push(other, there, replace=not swapped)     # the very same is there and only the index lacks it: nothing is replaced
+    hub.push(
+        other, there, replace=not swapped
+    )  # the very same is there and only the index lacks it: nothing is replaced
     assert hub.verify(there) == [] and hub.list_checkpoints(there)[0]["knn"] == 50.0
     assert hub.pull(NAME, there) and sorted(path.name for path in there.iterdir()) == ["index.json", NAME]
 

@@ -18,7 +18,8 @@ from hub_server import MODEL, NAME, answer, dropping, in_cache, place, stall, st
 from zoo import carriers, cli, hub
 from zoo.errors import ZooError
 
-# ---- H1: the connection ------------------------------------------------------------------------------------------------------
+# ---- H1: the connection --------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("at", [0, 1, 1000, 150_000, 204_799])
 def test_h1_a_dropped_connection_is_resumed(web, at):
@@ -41,7 +42,9 @@ def test_h1_a_server_without_ranges_starts_again(web):
 
 def test_h1_no_progress_ends_in_an_error_and_what_came_is_gone_on_with(web):
     web.faults += [(MODEL, dropping(web, 70_000)) for _ in range(carriers.TRIES + 1)]
-    with pytest.raises(ZooError, match=r"can't be had \(the connection ended after 70,000 of 204,800 bytes\); what has arrived is kept"):
+    with pytest.raises(
+        ZooError, match=r"can't be had \(the connection ended after 70,000 of 204,800 bytes\); what has arrived is kept"
+    ):
         hub.pull(NAME, web.address)
     assert in_cache() == []
     del web.requests[:]
@@ -66,7 +69,10 @@ def test_h1_a_server_says_when_to_come_back(web, place):
         hub.pull(NAME, web.address)
 
 
-@pytest.mark.parametrize(("code", "words"), [(404, "is not there"), (403, "answers 403"), (401, "answers 401"), (400, "answers 400"), (304, "answers 304")])
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(404, "is not there"), (403, "answers 403"), (401, "answers 401"), (400, "answers 400"), (304, "answers 304")],
+)
 def test_h1_a_final_answer_is_not_asked_for_again(web, code, words, place):
     web.faults += [(MODEL, status(code))]
     with pytest.raises(ZooError, match=words):
@@ -98,9 +104,16 @@ def test_h1_a_trickle_is_given_up(web, monkeypatch):
         hub.pull(NAME, web.address)
 
 
-@pytest.mark.parametrize(("length", "data", "words"), [
-    (204_801, None, "204,801 bytes where 204,800 are expected"), (1 << 60, None, "bytes where 204,800"), (10, None, "10 bytes where 204,800"),
-    (-1, bytes(204_801), "sends more than the 204,800 bytes"), (None, b"short", "5 bytes where 204,800")])
+@pytest.mark.parametrize(
+    ("length", "data", "words"),
+    [
+        (204_801, None, "204,801 bytes where 204,800 are expected"),
+        (1 << 60, None, "bytes where 204,800"),
+        (10, None, "10 bytes where 204,800"),
+        (-1, bytes(204_801), "sends more than the 204,800 bytes"),
+        (None, b"short", "5 bytes where 204,800"),
+    ],
+)
 def test_h1_a_wrong_length(web, length, data, words):
     web.faults += [(MODEL, lambda handler: answer(handler, web.root / NAME / MODEL, length=length, data=data))] * 2
     with pytest.raises(ZooError, match=words):
@@ -115,12 +128,28 @@ def test_h1_an_endless_index_is_cut_off(web, monkeypatch):
         hub.list_checkpoints(web.address)
 
 
-@pytest.mark.parametrize("target", ["http://other.example/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "http://10.0.0.1/x", "data:,x", "//other/x",
-                                    "https://u:p@example.org/x", "http://127.0.0.1.evil.example/x", "gopher://x/", "http://[::1", "javascript:x"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://other.example/x",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "http://10.0.0.1/x",
+        "data:,x",
+        "//other/x",
+        "https://u:p@example.org/x",
+        "http://127.0.0.1.evil.example/x",
+        "gopher://x/",
+        "http://[::1",
+        "javascript:x",
+    ],
+)
 def test_h1_redirects_that_are_not_followed(web, target, monkeypatch):
     opened = []
     real = socket.create_connection
-    monkeypatch.setattr(socket, "create_connection", lambda address, *a, **k: (opened.append(address[0]), real(address, *a, **k))[1])
+    monkeypatch.setattr(
+        socket, "create_connection", lambda address, *a, **k: (opened.append(address[0]), real(address, *a, **k))[1]
+    )
     web.faults += [(MODEL, status(302, Location=target))]
     with pytest.raises(ZooError, match="redirects to|only https|is no valid"):
         hub.pull(NAME, web.address)
@@ -141,7 +170,8 @@ def test_h1_a_refused_connection_is_a_sentence(tmp_path):
         hub.pull(NAME, address)
 
 
-# ---- H2: other content of the same size --------------------------------------------------------------------------------------
+# ---- H2: other content of the same size ----------------------------------------------------------
+
 
 @pytest.mark.parametrize("file", [MODEL, "zoo.json", "config.json"])
 def test_h2_same_size_corruption(web, file):
@@ -150,8 +180,12 @@ def test_h2_same_size_corruption(web, file):
     web.faults += [(f"{NAME}/{file}", lambda handler: answer(handler, web.root, data=bytes(data)))]
     with pytest.raises(ZooError, match="sha256"):
         hub.pull(NAME, web.address)
-    assert in_cache() == [] and not list(hub.cache().rglob(MODEL)) + list(hub.cache().rglob("zoo.json")) or file == "config.json"
-    hub.pull(NAME, web.address)                     # the server was mended
+    assert (
+        in_cache() == []
+        and not list(hub.cache().rglob(MODEL)) + list(hub.cache().rglob("zoo.json"))
+        or file == "config.json"
+    )
+    hub.pull(NAME, web.address)  # the server was mended
     assert hub.verify() == []
 
 
@@ -181,4 +215,10 @@ def test_h2_the_command_line_refuses_and_keeps_nothing(web, file, capsys):
     web.faults += [(f"{NAME}/{file}", lambda handler: answer(handler, web.root, data=bytes(data)))]
     assert cli.main(["pull", NAME, "--hub", web.address]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "sha256" in err and in_cache() == [] and not list(hub.cache().rglob(file))
+    assert (
+        out == ""
+        and err.count("\n") == 1
+        and "sha256" in err
+        and in_cache() == []
+        and not list(hub.cache().rglob(file))
+    )

@@ -1,4 +1,6 @@
-"""R17, R18 and the processes' part of R5: runs of two processes, started as people start them, and what happens when one is lost."""
+"""R17, R18 and the processes' part of R5: runs of two processes, started as people start them, and what happens when
+one is lost.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,21 @@ from zoo.data.shard_writer import write_shards
 from zoo.errors import ZooError
 from zoo.resumable import newest_good
 
-# neither 3 nor anything else divides the digits: the last training batch is left out, and the last of validation is short
-SMALL = {"data": {"name": "digits", "batch_size": 50, "size": 16}, "backbone": {"name": "test_resnet"},
-         "task": {"name": "simclr", "hidden": 32, "outputs": 16},
-         "trainer": {"max_steps": 14, "validate_every": 1, "accelerator": "cpu", "devices": 2, "save_every": 2, "timeout": 60.0}}
+# neither 3 nor anything else divides the digits: the last training batch is left out, and the last of validation is
+# short
+SMALL = {
+    "data": {"name": "digits", "batch_size": 50, "size": 16},
+    "backbone": {"name": "test_resnet"},
+    "task": {"name": "simclr", "hidden": 32, "outputs": 16},
+    "trainer": {
+        "max_steps": 14,
+        "validate_every": 1,
+        "accelerator": "cpu",
+        "devices": 2,
+        "save_every": 2,
+        "timeout": 60.0,
+    },
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,13 +60,17 @@ def here(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(here) -> tuple[Path, str, str]:
     """A run that torchrun started, and what it said."""
-    code, out, err = torchrun("--nproc-per-node", "2", "-m", "zoo.cli", "pretrain", "small.yaml", "--out", "run", "--no-progress", "--json")
+    code, out, err = torchrun(
+        "--nproc-per-node", "2", "-m", "zoo.cli", "pretrain", "small.yaml", "--out", "run", "--no-progress", "--json"
+    )
     assert code == 0, err
     return here / "run", out, err
 
 
 def test_r18_splits_that_nothing_divides(run):
-    """An incomplete last batch, in training and in validation, holds nobody up; and only one process writes and speaks."""
+    """An incomplete last batch, in training and in validation, holds nobody up; and only one process writes and
+    speaks.
+    """
     folder, out, err = run
     splits = load_data("digits", 16).splits
     assert len(splits["train"]) % 100 and len(splits["train"]) // 100 < 14 and len(splits["validation"]) % 100
@@ -64,7 +81,9 @@ def test_r18_splits_that_nothing_divides(run):
     curves = (folder / "metrics.csv").read_text().splitlines()
     assert {"knn", "spread", "effective_rank", "val_loss", "loss"} <= set(curves[0].split(","))
     steps = [line.split(",")[curves[0].split(",").index("step")] for line in curves[1:]]
-    assert len(steps) == len(set(steps)) + sum(a == b for a, b in zip(steps, steps[1:])), "two processes wrote one file of curves"
+    assert len(steps) == len(set(steps)) + sum(a == b for a, b in zip(steps, steps[1:])), (
+        "two processes wrote one file of curves"
+    )
 
 
 def test_a_run_equals_itself_whoever_starts_it(run):
@@ -75,21 +94,31 @@ def test_a_run_equals_itself_whoever_starts_it(run):
 
 
 def test_r5_another_number_of_processes(run):
-    with pytest.raises(ZooError, match="run was begun with 2 processes and this would go on with 1, which is another order .* start 2, by trainer.devices"):
+    with pytest.raises(
+        ZooError,
+        match="run was begun with 2 processes and this would go on with 1, which is another order .* start 2, by "
+        "trainer.devices",
+    ):
         zoo.pretrain("small.yaml", out="run", resume=True, progress=False, **{"trainer.devices": 1})
 
 
 def test_as_many_as_the_recipe_says(monkeypatch):
     for key, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "zoo", "SLURM_NTASKS_PER_NODE": "4"}.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(ZooError, match="SLURM runs this as one process, and the recipe says trainer.devices 2 .* srun --nodes 3 --ntasks-per-node 2"):
+    with pytest.raises(
+        ZooError,
+        match="SLURM runs this as one process, and the recipe says trainer.devices 2 .* srun --nodes 3 "
+        "--ntasks-per-node 2",
+    ):
         ranks.rank(2, 3)
     for key, value in {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "3"}.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(ZooError, match="srun started 2 processes on each of 2 machines, .*; give --trainer.devices 2 --trainer.nodes 2"):
+    with pytest.raises(
+        ZooError, match="srun started 2 processes on each of 2 machines, .*; give --trainer.devices 2 --trainer.nodes 2"
+    ):
         zoo.pretrain("small.yaml", out="never", progress=False)
     assert ranks.rank(2, 2) == 3 and not Path("never").exists()
-    monkeypatch.setenv("SLURM_JOB_NAME", "bash")            # an interactive job
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # an interactive job
     assert ranks.rank(1, 1) == ranks.rank(2, 1) == 0
     monkeypatch.setenv("NODE_RANK", "1")
     assert ranks.rank(2, 2) == 2
@@ -98,12 +127,16 @@ def test_as_many_as_the_recipe_says(monkeypatch):
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(ZooError, match=r"trainer.devices is 2, and torch finds 1 GPU\(s\) on this machine; .* or trainer.accelerator to cpu"):
+    with pytest.raises(
+        ZooError,
+        match=r"trainer.devices is 2, and torch finds 1 GPU\(s\) on this machine; .* or trainer.accelerator to cpu",
+    ):
         zoo.pretrain("small.yaml", out="never", progress=False, **{"trainer.accelerator": "gpu"})
     assert not Path("never").exists()
 
 
-# ---- one of two is lost ------------------------------------------------------------------------------------------------------
+# ---- one of two is lost --------------------------------------------------------------------------
+
 
 def alive(pid: int) -> bool:
     try:
@@ -114,7 +147,19 @@ def alive(pid: int) -> bool:
 
 def endless(out: Path, said: TextIO) -> subprocess.Popen:
     """A run of two processes that wait five seconds for each other and never come to an end by themselves."""
-    words = ["zoo", "pretrain", "small.yaml", "--out", str(out), "--trainer.timeout", "5", "--trainer.max_steps", "1000000", "--trainer.validate_every", "0"]
+    words = [
+        "zoo",
+        "pretrain",
+        "small.yaml",
+        "--out",
+        str(out),
+        "--trainer.timeout",
+        "5",
+        "--trainer.max_steps",
+        "1000000",
+        "--trainer.validate_every",
+        "0",
+    ]
     return subprocess.Popen(command(words), env=plain(), stdout=said, stderr=said)
 
 
@@ -137,14 +182,21 @@ def test_r17_a_process_is_lost(number, here):
         os.kill(second, number)
         lost = time.monotonic()
         assert process.wait(timeout=60) == 2
-        assert time.monotonic() - lost < (10 if number == signal.SIGKILL else 5 + 15), "of a killed one it learns at once, of a stopped one after the time-out"
+        assert time.monotonic() - lost < (10 if number == signal.SIGKILL else 5 + 15), (
+            "of a killed one it learns at once, of a stopped one after the time-out"
+        )
     finally:
         for pid in (*children(process.pid), process.pid) if process.poll() is None else ():
             os.kill(pid, signal.SIGKILL)
     text = Path(said.name).read_text()
-    assert "zoo: process 0 of 2 lost another one, which ended or didn't answer for 5 seconds (trainer.timeout)" in text and "--resume" in text
+    assert (
+        "zoo: process 0 of 2 lost another one, which ended or didn't answer for 5 seconds (trainer.timeout)" in text
+        and "--resume" in text
+    )
     assert "Traceback" not in text and not alive(second), "an orphan"
-    assert "process 0 was here, the last call at the end:" in text and re.search(r'File ".*", line \d+, in fit', text), "nothing says where the process waited"
+    assert "process 0 was here, the last call at the end:" in text and re.search(
+        r'File ".*", line \d+, in fit', text
+    ), "nothing says where the process waited"
     if number == signal.SIGSTOP:
         assert "most recent call first" in text and "all_reduce" in text, "nothing says where the process waited"
     assert newest_good(out) is not None
@@ -173,7 +225,8 @@ def test_r17_the_first_process_is_lost(number, here):
     assert "process 1 of 2 lost another one" in Path(said.name).read_text() and newest_good(out) is not None
 
 
-# ---- shards, each process its own part ---------------------------------------------------------------------------------------
+# ---- shards, each process its own part -----------------------------------------------------------
+
 
 @pytest.mark.faults
 def test_r24_two_processes_over_shards_are_killed_and_go_on(here):
@@ -182,8 +235,21 @@ def test_r24_two_processes_over_shards_are_killed_and_go_on(here):
     Path("pictures").mkdir()
     for number in range(90):
         Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(f"pictures/{number:02}.png")
-    words = command(["zoo", "pretrain", "small.yaml", "--data.name", f"shards:{write_shards('pictures', 'shards', 20)}", "--data.batch_size", "8", "--trainer.max_steps", "40",
-                     "--trainer.save_every", "3"])
+    words = command(
+        [
+            "zoo",
+            "pretrain",
+            "small.yaml",
+            "--data.name",
+            f"shards:{write_shards('pictures', 'shards', 20)}",
+            "--data.batch_size",
+            "8",
+            "--trainer.max_steps",
+            "40",
+            "--trainer.save_every",
+            "3",
+        ]
+    )
     (whole,) = finish([start([*words, "--out", "sharded"])])
     assert whole[0] == 0, whole[2]
     process = subprocess.Popen([*words, "--out", "sharded-cut"], env=plain(), start_new_session=True)
@@ -197,7 +263,8 @@ def test_r24_two_processes_over_shards_are_killed_and_go_on(here):
     assert weights(Path("sharded-cut")) == weights(Path("sharded"))
 
 
-# ---- other ways to start ------------------------------------------------------------------------------------------------------
+# ---- other ways to start -------------------------------------------------------------------------
+
 
 @pytest.mark.faults
 def test_srun(run):
@@ -214,16 +281,52 @@ def test_two_hosts(run):
     """Two network namespaces with a cable between them: processes that reach each other by address alone."""
     names = [f"zoo{os.getpid()}a", f"zoo{os.getpid()}b"]
     try:
-        for command_line in (*(f"netns add {name}" for name in names), f"link add v0 netns {names[0]} type veth peer name v0 netns {names[1]}",
-                             *(f"-n {name} addr add 10.213.7.{number}/24 dev v0" for number, name in enumerate(names, 1)),
-                             *(f"-n {name} link set {link} up" for name in names for link in ("v0", "lo"))):
+        for command_line in (
+            *(f"netns add {name}" for name in names),
+            f"link add v0 netns {names[0]} type veth peer name v0 netns {names[1]}",
+            *(f"-n {name} addr add 10.213.7.{number}/24 dev v0" for number, name in enumerate(names, 1)),
+            *(f"-n {name} link set {link} up" for name in names for link in ("v0", "lo")),
+        ):
             made = subprocess.run(["ip", *command_line.split()], capture_output=True, text=True)
             if made.returncode:
                 pytest.skip(f"ip {command_line}: {made.stderr}")
         port = str(free_port())
-        results = finish([start(["ip", "netns", "exec", name, *TORCHRUN, "--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1", "--master-addr",
-                                 "10.213.7.1", "--master-port", port, "-m", "zoo.cli", "pretrain", "small.yaml", "--out", "hosts", "--no-progress",
-                                 "--trainer.devices", "1", "--trainer.nodes", "2"], GLOO_SOCKET_IFNAME="v0") for number, name in enumerate(names)])
+        results = finish(
+            [
+                start(
+                    [
+                        "ip",
+                        "netns",
+                        "exec",
+                        name,
+                        *TORCHRUN,
+                        "--nnodes",
+                        "2",
+                        "--node-rank",
+                        str(number),
+                        "--nproc-per-node",
+                        "1",
+                        "--master-addr",
+                        "10.213.7.1",
+                        "--master-port",
+                        port,
+                        "-m",
+                        "zoo.cli",
+                        "pretrain",
+                        "small.yaml",
+                        "--out",
+                        "hosts",
+                        "--no-progress",
+                        "--trainer.devices",
+                        "1",
+                        "--trainer.nodes",
+                        "2",
+                    ],
+                    GLOO_SOCKET_IFNAME="v0",
+                )
+                for number, name in enumerate(names)
+            ]
+        )
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
@@ -270,7 +373,9 @@ open(f"own-{rank}.json", "w").write(json.dumps(found))
 
 @pytest.mark.faults
 def test_r18_a_loader_of_ones_own(here):
-    """Lightning's sampler gives rank r the rows r, r + 2, ..., the order that losses rely on; batches of different sizes, or not as many, are refused by all."""
+    """Lightning's sampler gives rank r the rows r, r + 2, ..., the order that losses rely on; batches of different
+    sizes, or not as many, are refused by all.
+    """
     Path("own.py").write_text(OWN)
     code, _, err = torchrun("--nproc-per-node", "2", "own.py")
     assert code == 0, err
@@ -278,6 +383,12 @@ def test_r18_a_loader_of_ones_own(here):
     rows = [[row for pair in zip(a, b, strict=True) for row in pair] for a, b in zip(first, second, strict=True)]
     assert {row for batch in rows for row in batch} == set(range(19)) and len(rows) == 3 and len(rows[-1]) == 4
     mend = "and they have to have as many each; let Lightning put its sampler into the loader, or"
-    assert refused == refused_too == [f"the processes have batches of 4 and 3 pictures, {mend} give it drop_last=True",
-                                      f"the processes have 3 and 2 batches of training, {mend} have yours give every process as many",
-                                      f"the processes have 2 and 1 batches of validation, {mend} have yours give every process as many"]
+    assert (
+        refused
+        == refused_too
+        == [
+            f"the processes have batches of 4 and 3 pictures, {mend} give it drop_last=True",
+            f"the processes have 3 and 2 batches of training, {mend} have yours give every process as many",
+            f"the processes have 2 and 1 batches of validation, {mend} have yours give every process as many",
+        ]
+    )

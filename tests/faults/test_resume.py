@@ -1,4 +1,6 @@
-"""R1 to R7: runs that are killed, or asked to end, at any moment; what goes on is the undisturbed run, to the last bit."""
+"""R1 to R7: runs that are killed, or asked to end, at any moment; what goes on is the undisturbed run, to the last
+bit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from killing import PretextTask, assert_same, at, forked, generated, go_on, kill, killed, pretrain, recipe, state, undisturbed  # noqa: F401
+from killing import (
+    PretextTask,
+    assert_same,
+    at,
+    forked,
+    go_on,
+    kill,
+    killed,
+    pretrain,
+    recipe,
+    state,
+)  # noqa: F401
 
 import zoo
 from zoo import resumable
@@ -28,7 +41,9 @@ TASKS = [entry.name for entry in zoo.list_tasks() if entry.origin == "zoo"]
 @pytest.fixture
 def sweep(undisturbed, tmp_path):  # noqa: F811
     def run(values: dict, owner, name: str, moments) -> int:
-        """Kills a run at each of these calls of owner.name and lets it go on. Gives how many of the calls there were."""
+        """Kills a run at each of these calls of owner.name and lets it go on. Gives how many of the calls there
+        were.
+        """
         for done, moment in enumerate(moments):
             out = tmp_path / f"{name}-{moment}"
             if not killed(values, out, owner, name, moment):
@@ -39,7 +54,8 @@ def sweep(undisturbed, tmp_path):  # noqa: F811
     return run
 
 
-# ---- R1: at every step -----------------------------------------------------------------------------------------------------
+# ---- R1: at every step ---------------------------------------------------------------------------
+
 
 def test_r1_killed_within_an_epoch(sweep):
     assert sweep(recipe(), PretextTask, "training_step", [4]) == 1
@@ -56,7 +72,8 @@ def test_r1_killed_at_every_step_and_saved_seldom(sweep):
     assert sweep(recipe(max_steps=14, save_every=4, validate_every=2), PretextTask, "training_step", range(100)) == 14
 
 
-# ---- R2: at an epoch's end, in validation, while saving ----------------------------------------------------------------------
+# ---- R2: at an epoch's end, in validation, while saving ------------------------------------------
+
 
 @pytest.mark.parametrize(("name", "moment"), [("training_step", 3), ("validation_step", 1), ("validation_step", 3)])
 def test_r2_killed_around_an_epochs_end(name, moment, sweep):
@@ -65,12 +82,16 @@ def test_r2_killed_around_an_epochs_end(name, moment, sweep):
 
 
 def test_r2_killed_in_a_look_within_an_epoch(sweep):
-    """By default a run is looked at five times, wherever its epochs end: here after steps 2, 3, 5, 6 and 7 of three an epoch."""
+    """By default a run is looked at five times, wherever its epochs end: here after steps 2, 3, 5, 6 and 7 of three an
+    epoch.
+    """
     assert sweep(recipe(validate_every=None), PretextTask, "validation_step", [1]) == 1
 
 
 @long
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"save_every": 3}, {"max_steps": -1, "max_epochs": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 2}, {"save_every": 3}, {"max_steps": -1, "max_epochs": 3}], ids=str
+)
 def test_r2_killed_at_any_moment_of_the_looks(changes, sweep):
     values = recipe(**{"validate_every": None} | changes)
     assert sweep(values, PretextTask, "validation_step", range(100)) >= 10
@@ -101,13 +122,14 @@ def _killed_while_saving(values: dict, out: Path, save: int, call: int) -> bool:
                 if next(calls) == call:
                     kill()
                 return original(*arguments, **keywords)
+
             return counted
 
         for name in CALLS:
             setattr(os, name, counting(getattr(os, name)))
 
     def stop_counting() -> None:
-        os._exit(7)                                 # that save is over
+        os._exit(7)  # that save is over
 
     def run() -> None:
         at(SafeCheckpointIO, "save_checkpoint", save, count_calls)
@@ -169,7 +191,8 @@ def test_r2_killed_at_any_byte_of_a_write(tmp_path, undisturbed):
             assert_same(go_on(values, run), whole)
 
 
-# ---- R3: accumulated gradients; every task -----------------------------------------------------------------------------------
+# ---- R3: accumulated gradients; every task -------------------------------------------------------
+
 
 def test_r3_killed_while_gradients_are_added_up(sweep):
     """Steps of two batches and of one, which is what is left of an epoch of three."""
@@ -190,7 +213,11 @@ def test_r3_every_task_killed_at_any_step(task, sweep):
 
 
 @long
-@pytest.mark.parametrize(("task", "arguments"), [("deepcluster", {"clusters": 4, "memory": 6, "every": 1}), ("moco", {"version": "v3"})], ids=["clusters", "v3"])
+@pytest.mark.parametrize(
+    ("task", "arguments"),
+    [("deepcluster", {"clusters": 4, "memory": 6, "every": 1}), ("moco", {"version": "v3"})],
+    ids=["clusters", "v3"],
+)
 def test_r3_what_defaults_do_not_reach_killed_at_any_step(task, arguments, sweep):
     """A clustering that really happens, and the form without a queue."""
     values = recipe(task, max_steps=5)
@@ -198,7 +225,8 @@ def test_r3_what_defaults_do_not_reach_killed_at_any_step(task, arguments, sweep
     assert sweep(values, PretextTask, "training_step", range(100)) == 5
 
 
-# ---- R4: twice in one epoch --------------------------------------------------------------------------------------------------
+# ---- R4: twice in one epoch ----------------------------------------------------------------------
+
 
 def test_r4_killed_twice_in_one_epoch(tmp_path, undisturbed):
     values = recipe(max_steps=6)
@@ -219,18 +247,27 @@ def test_r4_killed_again_and_again(tmp_path, undisturbed):
     assert_same(go_on(values, tmp_path / "run"), undisturbed(values))
 
 
-# ---- R5: other facts ---------------------------------------------------------------------------------------------------------
+# ---- R5: other facts -----------------------------------------------------------------------------
+
 
 def test_r5_what_the_run_is_made_of_has_changed(tmp_path, monkeypatch, undisturbed):
     values, run = recipe(max_steps=3, validate_every=0), tmp_path / "run"
     assert killed(values, run, PretextTask, "training_step", 2)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    with pytest.raises(ZooError, match="was begun with data.batch_size 4, and the recipe now says 6; resume it unchanged, or start a new run with --out"):
+    with pytest.raises(
+        ZooError,
+        match="was begun with data.batch_size 4, and the recipe now says 6; resume it unchanged, or start a new run "
+        "with --out",
+    ):
         pretrain(values | {"data": values["data"] | {"batch_size": 6}}, run, resume=True)
     load = zoo.data.module.load_data
     with monkeypatch.context() as patched:
         patched.setattr("zoo.data.module.load_data", lambda *given, **also: _other_fingerprint(load(*given, **also)))
-        with pytest.raises(ZooError, match="the data of .*run have changed since the run began, so it can't be resumed; start a new one with --out"):
+        with pytest.raises(
+            ZooError,
+            match="the data of .*run have changed since the run began, so it can't be resumed; start a new one with "
+            "--out",
+        ):
             pretrain(values, run, resume=True)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert_same(go_on(values, run), undisturbed(values))
@@ -242,7 +279,7 @@ def _other_fingerprint(data):
     return replace(data, fingerprint="another")
 
 
-# ---- R6, R7: signals ---------------------------------------------------------------------------------------------------------
+# ---- R6, R7: signals -----------------------------------------------------------------------------
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
@@ -261,13 +298,22 @@ def test_r6_a_signal_in_a_step(number, tmp_path, undisturbed):
     assert_same(go_on(values, tmp_path / "run"), undisturbed(values))
 
 
-MOMENTS = [(PretextTask, "validation_step", 1, 3), (PretextTask, "validation_step", 2, 6), (SafeCheckpointIO, "save_checkpoint", 2, 3),
-           ("zoo.data.module", "take", 6, 5), (PretextTask, "after_step", 5, 6), (L.LightningModule, "on_train_epoch_end", 0, 4),
-           (PretextTask, "training_step", 6, 7)]
+MOMENTS = [
+    (PretextTask, "validation_step", 1, 3),
+    (PretextTask, "validation_step", 2, 6),
+    (SafeCheckpointIO, "save_checkpoint", 2, 3),
+    ("zoo.data.module", "take", 6, 5),
+    (PretextTask, "after_step", 5, 6),
+    (L.LightningModule, "on_train_epoch_end", 0, 4),
+    (PretextTask, "training_step", 6, 7),
+]
 
 
 def _moments(long_too: bool) -> list:
-    return [pytest.param(*moment, marks=[] if number in (0, 2) else [long], id=f"{moment[1]}-{moment[2]}") for number, moment in enumerate(MOMENTS)]
+    return [
+        pytest.param(*moment, marks=[] if number in (0, 2) else [long], id=f"{moment[1]}-{moment[2]}")
+        for number, moment in enumerate(MOMENTS)
+    ]
 
 
 @pytest.mark.parametrize(("owner", "name", "moment", "step"), _moments(True))
@@ -299,13 +345,15 @@ def test_r6_a_signal_at_every_batch(accumulate, tmp_path, undisturbed):
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    """Of wandb's file: blocks of 32 KiB of pieces, each with its checksum, its length and whether it is whole, a first, a middle or a last."""
+    """Of wandb's file: blocks of 32 KiB of pieces, each with its checksum, its length and whether it is whole, a first,
+    a middle or a last.
+    """
     data, place, record = file.read_bytes(), 7, b""
     while place + 7 <= len(data):
         if place % 32768 > 32768 - 7:
             place += 32768 - place % 32768
         length, kind = struct.unpack_from("<HB", data, place + 4)
-        record += data[place + 7:place + 7 + length]
+        record += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):
             yield record
@@ -324,13 +372,17 @@ def _logged(kind: str, run: Path) -> list[int]:
 
     records = [Record.FromString(data) for data in _records(next(run.glob("wandb/offline-run-*/run-*.wandb")))]
     assert records[-1].HasField("exit"), "the run was not closed"
-    points = [{item.key or "/".join(item.nested_key): item.value_json for item in record.history.item} for record in records]
+    points = [
+        {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item} for record in records
+    ]
     return [int(point["trainer/global_step"]) for point in points if "loss" in point]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tensorboard", "wandb"])
 def test_r6_loggers_are_flushed(kind, tmp_path, monkeypatch):
-    """A signal in the fifth step: the points of all five are on the disk when the process has ended, though its atexit functions never ran."""
+    """A signal in the fifth step: the points of all five are on the disk when the process has ended, though its atexit
+    functions never ran.
+    """
     if kind != "csv":
         pytest.importorskip(kind)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -351,8 +403,13 @@ def test_r6_from_python_a_signal_is_an_exception_that_says_where_the_state_is(tm
         run = tmp_path / number.name
         with monkeypatch.context() as patched:
             step = PretextTask.training_step
-            patched.setattr(PretextTask, "training_step", lambda *given: (os.kill(os.getpid(), number), step(*given))[1])
-            with pytest.raises(expected, match=rf"^{number.name} received: the state of step 1 is saved in .*last\.ckpt; add --resume to go on") as caught:
+            patched.setattr(
+                PretextTask, "training_step", lambda *given: (os.kill(os.getpid(), number), step(*given))[1]
+            )
+            with pytest.raises(
+                expected,
+                match=rf"^{number.name} received: the state of step 1 is saved in .*last\.ckpt; add --resume to go on",
+            ) as caught:
                 pretrain(recipe(), run)
         assert expected is KeyboardInterrupt or (caught.value.code == 143 and isinstance(caught.value, SystemExit))
         assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
@@ -360,10 +417,16 @@ def test_r6_from_python_a_signal_is_an_exception_that_says_where_the_state_is(tm
 
 def test_r6_handlers_are_put_back_after_an_error_and_left_alone_in_a_thread(tmp_path, monkeypatch):
     handlers, seen, errors = {number: signal.getsignal(number) for number in SIGNALS}, [], []
-    monkeypatch.setattr(PretextTask, "training_step", lambda *given: seen.append({number: signal.getsignal(number) for number in SIGNALS}) or 1 / 0)
+    monkeypatch.setattr(
+        PretextTask,
+        "training_step",
+        lambda *given: seen.append({number: signal.getsignal(number) for number in SIGNALS}) or 1 / 0,
+    )
     with pytest.raises(ZeroDivisionError):
         pretrain(recipe(), tmp_path / "run")
-    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers and not set(seen[0].values()) & set(handlers.values())
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers and not set(seen[0].values()) & set(
+        handlers.values()
+    )
 
     def in_a_thread() -> None:
         try:
@@ -386,7 +449,10 @@ def test_r7_a_second_signal_ends_at_once(first, second, tmp_path, undisturbed):
         os.kill(os.getpid(), first)
         os.kill(os.getpid(), second)
 
-    assert forked(lambda: (at(PretextTask, "training_step", 4, twice), pretrain(values, tmp_path / "run"))) == SIGNALS[second]
+    assert (
+        forked(lambda: (at(PretextTask, "training_step", 4, twice), pretrain(values, tmp_path / "run")))
+        == SIGNALS[second]
+    )
     assert state(tmp_path / "run")["global_step"] == 4
     assert_same(go_on(values, tmp_path / "run"), undisturbed(values))
 
@@ -400,7 +466,12 @@ def test_r7_a_second_signal_while_the_state_is_written(tmp_path, undisturbed):
 
         def signals(call: int = call) -> None:
             at(PretextTask, "training_step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-            at(SafeCheckpointIO, "save_checkpoint", 2, lambda: [at(os, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM)) for name in ("fsync",)])
+            at(
+                SafeCheckpointIO,
+                "save_checkpoint",
+                2,
+                lambda: [at(os, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM)) for name in ("fsync",)],
+            )
 
         code = forked(lambda: (signals(), pretrain(values, run)))
         assert code == 143 and isinstance(torch.load(newest_good(run), weights_only=True)["global_step"], int)

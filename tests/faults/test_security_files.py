@@ -1,6 +1,7 @@
 """S1 to S3: files and addresses from strangers run nothing, recipes, cards and indexes lead nowhere.
 
-A canary is a file that appears when code of the stranger runs; each test that looks for it shows too that it would have appeared.
+A canary is a file that appears when code of the stranger runs; each test that looks for it shows too that it would have
+appeared.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from zoo.checkpoint import load_task
 from zoo.errors import ZooError
 from zoo.recipe import flat, keys, read
 
-# ---- S1: what would run code ---------------------------------------------------------------------------------------------------
+# ---- S1: what would run code ---------------------------------------------------------------------
+
 
 class Song:
     """Pickled, it is an instruction to open a file for writing."""
@@ -76,10 +78,17 @@ def put(folder: Path, name: str, data: bytes) -> None:
 
 
 WAYS = ("zip", "legacy", "pickle")
-USES = {"load": zoo.load, "load_task": load_task, "adapt": lambda folder: zoo.adapt(folder, "digits", mode="knn"),
-        "evaluate": lambda folder: zoo.evaluate(folder, "digits", protocols=("knn",)), "reproduce": lambda folder: cli.main(["reproduce", str(folder)]),
-        "report": lambda folder: zoo.report("page.html", [folder]), "push": lambda folder: zoo.push(folder, "another"),
-        "info": lambda folder: cli.main(["info", str(folder)]), "verify": lambda folder: hub.verify(folder)}
+USES = {
+    "load": zoo.load,
+    "load_task": load_task,
+    "adapt": lambda folder: zoo.adapt(folder, "digits", mode="knn"),
+    "evaluate": lambda folder: zoo.evaluate(folder, "digits", protocols=("knn",)),
+    "reproduce": lambda folder: cli.main(["reproduce", str(folder)]),
+    "report": lambda folder: zoo.report("page.html", [folder]),
+    "push": lambda folder: zoo.push(folder, "another"),
+    "info": lambda folder: cli.main(["info", str(folder)]),
+    "verify": lambda folder: hub.verify(folder),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -100,9 +109,9 @@ def test_s1_a_pickle_beside_and_instead_of_the_card(way, hostile, tmp_path):
     folder = untrained(tmp_path / "bad")
     for name in ("pytorch_model.bin", "model.pth", "last.ckpt", "model.ckpt"):
         (folder / name).write_bytes(hostile(way))
-    zoo.load(folder)                                # beside it: never looked at
+    zoo.load(folder)  # beside it: never looked at
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ZooError, match="model.safetensors is missing"):         # and nothing to fall back to
+    with pytest.raises(ZooError, match="model.safetensors is missing"):  # and nothing to fall back to
         zoo.load(folder)
     (folder / "zoo.json").write_bytes(hostile(way))
     for use in (zoo.load, load_task, hub.verify):
@@ -125,12 +134,20 @@ def test_s1_what_a_web_server_gives(way, hostile, tmp_path, monkeypatch):
     try:
         address = f"{server.address}/evil.ckpt"
         task = zoo.create_task("simclr", zoo.create_backbone("test_resnet", size=16))
-        for use in (zoo.load, lambda a: hub.pull(a), lambda a: hub.pull("good", a), lambda a: zoo.adapt(a, "digits", mode="knn"),
-                    lambda a: zoo.import_checkpoint(a, "test_resnet", "made", allow_partial=True),
-                    lambda a: type(task).load_from_checkpoint(a, backbone=task.backbone), lambda a: zoo.pretrain(a, out="run"),
-                    lambda a: zoo.pretrain(RECIPE, out=a, resume=True, progress=False), lambda a: zoo.create_data(f"folder:{a}"),
-                    lambda a: L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu").fit(
-                        task, zoo.create_data("digits", size=16, batch_size=64), ckpt_path=a)):
+        for use in (
+            zoo.load,
+            lambda a: hub.pull(a),
+            lambda a: hub.pull("good", a),
+            lambda a: zoo.adapt(a, "digits", mode="knn"),
+            lambda a: zoo.import_checkpoint(a, "test_resnet", "made", allow_partial=True),
+            lambda a: type(task).load_from_checkpoint(a, backbone=task.backbone),
+            lambda a: zoo.pretrain(a, out="run"),
+            lambda a: zoo.pretrain(RECIPE, out=a, resume=True, progress=False),
+            lambda a: zoo.create_data(f"folder:{a}"),
+            lambda a: L.Trainer(
+                max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+            ).fit(task, zoo.create_data("digits", size=16, batch_size=64), ckpt_path=a),
+        ):
             sentence(lambda use=use: use(address))
         assert cli.main(["data", "get", "cifar10", "--from", address]) == 2
         with pytest.raises(ZooError, match="model.safetensors"):
@@ -160,9 +177,11 @@ def test_s1_the_state_of_a_run(way, hostile, tmp_path):
 @pytest.mark.parametrize("way", WAYS)
 def test_s1_pictures_caches_and_files_of_data(way, hostile, tmp_path):
     folder = pictures(tmp_path / "pictures", images=20)
-    image = zoo.load_data(f"folder:{folder}", 16).fields["image"].clone()       # the map itself mustn't be open while its file is replaced
+    image = (
+        zoo.load_data(f"folder:{folder}", 16).fields["image"].clone()
+    )  # the map itself mustn't be open while its file is replaced
     (cache,) = (path for path in (tmp_path / "home/cache").iterdir() if path.is_dir())
-    (cache / "images.npy").write_bytes(hostile(way))            # made anew
+    (cache / "images.npy").write_bytes(hostile(way))  # made anew
     assert torch.equal(zoo.load_data(f"folder:{folder}", 16).fields["image"], image)
     (cache / "index.json").write_bytes(hostile(way))
     assert len(zoo.load_data(f"folder:{folder}", 16).fields["image"]) == 20
@@ -173,9 +192,17 @@ def test_s1_pictures_caches_and_files_of_data(way, hostile, tmp_path):
     (folder / "left" / "000.png").write_bytes(hostile(way))
     with pytest.raises(ZooError, match="left/000.png can't be read"):
         zoo.load_data(f"folder:{folder}", 16)
-    raw = tmp_path / "cifar-10-batches-py"          # a set whose own files are pickles
+    raw = tmp_path / "cifar-10-batches-py"  # a set whose own files are pickles
     raw.mkdir()
-    for name in ("batches.meta", "data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+    for name in (
+        "batches.meta",
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ):
         (raw / name).write_bytes(hostile(way))
     assert cli.main(["data", "get", "cifar10", "--from", str(raw)]) == 2
     shutil.copytree(raw, tmp_path / "home/data/cifar10/cifar-10-batches-py")
@@ -184,8 +211,14 @@ def test_s1_pictures_caches_and_files_of_data(way, hostile, tmp_path):
 
 
 OVERLAP = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-NONE = {"empty": b"", "garbage": b"\xff" * 64, "huge header": (1 << 63).to_bytes(8, "little") + b"{}", "trailing": b"\x02" + bytes(7) + b"{}x",
-        "no tensors": b"\x02" + bytes(7) + b"{}", "overlap": len(OVERLAP).to_bytes(8, "little") + OVERLAP + bytes(8)}
+NONE = {
+    "empty": b"",
+    "garbage": b"\xff" * 64,
+    "huge header": (1 << 63).to_bytes(8, "little") + b"{}",
+    "trailing": b"\x02" + bytes(7) + b"{}x",
+    "no tensors": b"\x02" + bytes(7) + b"{}",
+    "overlap": len(OVERLAP).to_bytes(8, "little") + OVERLAP + bytes(8),
+}
 
 
 @pytest.mark.parametrize("data", NONE.values(), ids=NONE)
@@ -201,7 +234,9 @@ def test_s1_safetensors_that_are_none(data, tmp_path):
 
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
-    """A module that leaves a file behind when it is imported or called; each test ends by showing that it would have."""
+    """A module that leaves a file behind when it is imported or called; each test ends by showing that it would
+    have.
+    """
     song = tmp_path / "song"
     (tmp_path / "canary.py").write_text(f"""import pathlib
 def sing(*a, **k): pathlib.Path({str(song)!r}).touch()
@@ -217,22 +252,49 @@ class Boom(dict): pass
 
 
 HOSTILE = [
-    "task: {name: simclr, class_path: canary.Boom}", "task: {class_path: canary.Boom, init_args: {}}", "task: {name: canary.Boom}",
-    "task: {name: 'canary:Boom'}", "task: {name: simclr, _target_: canary.sing}", "task: {name: simclr, temperature: canary.sing}",
-    "task: {name: simclr, temperature: {class_path: canary.Boom}}", "task: {name: simclr, temperature: '{class_path: canary.Boom}'}",
-    "task: {name: simclr, hidden: '!!python/object/apply:canary.sing []'}", "task: !!python/object/apply:canary.sing []",
-    "task: {name: !!python/name:canary.Boom }", "task: {name: !!python/module:canary }", "task: !!python/object:canary.Boom {}",
-    "task: {name: simclr, backbone: {class_path: canary.Boom}}", "backbone: {name: canary.Boom}", "backbone: {name: 'local-dir:.'}",
-    "backbone: {name: test_resnet, class_path: canary.Boom}", "backbone: {name: test_resnet, act_layer: canary.Boom}",
-    "backbone: {name: test_resnet, norm_layer: 'canary:Boom'}", "backbone: {name: test_resnet, _target_: canary.sing}",
-    "backbone: {name: test_resnet, block: canary.Boom}", "backbone: {name: test_resnet, checkpoint_path: canary.py}",
-    "backbone: {name: test_resnet, pretrained: true}", "backbone: {name: 'hf-hub:a/b'}", "data: {name: canary.Boom}",
-    "data: {name: digits, class_path: canary.Boom}", "data: {name: digits, size: '{class_path: canary.Boom}'}",
-    "data: {class_path: canary.Boom}", "optim: {name: canary.Boom}", "optim: {class_path: canary.Boom}",
-    "optim: {lr: '@canary.py'}", "trainer: {callbacks: [canary.Boom]}", "trainer: {logger: {class_path: canary.Boom}}",
-    "trainer: {accelerator: canary.Boom}", "trainer: {precision: canary.Boom}", "config: canary.py",
-    "class_path: canary.Boom", "_target_: canary.sing", "__import__: canary", "print_config: true", "seed: canary.sing",
-    "seed: !!python/object/apply:canary.sing []"]
+    "task: {name: simclr, class_path: canary.Boom}",
+    "task: {class_path: canary.Boom, init_args: {}}",
+    "task: {name: canary.Boom}",
+    "task: {name: 'canary:Boom'}",
+    "task: {name: simclr, _target_: canary.sing}",
+    "task: {name: simclr, temperature: canary.sing}",
+    "task: {name: simclr, temperature: {class_path: canary.Boom}}",
+    "task: {name: simclr, temperature: '{class_path: canary.Boom}'}",
+    "task: {name: simclr, hidden: '!!python/object/apply:canary.sing []'}",
+    "task: !!python/object/apply:canary.sing []",
+    "task: {name: !!python/name:canary.Boom }",
+    "task: {name: !!python/module:canary }",
+    "task: !!python/object:canary.Boom {}",
+    "task: {name: simclr, backbone: {class_path: canary.Boom}}",
+    "backbone: {name: canary.Boom}",
+    "backbone: {name: 'local-dir:.'}",
+    "backbone: {name: test_resnet, class_path: canary.Boom}",
+    "backbone: {name: test_resnet, act_layer: canary.Boom}",
+    "backbone: {name: test_resnet, norm_layer: 'canary:Boom'}",
+    "backbone: {name: test_resnet, _target_: canary.sing}",
+    "backbone: {name: test_resnet, block: canary.Boom}",
+    "backbone: {name: test_resnet, checkpoint_path: canary.py}",
+    "backbone: {name: test_resnet, pretrained: true}",
+    "backbone: {name: 'hf-hub:a/b'}",
+    "data: {name: canary.Boom}",
+    "data: {name: digits, class_path: canary.Boom}",
+    "data: {name: digits, size: '{class_path: canary.Boom}'}",
+    "data: {class_path: canary.Boom}",
+    "optim: {name: canary.Boom}",
+    "optim: {class_path: canary.Boom}",
+    "optim: {lr: '@canary.py'}",
+    "trainer: {callbacks: [canary.Boom]}",
+    "trainer: {logger: {class_path: canary.Boom}}",
+    "trainer: {accelerator: canary.Boom}",
+    "trainer: {precision: canary.Boom}",
+    "config: canary.py",
+    "class_path: canary.Boom",
+    "_target_: canary.sing",
+    "__import__: canary",
+    "print_config: true",
+    "seed: canary.sing",
+    "seed: !!python/object/apply:canary.sing []",
+]
 
 
 @pytest.mark.parametrize("line", HOSTILE)
@@ -241,23 +303,36 @@ def test_s1_nothing_in_a_recipe_is_imported_or_run(line, canary, tmp_path, capsy
     file = tmp_path / "hostile.yaml"
     file.write_text("\n".join([line, *(yaml.safe_dump({key: value}) for key, value in BASE.items() if key != group)]))
     sentence(lambda: zoo.pretrain(file, out=tmp_path / "run", smoke=True, progress=False))
-    with contextlib.suppress(ZooError):             # asking for help is no more dangerous
+    with contextlib.suppress(ZooError):  # asking for help is no more dangerous
         keys(dict(flat(read(file))))
     assert cli.main(["pretrain", str(file), "--smoke", "--out", str(tmp_path / "again")]) == 2
-    assert capsys.readouterr().err.startswith("zoo: ") and not list(tmp_path.glob("run/*")) and not list(tmp_path.glob("again/*"))
+    assert (
+        capsys.readouterr().err.startswith("zoo: ")
+        and not list(tmp_path.glob("run/*"))
+        and not list(tmp_path.glob("again/*"))
+    )
 
-# ---- S2: recipes -------------------------------------------------------------------------------------------------------------------
+
+# ---- S2: recipes ---------------------------------------------------------------------------------
+
 
 def _laughs() -> str:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)
+    ]
     return "\n".join(lines)
 
 
-S2 = {"class_path": ("task: {name: simclr, class_path: os.system}", "class_path is not a key"),
-      "_target_": ("task: {name: simclr, _target_: os.system}", "_target_ is not a key"),
-      "!!python": ("task: !!python/object/apply:os.system [true]", "YAML tags"), "deep": ("[" * 30_000 + "]" * 30_000, "nested at most 8 deep"),
-      "deep mapping": ("{a: " * 15_000, "nested at most 8 deep"), "laughs": (_laughs(), "YAML aliases"), "huge": (None, "larger than 64 KiB"),
-      "deeper than the limit of size": ("[" * 1_000_000, "larger than 64 KiB")}
+S2 = {
+    "class_path": ("task: {name: simclr, class_path: os.system}", "class_path is not a key"),
+    "_target_": ("task: {name: simclr, _target_: os.system}", "_target_ is not a key"),
+    "!!python": ("task: !!python/object/apply:os.system [true]", "YAML tags"),
+    "deep": ("[" * 30_000 + "]" * 30_000, "nested at most 8 deep"),
+    "deep mapping": ("{a: " * 15_000, "nested at most 8 deep"),
+    "laughs": (_laughs(), "YAML aliases"),
+    "huge": (None, "larger than 64 KiB"),
+    "deeper than the limit of size": ("[" * 1_000_000, "larger than 64 KiB"),
+}
 
 
 @contextlib.contextmanager
@@ -275,33 +350,53 @@ def test_s2_recipes_are_refused_at_once_by_every_entry(kind, tmp_path, capsys):
     text, words = S2[kind]
     file = tmp_path / "recipe.yaml"
     if text is None:
-        with open(file, "wb") as huge:              # 100 MB
+        with open(file, "wb") as huge:  # 100 MB
             huge.truncate(100 << 20)
     else:
-        rest = "" if kind.startswith(("deep", "laughs")) else "\n" + "\n".join(yaml.safe_dump({k: v}) for k, v in BASE.items() if k != "task")
+        rest = (
+            ""
+            if kind.startswith(("deep", "laughs"))
+            else "\n" + "\n".join(yaml.safe_dump({k: v}) for k, v in BASE.items() if k != "task")
+        )
         file.write_text(text + rest)
     with at_once():
         assert words in sentence(lambda: zoo.pretrain(file, out=tmp_path / "run", smoke=True, progress=False))
     for more in ([], ["--help"]):
         with at_once():
             code = cli.main(["pretrain", str(file), "--out", str(tmp_path / "run"), *more])
-        assert code == 2 or (more and kind in ("class_path", "_target_") and code == 0)          # help lists the keys there are
+        assert code == 2 or (more and kind in ("class_path", "_target_") and code == 0)  # help lists the keys there are
     assert not (tmp_path / "run").exists()
 
 
-# ---- S3: cards and indexes -----------------------------------------------------------------------------------------------------------
+# ---- S3: cards and indexes -----------------------------------------------------------------------
+
 
 def _path(path: str) -> Callable[[str], str]:
     return lambda text: text.replace('"model.safetensors"', json.dumps(path), 1)
 
 
-S3 = {"parent": _path("../model.safetensors"), "parents": _path("../../../../x.json"), "absolute": _path("/tmp/x.json"), "drive": _path("C:\\x.json"),
-      "backslash": _path("..\\x.json"), "nul": _path("a\0.json"), "folder": _path("a/b.json"), "hidden": _path(".x.json"), "card": _path("zoo.json"),
-      "code": _path("model.py"), "pickle": _path("model.pkl"), "newline": _path("a\n.json"), "turned around": _path("a\u202egnp.json"),
-      "huge int": lambda text: text.replace('"seed": 0', '"seed": ' + "9" * 5000, 1), "infinite": lambda text: text.replace('"seed": 0', '"seed": 1e999', 1),
-      "twice": lambda text: text.replace('"seed": 0', '"seed": 0, "seed": 0', 1), "size": lambda text: text.replace('"size": 16', '"size": 100000', 1),
-      "size zero": lambda text: text.replace('"size": 16', '"size": 0', 1), "unknown": lambda text: text.replace("{", '{"class_path": "os.system", ', 1),
-      "deep": lambda text: text.replace('"machine": {', '"machine": {"a": ' + "[" * 2000 + "]" * 2000 + ", ", 1)}
+S3 = {
+    "parent": _path("../model.safetensors"),
+    "parents": _path("../../../../x.json"),
+    "absolute": _path("/tmp/x.json"),
+    "drive": _path("C:\\x.json"),
+    "backslash": _path("..\\x.json"),
+    "nul": _path("a\0.json"),
+    "folder": _path("a/b.json"),
+    "hidden": _path(".x.json"),
+    "card": _path("zoo.json"),
+    "code": _path("model.py"),
+    "pickle": _path("model.pkl"),
+    "newline": _path("a\n.json"),
+    "turned around": _path("a\u202egnp.json"),
+    "huge int": lambda text: text.replace('"seed": 0', '"seed": ' + "9" * 5000, 1),
+    "infinite": lambda text: text.replace('"seed": 0', '"seed": 1e999', 1),
+    "twice": lambda text: text.replace('"seed": 0', '"seed": 0, "seed": 0', 1),
+    "size": lambda text: text.replace('"size": 16', '"size": 100000', 1),
+    "size zero": lambda text: text.replace('"size": 16', '"size": 0', 1),
+    "unknown": lambda text: text.replace("{", '{"class_path": "os.system", ', 1),
+    "deep": lambda text: text.replace('"machine": {', '"machine": {"a": ' + "[" * 2000 + "]" * 2000 + ", ", 1),
+}
 
 
 @pytest.mark.parametrize("kind", S3)
@@ -313,18 +408,30 @@ def test_s3_a_card_that_leads_elsewhere_is_refused(kind, tmp_path):
     assert text != json.dumps(json.loads(file.read_text())), "the card is as it was"
     file.write_text(text)
     index = json.loads((tmp_path / "hub/index.json").read_text())
-    index["checkpoints"]["good"]["card"] = {"size": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    index["checkpoints"]["good"]["card"] = {
+        "size": len(text.encode()),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
     (tmp_path / "hub/index.json").write_text(json.dumps(index))
     before = {path for path in tmp_path.rglob("*") if "home" not in path.parts}
     with no_hang(10):
-        for use in (lambda: hub.pull("good", tmp_path / "hub"), lambda: zoo.load(tmp_path / "hub/good"), lambda: hub.push(tmp_path / "hub/good", "x")):
+        for use in (
+            lambda: hub.pull("good", tmp_path / "hub"),
+            lambda: zoo.load(tmp_path / "hub/good"),
+            lambda: hub.push(tmp_path / "hub/good", "x"),
+        ):
             assert "zoo.json" in sentence(use) or kind in ("nul",)
         assert hub.verify(tmp_path / "hub")
     assert {path for path in tmp_path.rglob("*") if "home" not in path.parts} <= before | {tmp_path / "here/x"}
     assert not [path for path in (tmp_path / "home/hub").glob("*") if len(path.name) == 64]
 
 
-INDEXES = {"parent": ("good", "../good"), "absolute": ("good", "/etc"), "nul": ("good", "a\0b"), "drive": ("good", "C:x")}
+INDEXES = {
+    "parent": ("good", "../good"),
+    "absolute": ("good", "/etc"),
+    "nul": ("good", "a\0b"),
+    "drive": ("good", "C:x"),
+}
 
 
 @pytest.mark.parametrize("kind", [*INDEXES, "twice", "huge int", "link"])
@@ -341,8 +448,11 @@ def test_s3_an_index_that_leads_elsewhere_is_refused(kind, tmp_path):
         file.symlink_to(tmp_path / "index.json")
     else:
         text, entry = file.read_text(), json.dumps(index["checkpoints"]["good"])
-        file.write_text(f'{{"schema": 1, "checkpoints": {{"good": {entry}, "good": {entry}}}}}' if kind == "twice" else
-                        text.replace('"schema": 1', '"schema": ' + "9" * 30, 1))
+        file.write_text(
+            f'{{"schema": 1, "checkpoints": {{"good": {entry}, "good": {entry}}}}}'
+            if kind == "twice"
+            else text.replace('"schema": 1', '"schema": ' + "9" * 30, 1)
+        )
     for name in ("good", "../good", "/etc"):
         sentence(lambda name=name: hub.pull(name, tmp_path / "hub"))
     sentence(lambda: hub.list_checkpoints(tmp_path / "hub"))

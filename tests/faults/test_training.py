@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from killing import PretextTask, assert_finite, assert_same, curves, generated, go_on, pretrain, recipe, state, undisturbed  # noqa: F401
+from killing import (
+    PretextTask,
+    assert_finite,
+    assert_same,
+    curves,
+    go_on,
+    pretrain,
+    recipe,
+    state,
+)  # noqa: F401
 
 import zoo
 from zoo import cli, registry
@@ -34,7 +43,8 @@ class Overflow(torch.autograd.Function):
         return gradient * torch.inf
 
 
-# ---- R12: NaN --------------------------------------------------------------------------------------------------------------
+# ---- R12: NaN ------------------------------------------------------------------------------------
+
 
 def _poison_data(monkeypatch, when) -> None:
     """NaN in one pixel of one picture, as its floats arrive at the loss."""
@@ -54,7 +64,9 @@ def _poison_loss(monkeypatch, when) -> None:
 
     def poisoned(self, views):
         out = forward(self, views)
-        return TaskOutput(out.loss + torch.nan, out.logs | {"spoiled": out.loss.detach() * torch.nan}) if when() else out
+        return (
+            TaskOutput(out.loss + torch.nan, out.logs | {"spoiled": out.loss.detach() * torch.nan}) if when() else out
+        )
 
     monkeypatch.setattr(registry.find_task("autoencoder"), "forward", poisoned)
 
@@ -70,9 +82,12 @@ def _poison_gradient(monkeypatch, when) -> None:
     monkeypatch.setattr(registry.find_task("autoencoder"), "forward", poisoned)
 
 
-POISONS = {_poison_data: r"the loss of autoencoder is nan at epoch 1, batch 1 \(squared_error nan\)",
-           _poison_loss: r"the loss of autoencoder is nan at epoch 1, batch 1 \(.*spoiled nan\)",
-           _poison_gradient: r"the gradient of backbone\.model\.\S+ and of \d+ more of \d+ parameters isn't finite at epoch 1, batch 1 \(loss 0\.\d+, "}
+POISONS = {
+    _poison_data: r"the loss of autoencoder is nan at epoch 1, batch 1 \(squared_error nan\)",
+    _poison_loss: r"the loss of autoencoder is nan at epoch 1, batch 1 \(.*spoiled nan\)",
+    _poison_gradient: r"the gradient of backbone\.model\.\S+ and of \d+ more of \d+ parameters isn't finite at epoch "
+    r"1, batch 1 \(loss 0\.\d+, ",
+}
 
 
 @pytest.fixture
@@ -95,13 +110,17 @@ def at_batch(monkeypatch):
 def steps(monkeypatch) -> list:
     """One for each step that the optimizer has taken to its end."""
     done, step = [], torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *given, **also: (step(self, *given, **also), done.append(1))[0])
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *given, **also: (step(self, *given, **also), done.append(1))[0]
+    )
     return done
 
 
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=long)])
-def test_r12_a_nan_ends_the_run_before_the_step(poison, accumulate, tmp_path, monkeypatch, at_batch, undisturbed, steps):
+def test_r12_a_nan_ends_the_run_before_the_step(
+    poison, accumulate, tmp_path, monkeypatch, at_batch, undisturbed, steps
+):
     values = recipe(max_steps=6, accumulate=accumulate)
     with monkeypatch.context() as patched:
         poison(patched, at_batch(4))
@@ -109,14 +128,18 @@ def test_r12_a_nan_ends_the_run_before_the_step(poison, accumulate, tmp_path, mo
             pretrain(values, tmp_path / "run")
     assert_finite(tmp_path / "run")
     assert state(tmp_path / "run")["global_step"] == len(steps) == (4 if accumulate == 1 else 2)
-    assert_same(go_on(values, tmp_path / "run"), undisturbed(values))       # nothing of it is left in the state
+    assert_same(go_on(values, tmp_path / "run"), undisturbed(values))  # nothing of it is left in the state
 
 
 @long
 @pytest.mark.parametrize("task", TASKS)
 def test_r12_a_gradient_that_overflows_in_every_task(task, tmp_path, monkeypatch):
     forward = registry.find_task(task).forward
-    monkeypatch.setattr(registry.find_task(task), "forward", lambda self, views: (out := forward(self, views)) and TaskOutput(Overflow.apply(out.loss), out.logs))
+    monkeypatch.setattr(
+        registry.find_task(task),
+        "forward",
+        lambda self, views: (out := forward(self, views)) and TaskOutput(Overflow.apply(out.loss), out.logs),
+    )
     with pytest.raises(ZooError, match="the gradient of .* isn't finite at epoch 0, batch 0"):
         pretrain(recipe(task), tmp_path / "run")
     assert_finite(tmp_path / "run")
@@ -124,7 +147,9 @@ def test_r12_a_gradient_that_overflows_in_every_task(task, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("size", [1e25, torch.inf])
 def test_r12_a_gradient_whose_square_overflows(size, tmp_path, monkeypatch, steps):
-    """Each of its numbers may be finite: Adam's mean of squares wouldn't be, and nothing would be learned from there on."""
+    """Each of its numbers may be finite: Adam's mean of squares wouldn't be, and nothing would be learned from there
+    on.
+    """
     forward = registry.find_task("autoencoder").forward
 
     class Large(torch.autograd.Function):
@@ -136,25 +161,35 @@ def test_r12_a_gradient_whose_square_overflows(size, tmp_path, monkeypatch, step
         def backward(ctx, gradient):
             return gradient * size
 
-    monkeypatch.setattr(registry.find_task("autoencoder"), "forward", lambda self, views: TaskOutput(Large.apply(forward(self, views).loss)))
+    monkeypatch.setattr(
+        registry.find_task("autoencoder"),
+        "forward",
+        lambda self, views: TaskOutput(Large.apply(forward(self, views).loss)),
+    )
     with pytest.raises(ZooError, match="the gradient of .* isn't finite at epoch 0, batch 0"):
         pretrain(recipe(max_steps=3), tmp_path / "run")
     assert_finite(tmp_path / "run")
     assert steps == []
 
 
-# ---- R13: a learning rate of 1e20 --------------------------------------------------------------------------------------------
+# ---- R13: a learning rate of 1e20 ----------------------------------------------------------------
+
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=long), pytest.param("lars", marks=long)])
 @pytest.mark.parametrize("rate", [1e20, pytest.param(1e38, marks=long)])
 def test_r13_an_absurd_learning_rate(optimizer, rate, tmp_path):
     values = recipe(max_steps=20) | {"optim": {"name": optimizer, "lr": rate, "warmup": 0.0}}
-    with pytest.raises(ZooError, match=r"(isn't finite|the loss of autoencoder is (nan|inf)) at epoch \d+, batch \d+ \(.*\); a lower optim\.lr or a longer optim\.warmup"):
+    with pytest.raises(
+        ZooError,
+        match=r"(isn't finite|the loss of autoencoder is (nan|inf)) at epoch \d+, batch \d+ \(.*\); a lower optim\.lr "
+        r"or a longer optim\.warmup",
+    ):
         pretrain(values, tmp_path / "run")
     assert_finite(tmp_path / "run")
 
 
-# ---- R19: the logger -----------------------------------------------------------------------------------------------------------
+# ---- R19: the logger -----------------------------------------------------------------------------
+
 
 def _one_warning(caught: list, kind: str) -> str:
     (found,) = [str(w.message) for w in caught if "logger failed" in str(w.message)]
@@ -170,7 +205,7 @@ def test_r19_the_disk_of_the_curves_is_full(when, tmp_path, monkeypatch, undistu
 
     def full(self, *given):
         if next(calls) >= when:
-            os.write(os.open("/dev/full", os.O_WRONLY), b"x")       # ENOSPC, from the kernel
+            os.write(os.open("/dev/full", os.O_WRONLY), b"x")  # ENOSPC, from the kernel
         return log(self, *given)
 
     monkeypatch.setattr(Curves, "log_metrics", full)
@@ -182,7 +217,9 @@ def test_r19_the_disk_of_the_curves_is_full(when, tmp_path, monkeypatch, undistu
     assert len(curves(run)) == when if when else not (run / "metrics.csv").exists()
 
 
-@pytest.mark.parametrize("where", ["log", "init", pytest.param("finish", marks=long), pytest.param("log_artifact", marks=long)])
+@pytest.mark.parametrize(
+    "where", ["log", "init", pytest.param("finish", marks=long), pytest.param("log_artifact", marks=long)]
+)
 def test_r19_wandb_raises(where, tmp_path, monkeypatch, undisturbed):
     """Whatever of it raises: nothing is sent anywhere, since wandb itself is never begun."""
     wandb = pytest.importorskip("wandb")
@@ -194,6 +231,7 @@ def test_r19_wandb_raises(where, tmp_path, monkeypatch, undisturbed):
             def call(*given, **also):
                 if name == where:
                     raise ConnectionError("no route to wandb")
+
             return call
 
     def init(**given):
@@ -202,10 +240,18 @@ def test_r19_wandb_raises(where, tmp_path, monkeypatch, undisturbed):
         return Run()
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.__init__", lambda self, experiment: self.__dict__.update(_experiment=experiment))
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.log_metrics", lambda self, metrics, step=None: self.__dict__["_experiment"].log(metrics))
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.WandbLogger.__init__",
+        lambda self, experiment: self.__dict__.update(_experiment=experiment),
+    )
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.WandbLogger.log_metrics",
+        lambda self, metrics, step=None: self.__dict__["_experiment"].log(metrics),
+    )
     monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.finalize", lambda self, status: None)
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.experiment", property(lambda self: self.__dict__["_experiment"]))
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.WandbLogger.experiment", property(lambda self: self.__dict__["_experiment"])
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = zoo.pretrain(values, out=tmp_path / "run", logger="wandb", progress=False)
@@ -213,11 +259,14 @@ def test_r19_wandb_raises(where, tmp_path, monkeypatch, undisturbed):
     assert (run / "checkpoint/model.safetensors").read_bytes() == (whole / "checkpoint/model.safetensors").read_bytes()
 
 
-# ---- R20: devices ----------------------------------------------------------------------------------------------------------------
+# ---- R20: devices --------------------------------------------------------------------------------
+
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_r20_there_is_no_gpu(tmp_path, capsys):
-    with pytest.raises(ZooError, match=r"trainer\.accelerator is gpu, and torch finds none.*; set it to auto or cpu") as caught:
+    with pytest.raises(
+        ZooError, match=r"trainer\.accelerator is gpu, and torch finds none.*; set it to auto or cpu"
+    ) as caught:
         pretrain(recipe(accelerator="gpu"), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists(), "refused before anything is written"
     Path("small.yaml").write_text(yaml.safe_dump(recipe(accelerator="gpu")))
@@ -241,12 +290,18 @@ def test_r20_memory_runs_out(tmp_path, monkeypatch, at_batch, undisturbed):
     values, forward = recipe(), registry.find_task("autoencoder").forward
     with monkeypatch.context() as patched:
         now = at_batch(4)
-        patched.setattr(registry.find_task("autoencoder"), "forward", lambda self, views: (_too_much() if now() else None) or forward(self, views))
-        with pytest.raises(ZooError, match=r"a step of data\.batch_size 4 doesn't fit into the memory; give it a smaller one.*--resume") as caught:
+        patched.setattr(
+            registry.find_task("autoencoder"),
+            "forward",
+            lambda self, views: (_too_much() if now() else None) or forward(self, views),
+        )
+        with pytest.raises(
+            ZooError, match=r"a step of data\.batch_size 4 doesn't fit into the memory; give it a smaller one.*--resume"
+        ) as caught:
             pretrain(values, tmp_path / "run")
     assert "\n" not in str(caught.value) and state(tmp_path / "run")["global_step"] == 4
     assert_same(go_on(values, tmp_path / "run"), undisturbed(values))
 
 
 def _too_much() -> None:
-    torch.empty(2**60, dtype=torch.uint8)           # an exbibyte, which torch's allocator refuses
+    torch.empty(2**60, dtype=torch.uint8)  # an exbibyte, which torch's allocator refuses

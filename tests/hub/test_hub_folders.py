@@ -16,17 +16,29 @@ from zoo import card as cards
 from zoo import hub
 from zoo.errors import ZooError
 
-# ---- folders -------------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------
+
 
 def test_push_list_pull_find(there, tmp_path):
-    assert hub.list_checkpoints(there) == [{
-        "name": NAME, "summary": "Two views of one picture should look alike.", "task": "simclr", "backbone": "test_resnet", "data": "digits",
-        "parameters": 372688, "bytes": 204803, "knn": 91.25, "license": "Apache-2.0"}]
+    assert hub.list_checkpoints(there) == [
+        {
+            "name": NAME,
+            "summary": "Two views of one picture should look alike.",
+            "task": "simclr",
+            "backbone": "test_resnet",
+            "data": "digits",
+            "parameters": 372688,
+            "bytes": 204803,
+            "knn": 91.25,
+            "license": "Apache-2.0",
+        }
+    ]
     assert hub.list_checkpoints(there, "mae*") == []
     pulled = hub.pull(NAME, there)
     made = contents(tmp_path / "made")
-    assert {key: value for key, value in contents(pulled).items() if key not in ("zoo.json", "README.md")} == \
-           {key: value for key, value in made.items() if key not in ("zoo.json", "README.md")}
+    assert {key: value for key, value in contents(pulled).items() if key not in ("zoo.json", "README.md")} == {
+        key: value for key, value in made.items() if key not in ("zoo.json", "README.md")
+    }
     assert cards.read_card(pulled) == cards.read_card(tmp_path / "made")
     assert (pulled / "README.md").read_text() == cards.render(cards.read_card(pulled))
     assert pulled.name == cards.sha256(there / NAME / "zoo.json") and in_cache() == [pulled.name]
@@ -67,7 +79,7 @@ def test_find_takes_folders_runs_and_names(there, tmp_path, monkeypatch):
     with pytest.raises(ZooError, match="neither a folder nor the name"):
         hub.find("../no/such", there)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / NAME).mkdir()                       # a folder of that name without a checkpoint doesn't hide the hub's
+    (tmp_path / NAME).mkdir()  # a folder of that name without a checkpoint doesn't hide the hub's
     assert hub.find(NAME, there) == hub.pull(NAME, there)
     (tmp_path / "made" / MODEL).write_bytes(b"")
     with pytest.raises(ZooError, match=MODEL):
@@ -96,7 +108,7 @@ def test_a_hub_needs_an_index(tmp_path):
 def test_a_missing_file_an_extra_file_and_a_changed_card(there):
     (there / NAME / "notes.txt").write_text("x")
     assert "notes.txt is not in the card" in hub.verify(there)[0]
-    hub.pull(NAME, there)                           # what isn't listed isn't brought
+    hub.pull(NAME, there)  # what isn't listed isn't brought
     assert not list(hub.cache().rglob("notes.txt"))
     (there / NAME / "notes.txt").unlink()
     (there / NAME / "config.json").unlink()
@@ -124,15 +136,27 @@ def test_links_in_a_hub_are_not_followed(there, tmp_path):
         hub.pull(NAME, there)
 
 
-@pytest.mark.parametrize("index", [b"", b"[]", b"{}", b'{"schema": 1, "checkpoints": []}', b'{"schema": 9, "checkpoints": {}, "new": 1}',
-                                   b'{"schema": 1, "checkpoints": {"a": {}}}', b'{"schema": 1, "schema": 1, "checkpoints": {}}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"schema": 1, "checkpoints": []}',
+        b'{"schema": 9, "checkpoints": {}, "new": 1}',
+        b'{"schema": 1, "checkpoints": {"a": {}}}',
+        b'{"schema": 1, "schema": 1, "checkpoints": {}}',
+        b"\xff\xfe",
+    ],
+)
 def test_an_index_that_is_none(there, index):
     (there / "index.json").write_bytes(index)
     with pytest.raises(ZooError, match="index.json"):
         hub.list_checkpoints(there)
 
 
-# ---- pushing -------------------------------------------------------------------------------------------------------------
+# ---- pushing -------------------------------------------------------------------------------------
+
 
 def test_push_refuses_what_nobody_could_use(tmp_path, there):
     with pytest.raises(ZooError, match="has no licence yet"):
@@ -141,7 +165,7 @@ def test_push_refuses_what_nobody_could_use(tmp_path, there):
     (folder / "old.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(ZooError, match=r"old\.pkl is not in the card"):
         hub.push(folder, there)
-    (folder / "old.pkl").rename(folder / ".hidden")              # an editor's leavings stay behind
+    (folder / "old.pkl").rename(folder / ".hidden")  # an editor's leavings stay behind
     (folder / MODEL).write_bytes(b"other")
     with pytest.raises(ZooError, match=MODEL):
         hub.push(folder, there)
@@ -183,7 +207,9 @@ def test_a_link_is_what_verify_names_too(tmp_path, there):
     assert hub.verify(there) == [f"{NAME} is a link, which no pull follows; put the folder itself there"]
 
 
-@pytest.mark.parametrize("address", ["https://a..b/hub", "http://localhost:1/ü", "file:///x%00y", "~nobody-of-that-name/hub", "n" * 300])
+@pytest.mark.parametrize(
+    "address", ["https://a..b/hub", "http://localhost:1/ü", "file:///x%00y", "~nobody-of-that-name/hub", "n" * 300]
+)
 def test_addresses_that_can_be_none(address):
     with pytest.raises(ZooError) as caught:
         hub.list_checkpoints(address)
@@ -198,8 +224,10 @@ def test_names_that_can_be_none(name, there):
 
 
 def test_a_name_is_taken_once(tmp_path, there):
-    assert hub.push(tmp_path / "made", there) == str(there / NAME)          # the same again is no conflict
-    other = write_folder(tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}])
+    assert hub.push(tmp_path / "made", there) == str(there / NAME)  # the same again is no conflict
+    other = write_folder(
+        tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}]
+    )
     before = contents(there / NAME)
     with pytest.raises(ZooError, match="has another checkpoint called simclr-tiny"):
         hub.push(other, there)
@@ -241,5 +269,4 @@ def test_a_full_disk_while_pushing(tmp_path, there, monkeypatch):
     assert {str(path.relative_to(there)): path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
 
 
-# ---- the cache -----------------------------------------------------------------------------------------------------------
-
+# ---- the cache -----------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from zoo import carriers, hub
 from zoo.carriers import open_carrier
 from zoo.errors import ZooError
 
-# ---- over a network ------------------------------------------------------------------------------------------------------
+# ---- over a network ------------------------------------------------------------------------------
+
 
 def test_pull_over_the_web(web, tmp_path):
     folder = hub.pull(NAME, web.address)
@@ -26,7 +27,10 @@ def test_pull_over_the_web(web, tmp_path):
 
 
 def test_no_length_at_all_is_fine(web):
-    web.faults += [(end, lambda handler: answer(handler, web.root / handler.path.lstrip("/"), length=-1)) for end in ("index.json", MODEL)]
+    web.faults += [
+        (end, lambda handler: answer(handler, web.root / handler.path.lstrip("/"), length=-1))
+        for end in ("index.json", MODEL)
+    ]
     hub.pull(NAME, web.address)
     assert hub.verify() == []
 
@@ -47,18 +51,36 @@ def test_from_outside_nothing_leads_to_this_machine():
         carriers.check_url("http://example.org/x", "https://example.org/x")
 
 
-@pytest.mark.parametrize("address", [
-    "http://example.org/hub", "https://u:p@example.org/hub", "https://example.org/hub?token=abcdef", "https://example.org/#x", "https:///hub", "s3://bucket/x",
-    "ftp://example.org/x", "file://other/srv", "hf://a", "hf://a/b/c", "hf://a/b@../../x", "hf://a/b@", "hf://../b", "hf://a/b@x/../y", "hf://a/b@x y"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://example.org/hub",
+        "https://u:p@example.org/hub",
+        "https://example.org/hub?token=abcdef",
+        "https://example.org/#x",
+        "https:///hub",
+        "s3://bucket/x",
+        "ftp://example.org/x",
+        "file://other/srv",
+        "hf://a",
+        "hf://a/b/c",
+        "hf://a/b@../../x",
+        "hf://a/b@",
+        "hf://../b",
+        "hf://a/b@x/../y",
+        "hf://a/b@x y",
+    ],
+)
 def test_addresses_that_are_none(address):
     with pytest.raises(ZooError) as caught:
         hub.list_checkpoints(address)
     assert "u:p" not in str(caught.value) and "abcdef" not in str(caught.value)
 
 
-# ---- without a network ---------------------------------------------------------------------------------------------------
+# ---- without a network ---------------------------------------------------------------------------
 
-# ---- Hugging Face, with its client's functions replaced ------------------------------------------------------------------
+# ---- Hugging Face, with its client's functions replaced ------------------------------------------
+
 
 class Repository:
     """Stands in for huggingface_hub: one repository in a folder."""
@@ -120,7 +142,7 @@ def test_push_to_and_pull_from_a_repository(repository, tmp_path):
 
 def test_the_client_of_hugging_face_is_not_taken_at_its_word(repository, tmp_path, monkeypatch):
     hub.push(write_folder(tmp_path / "made"), "hf://org/name")
-    (repository.folder / MODEL).write_bytes(bytes(204_800))       # same size, other bytes: its own check passes
+    (repository.folder / MODEL).write_bytes(bytes(204_800))  # same size, other bytes: its own check passes
     with pytest.raises(ZooError, match="size or sha256"):
         hub.pull("hf://org/name")
     (repository.folder / MODEL).write_bytes(bytes(204_801))
@@ -151,5 +173,7 @@ def test_a_bad_revision_never_reaches_the_client(repository):
 
 
 def test_carriers_say_what_they_are():
-    kinds = [(carrier.remote, carrier.single) for carrier in map(open_carrier, ("x", "https://example.org/x", "hf://a/b"))]
+    kinds = [
+        (carrier.remote, carrier.single) for carrier in map(open_carrier, ("x", "https://example.org/x", "hf://a/b"))
+    ]
     assert kinds == [(False, False), (True, False), (True, True)]

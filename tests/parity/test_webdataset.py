@@ -48,13 +48,22 @@ def test_what_is_written_here_it_reads(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     folder = load_folder(tmp_path / "pictures", SIZE)
-    wanted = {(image.numpy().tobytes(), int(label)) for image, label in zip(folder.fields["image"], folder.fields["label"], strict=True)}
+    wanted = {
+        (image.numpy().tobytes(), int(label))
+        for image, label in zip(folder.fields["image"], folder.fields["label"], strict=True)
+    }
     shards = sorted(map(str, Path(write_shards(tmp_path / "pictures", tmp_path / "shards", 8)).glob("*.tar")))
     found = list(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
-    read = {(np.asarray(Image.open(io.BytesIO(sample["png"]))).transpose(2, 0, 1).tobytes(), int(sample["cls"])) for sample in found}
+    read = {
+        (np.asarray(Image.open(io.BytesIO(sample["png"]))).transpose(2, 0, 1).tobytes(), int(sample["cls"]))
+        for sample in found
+    }
     assert len(shards) >= 3 and len(found) == 30 and read == wanted
     dataset = load_shards(str(tmp_path / "shards"), SIZE)
-    ours = {(image.numpy().tobytes(), int(label)) for image, label in zip(dataset.fields["image"][:], dataset.fields["label"], strict=True)}
+    ours = {
+        (image.numpy().tobytes(), int(label))
+        for image, label in zip(dataset.fields["image"][:], dataset.fields["label"], strict=True)
+    }
     assert ours == wanted
 
 
@@ -68,10 +77,18 @@ def numbered(folder: Path, count: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "labels"), [
-    ("train-{000..011}.tar", range(12)), ("train-{003..010}.tar", range(3, 11)), ("train-0{08..10}.tar", range(8, 11)),
-    ("train-{000,002,011}.tar", (0, 2, 11)), ("train-0{0,1}{0..1}.tar", (0, 1, 10, 11)), ("train-000.tar::FOLDER/train-{004..005}.tar", (0, 4, 5)),
-    ("train-000.tar::FOLDER/train-007.tar", (0, 7))])
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("train-{000..011}.tar", range(12)),
+        ("train-{003..010}.tar", range(3, 11)),
+        ("train-0{08..10}.tar", range(8, 11)),
+        ("train-{000,002,011}.tar", (0, 2, 11)),
+        ("train-0{0,1}{0..1}.tar", (0, 1, 10, 11)),
+        ("train-000.tar::FOLDER/train-{004..005}.tar", (0, 4, 5)),
+        ("train-000.tar::FOLDER/train-007.tar", (0, 7)),
+    ],
+)
 def test_shards_named_in_braces_are_those_that_it_reads(name, labels, tmp_path):
     folder = numbered(tmp_path / "shards", 12)
     name = f"{folder}/{name}".replace("FOLDER", str(folder))
@@ -79,12 +96,18 @@ def test_shards_named_in_braces_are_those_that_it_reads(name, labels, tmp_path):
     assert load_shards(f"shards:{name}", SIZE).fields["label"].tolist() == theirs == sorted(3 * list(labels))
 
 
-@pytest.mark.parametrize(("name", "why"), [
-    ("train-{000..003}.tar", r"there is no shard .*train-003\.tar, one of the 4 of .*; get it"),
-    ("train-{000..999999999}.tar", "names 1,000,000,000 shards, and more than 1,000,000"),
-    ("train-{0..999999}{0..999999}.tar", "more than 1,000,000"), ("{a,b}" * 40 + ".tar", "more than 1,000,000"),
-    ("train-{0..9999999999999}.tar", "isn't a name of shards in braces"), ("train-{{0..9},a}.tar", "isn't a name of shards in braces"),
-    ("train-{000..002.tar", "isn't a name of shards in braces; such are train-{000000..000146}.tar")])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("train-{000..003}.tar", r"there is no shard .*train-003\.tar, one of the 4 of .*; get it"),
+        ("train-{000..999999999}.tar", "names 1,000,000,000 shards, and more than 1,000,000"),
+        ("train-{0..999999}{0..999999}.tar", "more than 1,000,000"),
+        ("{a,b}" * 40 + ".tar", "more than 1,000,000"),
+        ("train-{0..9999999999999}.tar", "isn't a name of shards in braces"),
+        ("train-{{0..9},a}.tar", "isn't a name of shards in braces"),
+        ("train-{000..002.tar", "isn't a name of shards in braces; such are train-{000000..000146}.tar"),
+    ],
+)
 def test_names_in_braces_that_are_refused(name, why, tmp_path):
     with pytest.raises(ZooError, match=why):
         load_shards(f"{numbered(tmp_path / 'shards', 3)}/{name}", SIZE)
@@ -97,5 +120,7 @@ def test_braces_in_the_name_of_a_file_are_its_own(tmp_path):
 
 def test_braces_without_webdataset(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
-    with pytest.raises(ZooError, match=r"need webdataset; pip install 'pretext-zoo\[webdataset\]', or name them as a pattern"):
+    with pytest.raises(
+        ZooError, match=r"need webdataset; pip install 'pretext-zoo\[webdataset\]', or name them as a pattern"
+    ):
         load_shards(f"{numbered(tmp_path / 'shards', 3)}/train-{{000..002}}.tar", SIZE)

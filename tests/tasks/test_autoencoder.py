@@ -18,11 +18,15 @@ VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, 
 
 def _task(backbone: str = "test_resnet", size: int = 28, keywords: dict | None = None, **arguments) -> Autoencoder:
     torch.manual_seed(0)
-    return Autoencoder(create_backbone(backbone, size=size, **(keywords or {})), **{"code": 16, "width": 8, **arguments})
+    return Autoencoder(
+        create_backbone(backbone, size=size, **(keywords or {})), **{"code": 16, "width": 8, **arguments}
+    )
 
 
 def _batch(channels: int = 1, size: int = 28, count: int = 4) -> dict:
-    image = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        0, 256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return {"image": image, "index": torch.arange(count)}
 
 
@@ -50,7 +54,7 @@ def test_without_noise_and_cropping_the_picture_is_seen_and_painted_as_it_is():
 
 def test_denoising_shows_noise_of_the_given_size_and_wants_the_clean_picture():
     task, batch = _task(noise=0.1), _batch(count=16)
-    batch["image"] = torch.full_like(batch["image"], 128)                                # nothing is clipped at 5 deviations
+    batch["image"] = torch.full_like(batch["image"], 128)  # nothing is clipped at 5 deviations
     seen, clean = _views(task, batch)
     torch.testing.assert_close(clean, batch["image"] / 255, atol=1e-6, rtol=0)
     assert (seen - clean).std().item() == pytest.approx(0.1, rel=0.03) and abs((seen - clean).mean().item()) < 0.005
@@ -142,8 +146,15 @@ def test_what_is_no_bottleneck_and_other_nonsense_is_refused(arguments):
     _task(size=8, code=3 * 8 * 8 - 1, decoder="linear")
 
 
-@pytest.mark.parametrize("backbone, keywords, size", [("test_resnet", {}, 28), ("test_convnext", {}, 32), ("test_vit", VIT, 64), ("resnet10t", {
-    "channels": [8, 8, 8, 8], "stem_width": 8, "output_stride": 16}, 30)])
+@pytest.mark.parametrize(
+    "backbone, keywords, size",
+    [
+        ("test_resnet", {}, 28),
+        ("test_convnext", {}, 32),
+        ("test_vit", VIT, 64),
+        ("resnet10t", {"channels": [8, 8, 8, 8], "stem_width": 8, "output_stride": 16}, 30),
+    ],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_backbone_any_size_grey_or_colour_in_bfloat16(backbone, keywords, size, channels):
     task = _task(backbone, size, keywords, noise=0.1)
@@ -152,7 +163,9 @@ def test_any_backbone_any_size_grey_or_colour_in_bfloat16(backbone, keywords, si
         output = task(views)
     assert output.loss.dtype == torch.float32
     output.loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.parameters()), "a parameter that doesn't learn"
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.parameters()), (
+        "a parameter that doesn't learn"
+    )
     features = task.eval().features(views[0])
     assert features["backbone"].shape == (4, task.backbone.num_features) and features["code"].shape == (4, 16)
     torch.testing.assert_close(features["code"], task.encode(views[0]))
@@ -176,7 +189,7 @@ def test_decoders_paint_pictures_of_every_size(kind, size):
 
 def test_patches_are_laid_out_row_by_row():
     """Each token paints its own square: with no blocks, the gradient of a pixel reaches one token only."""
-    decoder = PatchDecoder(4, 2, 20, dim=8, depth=0)                                      # 7 x 7 patches of 3 pixels, cropped to 20
+    decoder = PatchDecoder(4, 2, 20, dim=8, depth=0)  # 7 x 7 patches of 3 pixels, cropped to 20
     tokens = torch.randn(1, 49, 8, requires_grad=True)
     decoder.stem = torch.nn.Identity()
     painted = decoder(tokens.flatten(1))
@@ -184,7 +197,7 @@ def test_patches_are_laid_out_row_by_row():
     for row, column in ((0, 0), (4, 17), (19, 2), (19, 19)):
         (gradient,) = torch.autograd.grad(painted[0, :, row, column].sum(), tokens, retain_graph=True)
         assert gradient[0].abs().sum(1).nonzero().flatten().tolist() == [row // 3 * 7 + column // 3]
-    patch = decoder.decoder(tokens)[0, 8].view(2, 3, 3)                                   # and each patch is upright
+    patch = decoder.decoder(tokens)[0, 8].view(2, 3, 3)  # and each patch is upright
     torch.testing.assert_close(painted[0, :, 3:6, 3:6], patch)
 
 

@@ -40,17 +40,19 @@ def test_shift_and_scale_of_every_number_change_nothing():
     first, second = _pair()
     moved = first * torch.tensor([3.0, -0.5, 40.0, 1.0, -7.0]) + torch.tensor([1.0, -20.0, 0.0, 5.0, 300.0])
     signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
-    torch.testing.assert_close(correlation(moved, second), signs[:, None] * correlation(first, second), rtol=1e-3, atol=1e-4)
-    both = correlation(moved, second * signs)                                # mirrored alike, they agree as before
+    torch.testing.assert_close(
+        correlation(moved, second), signs[:, None] * correlation(first, second), rtol=1e-3, atol=1e-4
+    )
+    both = correlation(moved, second * signs)  # mirrored alike, they agree as before
     torch.testing.assert_close(both.diagonal(), correlation(first, second).diagonal(), rtol=1e-3, atol=1e-4)
 
 
 def test_it_is_least_where_views_agree_and_numbers_are_uncorrelated():
     basis = torch.linalg.qr(torch.randn(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
-    centred = torch.linalg.qr(basis - basis.mean(0))[0]                      # orthogonal, and of mean 0
+    centred = torch.linalg.qr(basis - basis.mean(0))[0]  # orthogonal, and of mean 0
     agreement, redundancy = barlow_twins(1e3 * centred, 1e3 * centred)
     assert agreement < 1e-8 and redundancy < 1e-8
-    same = centred[:, :1].expand(-1, 4) * 1e3                                # all numbers say the same
+    same = centred[:, :1].expand(-1, 4) * 1e3  # all numbers say the same
     agreement, redundancy = barlow_twins(same, same)
     assert agreement < 1e-8 and redundancy.item() == pytest.approx(12, rel=1e-6)
 
@@ -70,4 +72,6 @@ def test_the_drawing_is_the_correlation():
     torch.manual_seed(0)
     task = BarlowTwins(create_backbone("test_resnet", size=28), hidden=16, outputs=8).eval()
     drawn = task.picture({"image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)})
-    assert drawn["correlation"].shape == (3, 8, 8) and drawn["correlation"].max() <= 1 and drawn["correlation"].max() > 0
+    assert (
+        drawn["correlation"].shape == (3, 8, 8) and drawn["correlation"].max() <= 1 and drawn["correlation"].max() > 0
+    )

@@ -1,4 +1,6 @@
-"""BEiT: codes of a real tokenizer, the authors' loss, hidden pixels that never reach the network, and tokenizers that don't fit."""
+"""BEiT: codes of a real tokenizer, the authors' loss, hidden pixels that never reach the network, and tokenizers that
+don't fit.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_the_loss_is_the_authors():
     ours = task((image, mask, codes)).loss
     torch.testing.assert_close(ours, theirs)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    torch.testing.assert_close(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_hidden_pixels_change_the_codes_but_never_the_guess():
@@ -93,12 +97,19 @@ def test_a_folder_may_be_given():
     assert torch.equal(_views(task)[2], _views(_task())[2])
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    ({"tokenizer": "vqvae-of-nobody"}, "task.tokenizer can't be loaded: .*zoo pretrain vqvae"),
-    ({"tokenizer": "/no/such/folder"}, "task.tokenizer can't be loaded: .*neither a folder nor the name"),
-    ({"tokenizer": "mae-vit-fashion-mnist"}, "trained by the task mae .*give a checkpoint of the task vqvae"),
-    ({"patch": 4}, "4 x 4 codes for a picture of 32 pixels, and the backbone has 8 x 8 patches; set backbone.patch_size to 8"),
-    ({"mask_ratio": 0.0}, "mask_ratio")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"tokenizer": "vqvae-of-nobody"}, "task.tokenizer can't be loaded: .*zoo pretrain vqvae"),
+        ({"tokenizer": "/no/such/folder"}, "task.tokenizer can't be loaded: .*neither a folder nor the name"),
+        ({"tokenizer": "mae-vit-fashion-mnist"}, "trained by the task mae .*give a checkpoint of the task vqvae"),
+        (
+            {"patch": 4},
+            "4 x 4 codes for a picture of 32 pixels, and the backbone has 8 x 8 patches; set backbone.patch_size to 8",
+        ),
+        ({"mask_ratio": 0.0}, "mask_ratio"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_a_sentence(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):
         _task(**arguments)

@@ -1,4 +1,6 @@
-"""BYOL: the authors' loss, a teacher that never gets a gradient and follows at the end of a step, and two kinds of view."""
+"""BYOL: the authors' loss, a teacher that never gets a gradient and follows at the end of a step, and two kinds of
+view.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,17 @@ def _views(task: BYOL, channels: int = 3) -> tuple:
 
 
 def _authors_loss(task: BYOL, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """As in the authors' code: regression_loss(x, y) = mean(sum((x / |x| - y / |y|)^2)), for each view and the teacher's other one."""
+    """As in the authors' code: regression_loss(x, y) = mean(sum((x / |x| - y / |y|)^2)), for each view and the
+    teacher's other one.
+    """
+
     def regression(x, y):
         return (F.normalize(x, dim=-1) - F.normalize(y.detach(), dim=-1)).pow(2).sum(-1).mean()
 
     body, head = task.teacher[0], task.teacher[1]
-    online = [task.predictor(task.projector(task.backbone.model(task.backbone.normalize(view)))) for view in (first, second)]
+    online = [
+        task.predictor(task.projector(task.backbone.model(task.backbone.normalize(view)))) for view in (first, second)
+    ]
     target = [head(body.model(body.normalize(view))) for view in (first, second)]
     return regression(online[0], target[1]) + regression(online[1], target[0])
 
@@ -37,12 +44,14 @@ def test_the_loss_is_the_authors():
     task = _task()
     with torch.no_grad():
         for parameter in task.teacher.parameters():
-            parameter.mul_(1.1)                         # another network than the student
+            parameter.mul_(1.1)  # another network than the student
     first, second = _views(task)
     ours, theirs = task((first, second)).loss, _authors_loss(task, first, second)
     torch.testing.assert_close(ours, theirs)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    torch.testing.assert_close(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_loss_is_lightlys():
@@ -69,7 +78,9 @@ def test_the_teacher_follows_with_a_momentum_that_ends_at_one():
     task.after_step(0.0)
     for was, now in zip(before, task.teacher.parameters()):
         torch.testing.assert_close(now, was + 0.1, rtol=1e-4, atol=1e-5)
-    assert not any(name.startswith("teacher") for name in task.heads()) and any(name.startswith("predictor") for name in task.heads())
+    assert not any(name.startswith("teacher") for name in task.heads()) and any(
+        name.startswith("predictor") for name in task.heads()
+    )
 
 
 def test_only_the_second_view_is_solarised():

@@ -18,15 +18,18 @@ def _task(**arguments) -> Colorize:
 
 
 def _batch() -> dict:
-    return {"image": torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), "index": torch.arange(4)}
+    return {
+        "image": torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+        "index": torch.arange(4),
+    }
 
 
 def test_every_bin_is_in_gamut_and_every_colour_has_a_bin():
     bins = colour_bins(10)
-    assert 200 < len(bins) < 330                        # the paper's list, made with a margin, has 313
+    assert 200 < len(bins) < 330  # the paper's list, made with a margin, has 313
     colours = torch.rand(5000, 3, 1, 1)
     ab = rgb_to_lab(colours)[:, 1:, 0, 0]
-    assert torch.cdist(ab, bins).min(1).values.max() <= 50**0.5 + 1e-3      # half the diagonal of a square of 10
+    assert torch.cdist(ab, bins).min(1).values.max() <= 50**0.5 + 1e-3  # half the diagonal of a square of 10
 
 
 def test_soft_encoding_is_the_papers():
@@ -42,7 +45,7 @@ def test_soft_encoding_is_the_papers():
     ours, theirs = (np.zeros((len(points), len(task.bins))) for _ in range(2))
     np.put_along_axis(ours, nearest.numpy(), share.numpy(), 1)
     np.put_along_axis(theirs, index, weight, 1)
-    assert np.abs(ours - theirs).max() < 0.02           # five neighbours may tie; the distributions agree but for those
+    assert np.abs(ours - theirs).max() < 0.02  # five neighbours may tie; the distributions agree but for those
     assert np.median(np.abs(ours - theirs).max(1)) < 1e-5
 
 
@@ -58,7 +61,9 @@ def test_the_loss_is_weighted_cross_entropy_with_the_soft_target():
     ours = task((lightness, ab)).loss
     torch.testing.assert_close(ours, theirs)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    mine, other = (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ours, theirs))
+    mine, other = (
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ours, theirs)
+    )
     for a, b in zip(mine, other):
         torch.testing.assert_close(a, b)
 
@@ -113,7 +118,9 @@ def test_at_the_start_the_backbone_reads_the_channels_alike():
     task = _task().eval()
     image = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(task.backbone(image), task.backbone(image.mean(1, keepdim=True)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            task.backbone(image), task.backbone(image.mean(1, keepdim=True)), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_grey_pictures_and_a_senseless_balance_are_refused():

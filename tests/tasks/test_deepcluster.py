@@ -1,4 +1,6 @@
-"""DeepCluster: k-means step by step, planted clusters found, rare ones weighed, and a state that a resumed run goes on from exactly."""
+"""DeepCluster: k-means step by step, planted clusters found, rare ones weighed, and a state that a resumed run goes on
+from exactly.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +55,17 @@ def test_weights_are_those_of_drawing_clusters_equally_often():
     logits, target = torch.randn(12, 3, dtype=torch.float64), torch.tensor([0] * 9 + [1, 1, 2])
     weight = 1 / target.bincount().double()
     each = F.cross_entropy(logits, target, reduction="none")
-    torch.testing.assert_close(weighted_cross_entropy(logits, target, weight), torch.stack([each[target == k].mean() for k in range(3)]).mean())
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits, target, weight), torch.stack([each[target == k].mean() for k in range(3)]).mean()
+    )
     torch.testing.assert_close(weighted_cross_entropy(logits, target, weight), F.cross_entropy(logits, target, weight))
 
 
 def test_kmeans_finds_planted_clusters_though_one_start_has_no_rows():
     rows, around = _planted()
-    centroids, sizes = spherical_kmeans(rows, torch.stack([rows[0], rows[6], rows[9], -rows[0]]), 10)     # none around the last
+    centroids, sizes = spherical_kmeans(
+        rows, torch.stack([rows[0], rows[6], rows[9], -rows[0]]), 10
+    )  # none around the last
     found = (rows @ centroids.T).argmax(1)
     metrics = pytest.importorskip("sklearn.metrics")
     assert metrics.adjusted_rand_score(around, found) == 1
@@ -70,15 +76,17 @@ def test_kmeans_finds_planted_clusters_though_one_start_has_no_rows():
 def test_each_iteration_brings_rows_nearer_to_their_centroids():
     rows = F.normalize(torch.randn(200, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
     nearness = [(rows @ spherical_kmeans(rows, rows[:6], steps)[0].T).amax(1).sum() for steps in range(12)]
-    assert all(after >= before - 1e-9 for before, after in zip(nearness, nearness[1:])) and nearness[-1] > nearness[0] + 1
+    assert (
+        all(after >= before - 1e-9 for before, after in zip(nearness, nearness[1:])) and nearness[-1] > nearness[0] + 1
+    )
     settled = spherical_kmeans(rows, rows[:6], 60)[0]
     nearest = (rows @ settled.T).argmax(1)
     by_hand = torch.stack([F.normalize(rows[nearest == k].sum(0), dim=0) for k in range(6)])
-    torch.testing.assert_close(settled, by_hand)                                # a fixed point: each points where its rows point
+    torch.testing.assert_close(settled, by_hand)  # a fixed point: each points where its rows point
 
 
 def test_memory_fills_then_is_clustered_every_so_many_steps():
-    task = _task()                                                              # 24 pictures, 8 a step
+    task = _task()  # 24 pictures, 8 a step
     start, changed, before = task.centroids.clone(), [], task.centroids.clone()
     for step in range(10):
         task(_views(task, step))
@@ -94,7 +102,7 @@ def test_memory_fills_then_is_clustered_every_so_many_steps():
 def test_a_run_that_goes_on_from_its_state_is_the_undisturbed_one():
     whole, parts = _task(), _task()
     for step in range(8):
-        if step == 4:                                                           # between two clusterings, into another object
+        if step == 4:  # between two clusterings, into another object
             state, parts = parts.state_dict(), _task()
             torch.nn.init.zeros_(parts.centroids)
             parts.load_state_dict(state)
@@ -113,7 +121,9 @@ def test_more_clusters_than_different_pictures_are_finite():
 
 def test_centroids_are_carried_and_memory_isnt_and_nonsense_is_refused():
     task = _task()
-    assert {"centroids", "sizes"} <= task.heads().keys() and not any(key.startswith(("remembered", "pushed", "steps")) for key in task.heads())
+    assert {"centroids", "sizes"} <= task.heads().keys() and not any(
+        key.startswith(("remembered", "pushed", "steps")) for key in task.heads()
+    )
     for arguments in ({"clusters": 25}, {"clusters": 1}, {"every": 0}):
         with pytest.raises(ZooError, match=f"task.{next(iter(arguments))}"):
             _task(**arguments)

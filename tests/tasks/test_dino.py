@@ -1,4 +1,6 @@
-"""DINO: the authors' loss over all pairs of different views, a centre that moves in training alone, and small views of ViTs."""
+"""DINO: the authors' loss over all pairs of different views, a centre that moves in training alone, and small views of
+ViTs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ VIT = dict(patch_size=8, depth=1, embed_dim=32, num_heads=2, class_token=False, 
 def _task(backbone: str = "test_resnet", keywords: dict | None = None, **arguments) -> DINO:
     torch.manual_seed(0)
     made = create_backbone(backbone, size=32, **({"output_stride": 8} if keywords is None else keywords))
-    return DINO(made, **{"prototypes": 24, "hidden": 32, "bottleneck": 16, "small_count": 3, "small_size": 16, **arguments})
+    return DINO(
+        made, **{"prototypes": 24, "hidden": 32, "bottleneck": 16, "small_count": 3, "small_size": 16, **arguments}
+    )
 
 
 def _batch(channels: int = 3) -> dict:
@@ -62,7 +66,9 @@ def test_the_loss_is_the_authors():
     theirs, ours = _authors_loss(teacher, student, centre), task((large, small)).loss
     torch.testing.assert_close(ours, theirs)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    torch.testing.assert_close(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-3, atol=1e-5
+    )
     torch.testing.assert_close(task.centre.value, 0.9 * centre + 0.1 * torch.cat(teacher).mean(0, keepdim=True))
 
 

@@ -1,4 +1,6 @@
-"""DINOv2: balanced targets, a head each for pictures and patches, and a regulariser that keeps the pictures of the global batch apart."""
+"""DINOv2: balanced targets, a head each for pictures and patches, and a regulariser that keeps the pictures of the
+global batch apart.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,24 @@ from zoo.masks import mask_pixels
 from zoo.tasks.base import counted
 from zoo.tasks.dinov2 import DINOv2, koleo
 
-VIT = dict(patch_size=8, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False, dynamic_img_size=True)
+VIT = dict(
+    patch_size=8,
+    depth=1,
+    embed_dim=32,
+    num_heads=2,
+    class_token=False,
+    global_pool="avg",
+    fc_norm=False,
+    dynamic_img_size=True,
+)
 
 
 def _task(**arguments) -> DINOv2:
     torch.manual_seed(0)
     made = create_backbone("vit_tiny_patch16_224", size=32, **VIT)
-    return DINOv2(made, **{"prototypes": 24, "hidden": 32, "bottleneck": 16, "small_count": 2, "small_size": 16, **arguments})
+    return DINOv2(
+        made, **{"prototypes": 24, "hidden": 32, "bottleneck": 16, "small_count": 2, "small_size": 16, **arguments}
+    )
 
 
 def _views(task: DINOv2, channels: int = 3) -> tuple:
@@ -48,7 +61,9 @@ def _authors_koleo(x: torch.Tensor) -> torch.Tensor:
     return -torch.log(torch.nn.PairwiseDistance(2, eps=1e-8)(x, x[dots.max(dim=1)[1]]) + 1e-8).mean()
 
 
-def _authors_loss(task: DINOv2, large: torch.Tensor, small: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+def _authors_loss(
+    task: DINOv2, large: torch.Tensor, small: torch.Tensor, mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
     model, teacher = task.backbone.model, task.teacher[0].model
     flat, hidden = large.flatten(0, 1), mask.flatten(0, 1)
     x = model.patch_embed(task.backbone.normalize(flat)).flatten(1, -2)
@@ -61,9 +76,15 @@ def _authors_loss(task: DINOv2, large: torch.Tensor, small: torch.Tensor, mask: 
         taught = teacher.forward_features(task.backbone.normalize(flat))
         q = _authors_sinkhorn(task.teacher[1](taught.mean(1)), 0.07, 3).unflatten(0, (4, 2))
         qp = _authors_sinkhorn(task.teacher[2](taught[hidden]), 0.07, 3)
-    pairs = [(-q[:, i] * F.log_softmax(student[:, j] / 0.1, -1)).sum(-1).mean() for i in range(2) for j in range(4) if i != j]
+    pairs = [
+        (-q[:, i] * F.log_softmax(student[:, j] / 0.1, -1)).sum(-1).mean() for i in range(2) for j in range(4) if i != j
+    ]
     patches = (-qp * F.log_softmax(student_patches / 0.1, -1)).sum(-1).mean()
-    return {"picture_loss": sum(pairs) / 6, "patch_loss": patches, "koleo": _authors_koleo(whole[:, 0]) + _authors_koleo(whole[:, 1])}
+    return {
+        "picture_loss": sum(pairs) / 6,
+        "patch_loss": patches,
+        "koleo": _authors_koleo(whole[:, 0]) + _authors_koleo(whole[:, 1]),
+    }
 
 
 def test_the_loss_is_the_authors():
@@ -89,10 +110,14 @@ def test_the_regulariser_is_lightlys():
 
 
 def test_the_regulariser_keeps_pictures_apart():
-    """On a circle, equally spaced points have the largest distance to their nearest, 2 sin(pi / n), and a step down the gradient spreads others."""
+    """On a circle, equally spaced points have the largest distance to their nearest, 2 sin(pi / n), and a step down the
+    gradient spreads others.
+    """
     angle = torch.arange(6) * torch.pi / 3
     even = torch.stack([angle.cos(), angle.sin()], 1)
-    torch.testing.assert_close(koleo(even), -torch.tensor(2 * torch.sin(torch.tensor(torch.pi / 6)).item()).log(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        koleo(even), -torch.tensor(2 * torch.sin(torch.tensor(torch.pi / 6)).item()).log(), atol=1e-5, rtol=0
+    )
     torch.manual_seed(0)
     close = (even[:1] + 0.05 * torch.randn(6, 2)).requires_grad_()
     before = koleo(close)
@@ -137,7 +162,9 @@ def test_no_small_views_grey_pictures_the_drawing_and_nonsense():
 def test_hidden_pixels_change_the_target_and_never_what_the_student_says():
     task, said = _task().eval(), []
     large, small, mask = _views(task)
-    other = torch.where(mask_pixels(mask.flatten(0, 1), 8), torch.rand_like(large.flatten(0, 1)), large.flatten(0, 1)).view_as(large)
+    other = torch.where(
+        mask_pixels(mask.flatten(0, 1), 8), torch.rand_like(large.flatten(0, 1)), large.flatten(0, 1)
+    ).view_as(large)
     for head in (task.head, task.patch_head):
         head.register_forward_hook(lambda module, given, out: said.append(out.detach()))
     for views in (large, other):

@@ -22,11 +22,17 @@ TEACHER = shipped("hub") / "simclr-resnet10t-fashion-mnist"
 
 def _task(**arguments) -> Distillation:
     torch.manual_seed(0)
-    return Distillation(create_backbone("test_resnet", size=32, output_stride=8), **{"teacher": str(TEACHER)} | arguments)
+    return Distillation(
+        create_backbone("test_resnet", size=32, output_stride=8), **{"teacher": str(TEACHER)} | arguments
+    )
 
 
 def _batch(count: int = 6) -> dict:
-    return {"image": torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "image": torch.randint(
+            0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse"])
@@ -40,7 +46,13 @@ def test_the_loss_is_the_papers(loss):
     if loss == "mse":
         theirs = sum(((task.head(own) - one) ** 2).mean() for own, one in zip(pooled, target, strict=True)) / 6
     else:
-        theirs = sum(1 - torch.dot(said := task.head(own), one) / said.norm() / one.norm() for own, one in zip(pooled, target, strict=True)) / 6
+        theirs = (
+            sum(
+                1 - torch.dot(said := task.head(own), one) / said.norm() / one.norm()
+                for own, one in zip(pooled, target, strict=True)
+            )
+            / 6
+        )
     pairs = [(a, b) for a in range(6) for b in range(a)]
     own, other = (torch.stack([(x[a] - x[b]).square().sum().sqrt() for a, b in pairs]) for x in (pooled, told))
     off = (own / own.mean() - other / other.mean()).abs()
@@ -60,14 +72,16 @@ def test_what_the_teacher_says_is_its_features_of_the_same_view():
 
 
 def test_a_wide_teacher_is_turned_and_cut_and_a_narrow_one_filled_up():
-    whole, cut, filled = (_task(outputs=outputs, smallest_crop=1.0, flip=0.0).views(_batch())[1] for outputs in (256, 100, 300))
+    whole, cut, filled = (
+        _task(outputs=outputs, smallest_crop=1.0, flip=0.0).views(_batch())[1] for outputs in (256, 100, 300)
+    )
     torch.testing.assert_close(filled[:, :256], whole)
     assert filled[:, 256:].eq(0).all() and cut.shape == (6, 100)
     turn = rotation(256)
     torch.testing.assert_close(turn @ turn.T, torch.eye(256, dtype=torch.float64))
     torch.testing.assert_close(cut, whole @ turn[:, :100].float())
     task = _task(outputs=300)
-    assert task(task.views(_batch())).loss.isfinite()           # what is filled up has no deviation
+    assert task(task.views(_batch())).loss.isfinite()  # what is filled up has no deviation
 
 
 def test_a_student_that_says_what_the_teacher_says_pays_nothing():
@@ -111,9 +125,14 @@ def test_a_distilled_checkpoint_can_be_read_where_the_teacher_is_not():
 def test_a_teacher_that_there_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ZOO_HUB", raising=False)
-    with pytest.raises(ZooError, match="task.teacher is 'simclr-resnet10-fashion-mnist', .* did you mean simclr-resnet10t-fashion-mnist"):
+    with pytest.raises(
+        ZooError,
+        match="task.teacher is 'simclr-resnet10-fashion-mnist', .* did you mean simclr-resnet10t-fashion-mnist",
+    ):
         _task(teacher="simclr-resnet10-fashion-mnist").views(_batch())
-    with pytest.raises(ZooError, match=f"task.teacher is 'local-dir:{tmp_path}', which can't be used: .* holds no checkpoint"):
+    with pytest.raises(
+        ZooError, match=f"task.teacher is 'local-dir:{tmp_path}', which can't be used: .* holds no checkpoint"
+    ):
         _task(teacher=f"local-dir:{tmp_path}").views(_batch())
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     with pytest.raises(ZooError, match="task.teacher is 'hf://nobody/nothing@main'"):
@@ -126,26 +145,36 @@ def test_a_folder_that_timm_saved(tmp_path):
     model = timm.create_model("test_resnet", num_classes=7).eval()
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     preset = {"input_size": [3, 48, 48], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": preset}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": preset})
+    )
     before = torch.get_rng_state()
     teacher = load_teacher(f"local-dir:{tmp_path}")
     assert torch.equal(before, torch.get_rng_state())
     image = torch.rand(2, 3, 48, 48)
     with torch.no_grad():
         seen = (image - torch.tensor(preset["mean"]).view(3, 1, 1)) / torch.tensor(preset["std"]).view(3, 1, 1)
-        torch.testing.assert_close(teacher.pool(image), model.forward_head(model.forward_features(seen), pre_logits=True))
+        torch.testing.assert_close(
+            teacher.pool(image), model.forward_head(model.forward_features(seen), pre_logits=True)
+        )
     assert teacher.size == 48 and _task(teacher=str(tmp_path)).views(_batch())[0].shape == (6, 3, 32, 32)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": preset}))
     with pytest.raises(ZooError, match="lacks .* of the .* tensors"):
         load_teacher(str(tmp_path))
-    for text in ("{}", "[]", '{"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3], "mean": 1, "std": 1}}'):
+    for text in (
+        "{}",
+        "[]",
+        '{"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3], "mean": 1, "std": 1}}',
+    ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ZooError, match="is not timm's description of a model"):
             load_teacher(str(tmp_path))
 
 
 def test_a_repository_of_timms_own(tmp_path, monkeypatch):
-    """Brought once, and then there without a network; of other repositories the old is true. The client's functions are replaced."""
+    """Brought once, and then there without a network; of other repositories the old is true. The client's functions are
+    replaced.
+    """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -155,7 +184,9 @@ def test_a_repository_of_timms_own(tmp_path, monkeypatch):
     model = timm.create_model("test_resnet", num_classes=7).eval()
     safetensors.torch.save_file(model.state_dict(), repository / "model.safetensors")
     preset = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
-    (repository / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": preset}))
+    (repository / "config.json").write_text(
+        json.dumps({"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": preset})
+    )
 
     def metadata(path):
         if not (repository / path).is_file():
@@ -183,7 +214,9 @@ def test_a_repository_of_timms_own(tmp_path, monkeypatch):
     (repository / "model.safetensors").unlink()
     with pytest.raises(ZooError, match="has no model.safetensors, doesn't exist, or needs a login"):
         load_teacher("hf://timm/another@main")
-    assert [path.name for path in (tmp_path / "home/timm").iterdir()] == ["timm--test_resnet.r160_in1k--main"], "nothing half is left"
+    assert [path.name for path in (tmp_path / "home/timm").iterdir()] == ["timm--test_resnet.r160_in1k--main"], (
+        "nothing half is left"
+    )
 
 
 def test_our_own_folder_by_timms_address_and_a_damaged_one(tmp_path):

@@ -1,4 +1,6 @@
-"""iBOT: DINO's loss between views and the authors' loss of hidden patches within a view, which the student never sees."""
+"""iBOT: DINO's loss between views and the authors' loss of hidden patches within a view, which the student never
+sees.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,24 @@ from zoo.masks import mask_pixels
 from zoo.tasks.base import counted
 from zoo.tasks.ibot import IBOT
 
-VIT = dict(patch_size=8, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False, dynamic_img_size=True)
+VIT = dict(
+    patch_size=8,
+    depth=1,
+    embed_dim=32,
+    num_heads=2,
+    class_token=False,
+    global_pool="avg",
+    fc_norm=False,
+    dynamic_img_size=True,
+)
 
 
 def _task(keywords: dict = VIT, **arguments) -> IBOT:
     torch.manual_seed(0)
     made = create_backbone("vit_tiny_patch16_224", size=32, **keywords)
-    return IBOT(made, **{"prototypes": 24, "hidden": 32, "bottleneck": 16, "small_count": 2, "small_size": 16, **arguments})
+    return IBOT(
+        made, **{"prototypes": 24, "hidden": 32, "bottleneck": 16, "small_count": 2, "small_size": 16, **arguments}
+    )
 
 
 def _views(task: IBOT, channels: int = 3) -> tuple:
@@ -27,28 +40,44 @@ def _views(task: IBOT, channels: int = 3) -> tuple:
         return task.views({"image": image, "index": torch.arange(4)})
 
 
-def _authors_loss(task: IBOT, large: torch.Tensor, small: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The double loop of iBOTLoss in the authors' code: pairs of different views for pictures, of the same view for patches."""
+def _authors_loss(
+    task: IBOT, large: torch.Tensor, small: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The double loop of iBOTLoss in the authors' code: pairs of different views for pictures, of the same view for
+    patches.
+    """
     model, teacher, pool = task.backbone.model, task.teacher[0].model, lambda x: x.mean(1)
     flat, hidden = large.flatten(0, 1), mask.flatten(0, 1)
     x = model.patch_embed(task.backbone.normalize(flat)).flatten(1, -2)
     x = torch.where(hidden[..., None], task.mask_token, x) + model.pos_embed
     tokens = model.norm(model.blocks(x))
-    seen = torch.cat([pool(tokens).unflatten(0, (4, 2)), pool(model.forward_features(task.backbone.normalize(small.flatten(0, 1)))).unflatten(0, (4, 2))], 1)
+    seen = torch.cat(
+        [
+            pool(tokens).unflatten(0, (4, 2)),
+            pool(model.forward_features(task.backbone.normalize(small.flatten(0, 1)))).unflatten(0, (4, 2)),
+        ],
+        1,
+    )
     student = task.head(seen.flatten(0, 1)).unflatten(0, (4, 4))
     student_patches = task.head(tokens[hidden])
     with torch.no_grad():
         tokens = teacher.forward_features(task.backbone.normalize(flat))
         taught = task.teacher[1](pool(tokens)).unflatten(0, (4, 2))
         patches = task.teacher[1](tokens[hidden])
-    q, qp = F.softmax((taught - task.centre.value) / 0.04, -1), F.softmax((patches - task.patch_centre.value) / 0.04, -1)
+    q, qp = (
+        F.softmax((taught - task.centre.value) / 0.04, -1),
+        F.softmax((patches - task.patch_centre.value) / 0.04, -1),
+    )
     pictures, terms = 0, 0
     for i in range(2):
         for j in range(4):
             if i != j:
-                pictures, terms = pictures + torch.sum(-q[:, i] * F.log_softmax(student[:, j] / 0.1, -1), -1).mean(), terms + 1
+                pictures, terms = (
+                    pictures + torch.sum(-q[:, i] * F.log_softmax(student[:, j] / 0.1, -1), -1).mean(),
+                    terms + 1,
+                )
     loss, places = torch.sum(-qp * F.log_softmax(student_patches / 0.1, -1), -1), torch.zeros(8, 16)
-    places = places.masked_scatter(hidden, loss).unflatten(0, (4, 2))                    # (B, 2, N)
+    places = places.masked_scatter(hidden, loss).unflatten(0, (4, 2))  # (B, 2, N)
     weight = mask.float()
     patch_loss = ((places * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)).mean()
     return pictures / terms, patch_loss
@@ -77,7 +106,9 @@ def test_the_loss_of_patches_is_lightlys():
     before = task.patch_centre.value.clone()
     torch.testing.assert_close(task(views).logs["patch_loss"], theirs.detach())
     torch.testing.assert_close(task.patch_centre.value, from_lightly.center.value)
-    assert not torch.equal(before, task.patch_centre.value) and not torch.equal(task.centre.value, task.patch_centre.value)
+    assert not torch.equal(before, task.patch_centre.value) and not torch.equal(
+        task.centre.value, task.patch_centre.value
+    )
 
 
 def test_hidden_pixels_change_the_target_and_never_the_students_logits():

@@ -17,10 +17,13 @@ VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, 
 
 def _task(keywords: dict = VIT, size: int = 32, **arguments) -> IJEPA:
     torch.manual_seed(0)
-    task = IJEPA(create_backbone("vit_tiny_patch16_224", size=size, **keywords), **{"predictor_dim": 16, "predictor_heads": 2, **arguments})
+    task = IJEPA(
+        create_backbone("vit_tiny_patch16_224", size=size, **keywords),
+        **{"predictor_dim": 16, "predictor_heads": 2, **arguments},
+    )
     with torch.no_grad():
         for parameter in task.teacher.parameters():
-            parameter.mul_(1.2)                         # another network than the student
+            parameter.mul_(1.2)  # another network than the student
     return task
 
 
@@ -30,9 +33,13 @@ def _views(task: IJEPA, channels: int = 3) -> tuple:
         return task.views({"image": image, "index": torch.arange(4)})
 
 
-@pytest.mark.parametrize("keywords", [VIT, VIT | {"class_token": True, "global_pool": "token"}], ids=["no prefix", "class token"])
+@pytest.mark.parametrize(
+    "keywords", [VIT, VIT | {"class_token": True, "global_pool": "token"}], ids=["no prefix", "class token"]
+)
 def test_the_loss_is_the_authors(keywords):
-    """Picture by picture and block by block, where the authors repeat and stack: smooth L1 to the layer-normed tokens of the teacher."""
+    """Picture by picture and block by block, where the authors repeat and stack: smooth L1 to the layer-normed tokens
+    of the teacher.
+    """
     task = _task(keywords)
     image, context, targets = _views(task)
     with torch.no_grad():
@@ -44,12 +51,16 @@ def test_the_loss_is_the_authors(keywords):
     for b in range(4):
         seen = model.norm(model.blocks(torch.cat([prefix[b], patches[b, context[b]]])[None]))[:, prefix.shape[1] :]
         for block in targets[b]:
-            x = torch.cat([task.embed(seen) + task.position[context[b]], (task.mask_token + task.position[block])[None]], 1)
+            x = torch.cat(
+                [task.embed(seen) + task.position[context[b]], (task.mask_token + task.position[block])[None]], 1
+            )
             losses.append(F.smooth_l1_loss(task.predictor(x)[0, -len(block) :], h[b, block]))
     ours, theirs = task((image, context, targets)).loss, torch.stack(losses).mean()
     torch.testing.assert_close(ours, theirs)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    torch.testing.assert_close(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_what_is_left_out_reaches_the_teacher_and_never_the_prediction():
@@ -66,13 +77,23 @@ def test_blocks_are_boxes_of_one_shape_and_contexts_of_one_count():
     torch.manual_seed(0)
     for side, count in ((3, 4), (4, 4), (8, 4), (14, 4), (2, 3), (4, 1)):
         context, targets = blocks(64, side, count, 0.175, 1.5, torch.device("cpu"))
-        assert context.shape == (64, side**2 - targets[0].numel()) and context.shape[1] > 0 and targets.shape[:2] == (64, count)
+        assert (
+            context.shape == (64, side**2 - targets[0].numel())
+            and context.shape[1] > 0
+            and targets.shape[:2] == (64, count)
+        )
         assert not (context[:, :, None] == targets.flatten(1)[:, None]).any(), "a target is in the context"
         assert all(len(set(row)) == len(row) for row in context.tolist())
         rows, columns = targets // side, targets % side
         height, width = rows.amax(2) - rows.amin(2) + 1, columns.amax(2) - columns.amin(2) + 1
-        assert (height == height[0, 0]).all() and (width == width[0, 0]).all() and (height * width == targets.shape[2]).all()
-    areas = torch.tensor([float(blocks(1, 14, 4, 0.175, 1.5, torch.device("cpu"))[1].shape[2]) for _ in range(200)]) / 196
+        assert (
+            (height == height[0, 0]).all()
+            and (width == width[0, 0]).all()
+            and (height * width == targets.shape[2]).all()
+        )
+    areas = (
+        torch.tensor([float(blocks(1, 14, 4, 0.175, 1.5, torch.device("cpu"))[1].shape[2]) for _ in range(200)]) / 196
+    )
     assert abs(areas.mean() - 0.175) < 0.01
     context, targets = blocks(2000, 4, 1, 0.06, 1.0, torch.device("cpu"))
     assert torch.bincount(targets.flatten(), minlength=16).min() > 80, "a place that is never a target"
@@ -89,17 +110,24 @@ def test_grey_pictures_the_drawing_and_nonsense():
     task = _task()
     assert task(_views(task, 1)).loss.isfinite()
     assert task.picture({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["prediction"].shape[0] == 3
-    for arguments, sentence in (({"targets": 16}, "task.targets is 16.*16 patches"), ({"predictor_dim": 18}, "task.predictor_dim is 18"),
-                                ({"target_ratio": 0.5}, "task.target_ratio is 0.5")):
+    for arguments, sentence in (
+        ({"targets": 16}, "task.targets is 16.*16 patches"),
+        ({"predictor_dim": 18}, "task.predictor_dim is 18"),
+        ({"target_ratio": 0.5}, "task.target_ratio is 0.5"),
+    ):
         with pytest.raises(ZooError, match=sentence):
             _task(**arguments)
 
 
 def test_the_student_pays_for_the_context_alone():
-    """Its blocks are given as many tokens as the context has patches, and the predictor those and one block of targets."""
+    """Its blocks are given as many tokens as the context has patches, and the predictor those and one block of
+    targets.
+    """
     task, seen = _task(), {}
     image, context, targets = _views(task)
-    task.backbone.model.blocks[0].register_forward_hook(lambda module, given, out: seen.update(student=given[0].shape[:2]))
+    task.backbone.model.blocks[0].register_forward_hook(
+        lambda module, given, out: seen.update(student=given[0].shape[:2])
+    )
     task.predictor[0].register_forward_hook(lambda module, given, out: seen.update(predictor=given[0].shape[:2]))
     task.predict(image, context, targets)
     assert seen["student"] == context.shape and context.shape[1] < 16

@@ -17,7 +17,9 @@ def _task(**arguments) -> Inpaint:
 
 
 def _views(task: Inpaint, channels: int = 3, count: int = 4) -> tuple:
-    image = torch.randint(0, 256, (count, channels, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        0, 256, (count, channels, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     with counted(torch.device("cpu"), 0):
         return task.views({"image": image, "index": torch.arange(count)})
 
@@ -26,9 +28,9 @@ def test_the_loss_is_the_authors():
     """Theirs: a matrix of the overlap's weight, 1 within, times the squared error of the middle block, averaged."""
     task = _task(region="centre", overlap=3, overlap_weight=10.0).eval()
     image, hole, weight = _views(task)
-    block = slice(8, 24)                                        # 16 of 32 pixels, in the middle
+    block = slice(8, 24)  # 16 of 32 pixels, in the middle
     seen = image.clone()
-    seen[:, :, 11:21, 11:21] = task.backbone.shift.mean()       # the hole is smaller than the block by the overlap
+    seen[:, :, 11:21, 11:21] = task.backbone.shift.mean()  # the hole is smaller than the block by the overlap
     matrix = torch.full((16, 16), 10.0)
     matrix[3:-3, 3:-3] = 1
     theirs = (matrix * (task.paint(seen)[:, :, block, block] - image[:, :, block, block]).square()).mean()
@@ -71,9 +73,16 @@ def test_grey_and_colour(channels):
     assert task((image, hole, weight)).loss.isfinite() and task.paint(image).shape == image.shape
 
 
-@pytest.mark.parametrize("arguments, sentence", [({"share": 0.0}, "task.share is 0.0"), ({"share": 1.0}, "at most 0.9"),
-                                                 ({"share": 0.25, "overlap": 4}, "hole of 0 pixels"), ({"overlap": -1}, "task.overlap is -1"),
-                                                 ({"overlap_weight": -1.0}, "task.overlap_weight is -1.0")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"share": 0.0}, "task.share is 0.0"),
+        ({"share": 1.0}, "at most 0.9"),
+        ({"share": 0.25, "overlap": 4}, "hole of 0 pixels"),
+        ({"overlap": -1}, "task.overlap is -1"),
+        ({"overlap_weight": -1.0}, "task.overlap_weight is -1.0"),
+    ],
+)
 def test_holes_that_make_no_sense_are_refused(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):
         _task(**arguments)

@@ -28,7 +28,9 @@ def distances(orders: np.ndarray) -> np.ndarray:
 
 
 def test_the_loss_is_the_papers():
-    """Tile by tile through one network, side by side into the classifier, and minus the log probability of the true order."""
+    """Tile by tile through one network, side by side into the classifier, and minus the log probability of the true
+    order.
+    """
     task = _task().eval()
     tiles, which = task.views({"image": _image()})
     ours = task((tiles, which)).loss
@@ -49,8 +51,8 @@ def test_permutations_are_far_from_each_other():
     apart = distances(orders)
     assert apart.min() == 7 and apart.mean() > 8.1
     rng = np.random.RandomState(1)
-    assert distances(np.array([rng.permutation(9) for _ in range(64)])).min() <= 5      # as they come
-    assert distances(distant_permutations(9, 9)).min() == 9                             # a Latin square, the most there is
+    assert distances(np.array([rng.permutation(9) for _ in range(64)])).min() <= 5  # as they come
+    assert distances(distant_permutations(9, 9)).min() == 9  # a Latin square, the most there is
 
 
 def test_each_is_the_farthest_that_was_left():
@@ -65,7 +67,9 @@ def test_each_is_the_farthest_that_was_left():
 
     for place in range(1, 24):
         before = chosen[:place]
-        assert far(chosen[place], before) == max(far(candidate, before) for candidate in everything if candidate not in before)
+        assert far(chosen[place], before) == max(
+            far(candidate, before) for candidate in everything if candidate not in before
+        )
 
 
 def test_sixteen_tiles_are_chosen_of_a_sample():
@@ -83,13 +87,13 @@ def test_a_tile_is_where_its_order_says():
             top, left = place // 3 * 10, place % 3 * 10
             torch.testing.assert_close(tile, original[:, top : top + 10, left : left + 10])
     laid = task.laid(task.sorted(tiles, orders))
-    kept = [pixel for pixel in range(32) if pixel % 11 != 10]           # between tiles is a pixel of black
+    kept = [pixel for pixel in range(32) if pixel % 11 != 10]  # between tiles is a pixel of black
     torch.testing.assert_close(laid[..., kept, :][..., kept], image)
 
 
 def test_tiles_have_gaps_that_vary():
     """A picture whose pixels are numbered tells where each tile was cut."""
-    task = _task(tile=8, normalize=False, smallest_crop=1.0, flip=0.0, grayscale=0.0)      # cells of 10, tiles of 8
+    task = _task(tile=8, normalize=False, smallest_crop=1.0, flip=0.0, grayscale=0.0)  # cells of 10, tiles of 8
     column = torch.arange(30.0).div(30).expand(64, 3, 30, 30)
     tiles, which = task.shuffled(column)
     left = (tiles[:, :, 0, 0, 0] * 30).round().long()
@@ -116,9 +120,13 @@ def test_a_network_that_knows_nothing_pays_the_log_of_the_count():
 
 
 def test_impossible_puzzles_are_refused():
-    for arguments, words in (({"grid": 1}, "task.grid"), ({"grid": 2, "permutations": 25}, "at most 24"),
-                             ({"permutations": 1}, "task.permutations is 1;"), ({"gap": 0.95}, "task.gap is 0.95"),
-                             ({"grid": 4, "permutations": 100_001}, "at most 100,000")):
+    for arguments, words in (
+        ({"grid": 1}, "task.grid"),
+        ({"grid": 2, "permutations": 25}, "at most 24"),
+        ({"permutations": 1}, "task.permutations is 1;"),
+        ({"gap": 0.95}, "task.gap is 0.95"),
+        ({"grid": 4, "permutations": 100_001}, "at most 100,000"),
+    ):
         with pytest.raises(ZooError, match=words):
             _task(**arguments)
     vit = create_backbone("vit_tiny_patch16_224", size=28, patch_size=7, embed_dim=64, depth=1, num_heads=2)

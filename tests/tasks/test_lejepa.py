@@ -1,4 +1,6 @@
-"""LeJEPA: the Epps-Pulley statistic in closed form, lightly's loss, the normal law as the only minimum, one set of directions for all ranks."""
+"""LeJEPA: the Epps-Pulley statistic in closed form, lightly's loss, the normal law as the only minimum, one set of
+directions for all ranks.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,35 @@ from zoo.tasks.lejepa import FURTHEST, POINTS, LeJEPA, epps_pulley
 
 def _task(**arguments) -> LeJEPA:
     torch.manual_seed(0)
-    return LeJEPA(create_backbone("test_resnet", size=28), **{"hidden": 32, "outputs": 8, "directions": 12, **arguments})
+    return LeJEPA(
+        create_backbone("test_resnet", size=28), **{"hidden": 32, "outputs": 8, "directions": 12, **arguments}
+    )
 
 
 def _batch(count: int = 8) -> dict:
-    return {"image": torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "image": torch.randint(
+            0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 def _closed_form(x: torch.Tensor) -> torch.Tensor:
-    """The integral over all t, term by term: exp(-d^2 / 2) for differences, exp(-x^2 / 4) across, and the normal law with itself."""
+    """The integral over all t, term by term: exp(-d^2 / 2) for differences, exp(-x^2 / 4) across, and the normal law
+    with itself.
+    """
     n, differences = len(x), x[:, None] - x[None]
     terms = (-differences.square() / 2).exp().mean() - math.sqrt(2) * (-x.square() / 4).exp().mean() + 1 / math.sqrt(3)
     return n * math.sqrt(2 * math.pi) * terms
 
 
 def test_the_statistic_and_its_gradient_are_the_closed_form():
-    x = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(1.5).add(0.4).requires_grad_()
+    x = (
+        torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        .mul(1.5)
+        .add(0.4)
+        .requires_grad_()
+    )
     ours, exact = epps_pulley(x[:, None])[0], _closed_form(x)
     torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(exact, x), rtol=1e-2, atol=1e-4)
@@ -43,7 +58,9 @@ def test_the_loss_and_its_gradient_are_lightlys(small_count, monkeypatch):
     monkeypatch.setattr(losses.SIGReg, "_generate_unit_vectors", lambda *args, **kwargs: normal / normal.norm(dim=0))
     loss = losses.LeJEPALoss(lambda_param=0.1, sigreg_knots=POINTS, sigreg_t_max=FURTHEST)
     assert [kind.shape[:2] for kind in kinds] == [(8, 2), (8, small_count)]
-    z = task.projector(torch.cat([task.backbone(torch.cat(kind.unbind(1))) for kind in kinds])).unflatten(0, (2 + small_count, 8))
+    z = task.projector(torch.cat([task.backbone(torch.cat(kind.unbind(1))) for kind in kinds])).unflatten(
+        0, (2 + small_count, 8)
+    )
     theirs, ours = loss(local_proj=z[2:], global_proj=z[:2]), task((normal, *kinds)).loss
     torch.testing.assert_close(ours, theirs)
     mine, other = (torch.autograd.grad(value, list(task.parameters())) for value in (ours, theirs))
@@ -84,7 +101,7 @@ def test_all_ranks_look_along_the_sum_of_what_they_drew(monkeypatch):
     here = views[0].clone()
     monkeypatch.setattr("zoo.tasks.lejepa.total", lambda x: x + other if x.shape == other.shape else x)
     first = task(views).loss
-    other, views = here, (other, *views[1:])                                # as the other rank has it, with the same pictures
+    other, views = here, (other, *views[1:])  # as the other rank has it, with the same pictures
     torch.testing.assert_close(task(views).loss, first)
 
 

@@ -7,8 +7,8 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
-from zoo.tasks.base import counted
 from zoo.masks import patchify, unpatchify
+from zoo.tasks.base import counted
 from zoo.tasks.mae import MAE
 
 VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
@@ -21,7 +21,12 @@ def _task(channels_of_model: int = 3, **arguments) -> MAE:
 
 
 def _batch(channels: int = 3) -> dict:
-    return {"image": torch.randint(0, 256, (4, channels, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), "index": torch.arange(4)}
+    return {
+        "image": torch.randint(
+            0, 256, (4, channels, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        ),
+        "index": torch.arange(4),
+    }
 
 
 def _views(task: MAE, batch: dict) -> tuple:
@@ -97,7 +102,9 @@ def test_a_convolutional_backbone_is_refused():
 
 
 def test_the_backbone_pays_for_the_tokens_it_encodes():
-    """Beyond the embedding of the patches, operations are in proportion to the tokens that are kept: 4 of 16 against 12 of 16."""
+    """Beyond the embedding of the patches, operations are in proportion to the tokens that are kept: 4 of 16 against 12
+    of 16.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     def cost(ratio: float) -> int:
@@ -112,8 +119,13 @@ def test_the_backbone_pays_for_the_tokens_it_encodes():
     assert 3 * cost(0.75) == cost(0.25) > 0
 
 
-@pytest.mark.parametrize("arguments, sentence", [({"decoder_dim": 30}, "task.decoder_dim is 30; .* multiple of 4"),
-                                                 ({"decoder_dim": 32, "decoder_heads": 3}, "task.decoder_dim is 32; .*task.decoder_heads, 3")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"decoder_dim": 30}, "task.decoder_dim is 30; .* multiple of 4"),
+        ({"decoder_dim": 32, "decoder_heads": 3}, "task.decoder_dim is 32; .*task.decoder_heads, 3"),
+    ],
+)
 def test_a_decoder_that_its_heads_dont_divide_is_refused(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):
         MAE(create_backbone("vit_tiny_patch16_224", size=32, **VIT), **arguments)

@@ -1,4 +1,6 @@
-"""MaskFeat: histograms as scikit-image makes them, hidden pixels that never reach the network, and what the maths of HOG demands."""
+"""MaskFeat: histograms as scikit-image makes them, hidden pixels that never reach the network, and what the maths of
+HOG demands.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_hog_is_the_sum_over_pixels_one_by_one():
         for c in range(8):
             down = x[r + 1][c] - x[r - 1][c] if 0 < r < 7 else 0.0
             across = x[r][c + 1] - x[r][c - 1] if 0 < c < 7 else 0.0
-            votes[int(math.degrees(math.atan2(down, across)) % 180 / (180 / bins)) % bins, r // cell, c // cell] += math.hypot(down, across)
+            votes[int(math.degrees(math.atan2(down, across)) % 180 / (180 / bins)) % bins, r // cell, c // cell] += (
+                math.hypot(down, across)
+            )
     torch.testing.assert_close(hog(image, 8 // cell, bins)[0, 0], votes / votes.norm(dim=0), atol=1e-6, rtol=1e-6)
 
 
@@ -59,29 +63,31 @@ def test_hog_knows_neither_brightness_nor_contrast_nor_the_sign_of_an_edge():
 def test_a_patch_has_the_histograms_of_its_own_cells():
     task = _task(cells=2, bins=5)
     image = torch.rand(2, 3, 32, 32)
-    target, cells = task.target(image), hog(image, 8, 5)                        # (B, 16, 60), (B, 3, 5, 8, 8)
+    target, cells = task.target(image), hog(image, 8, 5)  # (B, 16, 60), (B, 3, 5, 8, 8)
     for row, column in ((0, 0), (1, 3), (3, 2)):
         block = cells[:, :, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
         assert torch.equal(target[:, 4 * row + column], block.permute(0, 3, 4, 2, 1).flatten(1))
 
 
 def test_cells_that_do_not_divide_a_patch_stay_within_it():
-    """Three cells on 8 pixels: 0 to 2, 2 to 5 and 5 to 7; what changes in the middle of one patch changes no other's histograms."""
+    """Three cells on 8 pixels: 0 to 2, 2 to 5 and 5 to 7; what changes in the middle of one patch changes no other's
+    histograms.
+    """
     task, image = _task(cells=3), torch.rand(1, 3, 32, 32)
     other = image.clone()
     other[..., 11:13, 19:21] = 0
     changed = (task.target(image) != task.target(other)).any(2)[0].view(4, 4)
     assert changed.nonzero().tolist() == [[1, 2]]
     upright = torch.zeros(1, 1, 8, 8)
-    upright[..., 5:] = 1                                                        # gradients in columns 4 and 5, which the last two cells have
+    upright[..., 5:] = 1  # gradients in columns 4 and 5, which the last two cells have
     assert hog(upright, 3, 9)[0, 0].amax(0).gt(0.5).tolist() == [[False, True, True]] * 3
 
 
 def test_the_loss_is_the_mean_squared_error_of_hidden_patches():
     task = _task()
     image, mask, target = _views(task)
-    assert (mask.sum(1) == 6).all()                                             # 0.4 of 16
-    theirs = (task.guess(image, mask)[mask] - target[mask]).square().mean()     # the authors': output[mask], target[mask]
+    assert (mask.sum(1) == 6).all()  # 0.4 of 16
+    theirs = (task.guess(image, mask)[mask] - target[mask]).square().mean()  # the authors': output[mask], target[mask]
     ours = task((image, mask, target)).loss
     torch.testing.assert_close(ours, theirs)
     parameters = list(task.parameters())
@@ -111,8 +117,15 @@ def test_strokes_lie_along_the_edge():
     assert drawn.sum(0).max() > 3 * drawn.sum(1).max() > 0
 
 
-@pytest.mark.parametrize("arguments, sentence", [({"cells": 9}, "task.cells is 9, and a patch has 8 pixels to a side"), ({"cells": 0}, "task.cells is 0"),
-                                                 ({"bins": 1}, "task.bins is 1"), ({"mask_ratio": 1.0}, "mask_ratio")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"cells": 9}, "task.cells is 9, and a patch has 8 pixels to a side"),
+        ({"cells": 0}, "task.cells is 0"),
+        ({"bins": 1}, "task.bins is 1"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+    ],
+)
 def test_arguments_that_make_no_sense_are_refused(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):
         _task(**arguments)

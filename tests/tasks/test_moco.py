@@ -1,4 +1,6 @@
-"""MoCo: the losses of both versions as the authors write them, keys that enter the queue after it was read, and a batch that is global."""
+"""MoCo: the losses of both versions as the authors write them, keys that enter the queue after it was read, and a batch
+that is global.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from zoo.tasks.moco import MoCo, contrast
 
 def _task(**arguments) -> MoCo:
     torch.manual_seed(0)
-    return MoCo(create_backbone("test_resnet", size=32, output_stride=8), hidden=32, outputs=16, **{"queue": 24, **arguments})
+    return MoCo(
+        create_backbone("test_resnet", size=32, output_stride=8), hidden=32, outputs=16, **{"queue": 24, **arguments}
+    )
 
 
 def _views(task: MoCo) -> tuple:
@@ -26,7 +30,9 @@ def _views(task: MoCo) -> tuple:
 def _same_gradient(task: MoCo, ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs)
     parameters = [p for p in task.parameters() if p.requires_grad]
-    torch.testing.assert_close(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_version_2_is_algorithm_1_of_the_paper():
@@ -46,7 +52,7 @@ def test_version_2_is_lightlys():
     task = _task()
     first, second = _views(task)
     query, key = task.projector(task.backbone(first)), task.teacher(second)
-    from_lightly(query, key)                            # the first call fills the bank
+    from_lightly(query, key)  # the first call fills the bank
     from_lightly.memory_bank.bank = task.queue.read()
     _same_gradient(task, task((first, second)).loss, from_lightly(query, key))
 

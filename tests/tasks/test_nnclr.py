@@ -1,4 +1,6 @@
-"""NNCLR: the paper's pseudocode, a support set that is read before it is written, and SimCLR's pair where the friend is oneself."""
+"""NNCLR: the paper's pseudocode, a support set that is read before it is written, and SimCLR's pair where the friend is
+oneself.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ def _task(**arguments) -> NNCLR:
 
 
 def _batch(count: int = 8) -> dict:
-    return {"image": torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "image": torch.randint(
+            0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 def _papers(task: NNCLR, views: tuple, support: torch.Tensor) -> torch.Tensor:
@@ -81,7 +87,9 @@ def test_more_memory_never_makes_a_friend_less_near():
 
 def test_a_guess_like_every_friend_is_worth_chance_and_a_single_picture_is_certain():
     friend = torch.randn(7, 4, dtype=torch.float64)
-    assert contrast(friend, torch.ones(7, 4, dtype=torch.float64), 0.1).item() == pytest.approx(torch.tensor(7.0).log().item(), rel=1e-6)
+    assert contrast(friend, torch.ones(7, 4, dtype=torch.float64), 0.1).item() == pytest.approx(
+        torch.tensor(7.0).log().item(), rel=1e-6
+    )
     assert contrast(friend[:1], friend[1:2], 0.1) == 0
 
 

@@ -22,7 +22,9 @@ def _image(count: int = 3, channels: int = 3) -> torch.Tensor:
 
 
 def test_the_loss_is_the_papers():
-    """Pair by pair: both patches through one network, side by side into the classifier, and minus the log probability of the true place."""
+    """Pair by pair: both patches through one network, side by side into the classifier, and minus the log probability
+    of the true place.
+    """
     task = _task().eval()
     (patches,) = views = task.views({"image": _image()})
     ours = task(views).loss
@@ -39,23 +41,29 @@ def test_the_loss_is_the_papers():
 
 
 def test_neighbours_lie_where_they_are_said_to():
-    """A picture whose pixels are numbered tells where each patch was cut: patches of 7 in a pitch of 9, moved by at most 1."""
+    """A picture whose pixels are numbered tells where each patch was cut: patches of 7 in a pitch of 9, moved by at
+    most 1.
+    """
     task = _task(tile=7, colour="keep", smallest_crop=1.0, flip=0.0)
     number = torch.arange(28.0) / 28
-    image = torch.stack([number[:, None].expand(28, 28), number.expand(28, 28), torch.zeros(28, 28)]).expand(200, 3, 28, 28)
-    corner = (task.cut(image)[:, :, :2, 0, 0] * 28).round().long()                          # (B, 9, 2): row and column
+    image = torch.stack([number[:, None].expand(28, 28), number.expand(28, 28), torch.zeros(28, 28)]).expand(
+        200, 3, 28, 28
+    )
+    corner = (task.cut(image)[:, :, :2, 0, 0] * 28).round().long()  # (B, 9, 2): row and column
     assert corner.min() >= 0 and corner.max() <= 28 - 7
-    away = (corner[:, 1:] - corner[:, :1]) - 9 * torch.tensor([[-1, -1], [-1, 0], [-1, 1], [0, -1], [0, 1], [1, -1], [1, 0], [1, 1]])
+    away = (corner[:, 1:] - corner[:, :1]) - 9 * torch.tensor(
+        [[-1, -1], [-1, 0], [-1, 1], [0, -1], [0, 1], [1, -1], [1, 0], [1, 1]]
+    )
     assert {-1, 0, 1} == set(away.flatten().tolist())
-    assert len(corner[:, 0].unique(dim=0)) > 1                                              # nor is the centre always in one place
+    assert len(corner[:, 0].unique(dim=0)) > 1  # nor is the centre always in one place
     gaps = [(corner[:, 5] - corner[:, 0])[:, 1] - 7, (corner[:, 0] - corner[:, 4])[:, 1] - 7]
-    assert min(gap.min() for gap in gaps) >= 1                                              # jitter eats into the gap, never through it
+    assert min(gap.min() for gap in gaps) >= 1  # jitter eats into the gap, never through it
 
 
 def test_dropping_leaves_one_channel_and_faint_noise():
     task, patches = _task(), _image(40).unsqueeze(1).expand(-1, 9, -1, -1, -1)
     seen = task.guarded(patches)
-    same = (seen == patches).flatten(3).all(3)                                              # (B, 9, 3)
+    same = (seen == patches).flatten(3).all(3)  # (B, 9, 3)
     assert (same.sum(2) == 1).all() and {0, 1, 2} == set(same.float().argmax(2).flatten().tolist())
     dropped = task.backbone.normalize(seen.flatten(0, 1)).view_as(seen)[~same]
     kept = patches[same]
@@ -67,7 +75,7 @@ def test_dropping_leaves_one_channel_and_faint_noise():
 def test_projecting_takes_green_against_magenta_out():
     task, patches = _task(colour="project"), _image().unsqueeze(1).expand(-1, 9, -1, -1, -1)
     axis = torch.tensor([-1.0, 2.0, -1.0])
-    matrix = torch.eye(3) - torch.outer(axis, axis) / 6                                     # B = I - a'a / (a a'), section 3
+    matrix = torch.eye(3) - torch.outer(axis, axis) / 6  # B = I - a'a / (a a'), section 3
     seen = task.guarded(patches)
     torch.testing.assert_close(seen, (patches.movedim(2, -1) @ matrix).movedim(-1, 2))
     assert (seen.movedim(2, -1) @ axis).abs().max() < 1e-5
@@ -84,7 +92,7 @@ def test_grey_pictures_have_no_fringes():
 def test_a_network_that_compares_nothing_pays_log_8():
     task = _task()
     views = task.views({"image": _image()})
-    first = task.head[0].weight                     # a classifier that sees the central patch alone can't tell its neighbours apart
+    first = task.head[0].weight  # a classifier that sees the central patch alone can't tell its neighbours apart
     torch.nn.init.zeros_(first[:, first.shape[1] // 2 :].data)
     assert task(views).loss.item() >= math.log(8) - 1e-6 and task(views).logs["accuracy"] == pytest.approx(1 / 8)
 
@@ -94,7 +102,11 @@ def test_patches_are_laid_where_they_are_believed():
     patches = torch.arange(9.0).view(1, 9, 1, 1, 1).expand(1, 9, 1, 4, 4)
     laid = task.laid(patches, torch.arange(8)[None])[0, 0, 2::5, 2::5]
     assert laid.tolist() == [[1, 2, 3], [4, 0, 5], [6, 7, 8]]
-    assert task.laid(patches, torch.zeros(1, 8, dtype=torch.long))[0, 0, 2::5, 2::5].tolist() == [[8, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert task.laid(patches, torch.zeros(1, 8, dtype=torch.long))[0, 0, 2::5, 2::5].tolist() == [
+        [8, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+    ]
 
 
 def test_patches_that_dont_fit_are_refused():
@@ -104,8 +116,10 @@ def test_patches_that_dont_fit_are_refused():
 
 
 def test_neighbours_that_could_reach_into_the_centre_are_refused():
-    with pytest.raises(ZooError, match="task.jitter moves neighbours by up to 3 pixels, over the gap of 1.*larger task.gap"):
+    with pytest.raises(
+        ZooError, match="task.jitter moves neighbours by up to 3 pixels, over the gap of 1.*larger task.gap"
+    ):
         _task(32, patch=0.2, gap=0.0, jitter=0.5)
-    _task(32, patch=0.2, gap=0.0, jitter=0.2)       # up to the very edge
+    _task(32, patch=0.2, gap=0.0, jitter=0.2)  # up to the very edge
     for size in (16, 24, 28, 32, 64, 96, 224):
         _task(size)

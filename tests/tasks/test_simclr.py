@@ -43,7 +43,9 @@ def test_both_views_pass_through_backbone_and_projector_as_one_batch():
 def test_without_augmentation_the_views_are_the_picture_and_align_fully():
     task = _task(smallest_crop=1.0, jitter=0.0, grayscale=0.0, blur=0.0, flip=0.0)
     first, second = task.views(batch := _batch())
-    torch.testing.assert_close(first, batch["image"].float() / 255, atol=0.06, rtol=0)      # a crop of another ratio remains
+    torch.testing.assert_close(
+        first, batch["image"].float() / 255, atol=0.06, rtol=0
+    )  # a crop of another ratio remains
     torch.testing.assert_close(task((first, first)).logs["alignment"], torch.tensor(1.0))
 
 

@@ -27,9 +27,11 @@ def _views(task: SimMIM, channels: int = 3) -> tuple:
 
 
 def _authors_loss(task: SimMIM, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """As in the authors' code: a 1x1 convolution and a PixelShuffle for the decoder, and |x - x_rec| * mask / mask.sum() / channels.
+    """As in the authors' code: a 1x1 convolution and a PixelShuffle for the decoder, and |x - x_rec| * mask /
+    mask.sum() / channels.
 
-    PixelShuffle has the channel first in the numbering of what it spreads, (C, p, p), where our linear layer has it last.
+    PixelShuffle has the channel first in the numbering of what it spreads, (C, p, p), where our linear layer has it
+    last.
     """
     model, p = task.backbone.model, 8
     x = model.patch_embed(task.backbone.normalize(image))
@@ -52,7 +54,9 @@ def test_the_loss_is_the_authors():
     ours, theirs = task((image, mask)).loss, _authors_loss(task, image, mask)
     torch.testing.assert_close(ours, theirs)
     parameters = list(task.parameters())
-    torch.testing.assert_close(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_hidden_pixels_change_the_target_but_never_the_prediction():
@@ -72,7 +76,7 @@ def test_an_error_on_visible_patches_costs_nothing_and_a_perfect_guess_is_zero()
     torch.nn.init.zeros_(task.head.weight), torch.nn.init.constant_(task.head.bias, 0.25)
     flat = torch.where(mask_pixels(mask, 8), torch.full_like(image, 0.25), image)
     assert task((flat, mask)).loss == 0
-    assert (mask.sum(1) == task.hidden).all() and task.hidden == 10            # 0.6 of 16 patches
+    assert (mask.sum(1) == task.hidden).all() and task.hidden == 10  # 0.6 of 16 patches
 
 
 @pytest.mark.parametrize("channels", [1, 3])

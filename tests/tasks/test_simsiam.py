@@ -12,11 +12,17 @@ from zoo.tasks.simsiam import SimSiam, spread
 
 def _task(**arguments) -> SimSiam:
     torch.manual_seed(0)
-    return SimSiam(create_backbone("test_resnet", size=28), **{"hidden": 32, "outputs": 16, "bottleneck": 8, **arguments})
+    return SimSiam(
+        create_backbone("test_resnet", size=28), **{"hidden": 32, "outputs": 16, "bottleneck": 8, **arguments}
+    )
 
 
 def _batch(count: int = 8) -> dict:
-    return {"image": torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "image": torch.randint(
+            0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 def test_the_loss_and_its_gradient_are_the_papers():
@@ -64,7 +70,9 @@ def test_a_perfect_guess_is_minus_one_and_scale_doesnt_matter():
 
 def test_the_spread_tells_collapse_from_directions_everywhere():
     assert spread(torch.ones(64, 32)) < 1e-6
-    assert spread(torch.randn(4096, 32, generator=torch.Generator().manual_seed(0))).item() == pytest.approx(1, abs=0.02)
+    assert spread(torch.randn(4096, 32, generator=torch.Generator().manual_seed(0))).item() == pytest.approx(
+        1, abs=0.02
+    )
     assert spread(torch.zeros(2, 4)).isfinite()
 
 

@@ -1,4 +1,6 @@
-"""Split brain: neither part tells of the other, targets are the nearest bins, and the loss is the sum of both cross entropies."""
+"""Split brain: neither part tells of the other, targets are the nearest bins, and the loss is the sum of both cross
+entropies.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.colour import lab_to_rgb, rgb_to_lab
+from zoo.colour import lab_to_rgb
 from zoo.errors import ZooError
 from zoo.tasks.base import counted
 from zoo.tasks.split_brain import MIDDLE, SplitBrain
@@ -34,13 +36,17 @@ def test_the_loss_is_both_cross_entropies_place_by_place():
     task = _task().eval()
     grey, colours, bins, levels = _views(task)
     of_grey, of_colours = task.to_colour(task.backbone.map(grey)), task.to_lightness(task.backbone.map(colours))
-    theirs = sum(-scores.softmax(1).gather(1, target.unsqueeze(1)).log().sum() / target.numel() for scores, target in
-                 ((of_grey, bins), (of_colours, levels)))
+    theirs = sum(
+        -scores.softmax(1).gather(1, target.unsqueeze(1)).log().sum() / target.numel()
+        for scores, target in ((of_grey, bins), (of_colours, levels))
+    )
     output = task((grey, colours, bins, levels))
     torch.testing.assert_close(output.loss, theirs)
     torch.testing.assert_close(output.loss, output.logs["colour"] + output.logs["lightness"])
     parameters = list(task.parameters())
-    torch.testing.assert_close(torch.autograd.grad(output.loss, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(output.loss, parameters), torch.autograd.grad(theirs, parameters), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_neither_part_tells_of_the_other():
@@ -57,7 +63,10 @@ def test_the_parts_hold_what_they_are_named_for():
     skimage = pytest.importorskip("skimage.color")
     task, lab = _task(), _lab()
     colours = skimage.rgb2lab(task.colours(lab).permute(0, 2, 3, 1).numpy())
-    assert np.abs(colours[..., 0] - MIDDLE).max() < 0.1 and np.abs(colours[..., 1:] - lab[:, 1:].permute(0, 2, 3, 1).numpy()).max() < 0.1
+    assert (
+        np.abs(colours[..., 0] - MIDDLE).max() < 0.1
+        and np.abs(colours[..., 1:] - lab[:, 1:].permute(0, 2, 3, 1).numpy()).max() < 0.1
+    )
     grey = task.grey(lab)
     assert torch.equal(grey[:, 0], grey[:, 2]) and torch.equal(grey[:, 1], lab[:, 0] / 100)
 
@@ -91,7 +100,9 @@ def test_features_of_the_parts():
     with torch.no_grad():
         found, grey = task.features(torch.rand(3, 3, 32, 32)), task.features(torch.rand(3, 1, 32, 32))
     width = task.backbone.num_features
-    assert found["backbone"].shape == (3, width) and found["parts"].shape == (3, 2 * width) and grey.keys() == {"backbone"}
+    assert (
+        found["backbone"].shape == (3, width) and found["parts"].shape == (3, 2 * width) and grey.keys() == {"backbone"}
+    )
 
 
 def test_grey_pictures_are_refused():

@@ -1,4 +1,6 @@
-"""SupCon: the paper's sum over anchors and positives, SimCLR where no two pictures share a label, and labels that are declared."""
+"""SupCon: the paper's sum over anchors and positives, SimCLR where no two pictures share a label, and labels that are
+declared.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,19 @@ def _by_the_paper(first: torch.Tensor, second: torch.Tensor, label: list[int], t
 def test_the_loss_and_its_gradient_are_the_papers():
     first, second = _pair()
     label = [0, 2, 0, 1, 2, 0]
-    ours, theirs = supervised_contrast(first, second, torch.tensor(label), 0.3), _by_the_paper(first, second, label, 0.3)
+    ours, theirs = (
+        supervised_contrast(first, second, torch.tensor(label), 0.3),
+        _by_the_paper(first, second, label, 0.3),
+    )
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, (first, second)), torch.autograd.grad(theirs, (first, second)))
 
 
 def test_with_a_label_for_each_picture_it_is_simclr():
     first, second = _pair()
-    torch.testing.assert_close(supervised_contrast(first, second, torch.arange(6) * 3, 0.2), nt_xent(first, second, 0.2))
+    torch.testing.assert_close(
+        supervised_contrast(first, second, torch.arange(6) * 3, 0.2), nt_xent(first, second, 0.2)
+    )
 
 
 def test_only_which_labels_are_equal_matters_and_order_doesnt():
@@ -55,7 +62,9 @@ def test_only_which_labels_are_equal_matters_and_order_doesnt():
 
 
 def test_classes_on_single_points_far_apart_are_as_good_as_it_gets():
-    """With all of a class on one point and classes opposite, each anchor shares its probability among its positives alone."""
+    """With all of a class on one point and classes opposite, each anchor shares its probability among its positives
+    alone.
+    """
     label = torch.tensor([0, 0, 1, 1])
     z = torch.nn.functional.one_hot(label, 2).double() * 2 - 1
     loss = supervised_contrast(z, z, label, 0.05)
@@ -72,11 +81,18 @@ def test_it_uses_labels_and_says_so():
     torch.manual_seed(0)
     task = SupCon(create_backbone("test_resnet", size=28), hidden=16, outputs=8)
     assert task.uses_labels
-    batch = {"image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8), "label": torch.tensor([0, 1, 1, 0, 2, 2])}
+    batch = {
+        "image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8),
+        "label": torch.tensor([0, 1, 1, 0, 2, 2]),
+    }
     first, second, label = task.views(batch)
     z = task.projector(task.backbone(torch.cat([first, second])))
-    torch.testing.assert_close(task((first, second, label)).loss, supervised_contrast(*z.chunk(2), batch["label"], task.temperature))
-    assert task((first, second, label)).loss != task((first, second, label.flip(0) % 2)).loss and not torch.equal(first, second)
+    torch.testing.assert_close(
+        task((first, second, label)).loss, supervised_contrast(*z.chunk(2), batch["label"], task.temperature)
+    )
+    assert task((first, second, label)).loss != task((first, second, label.flip(0) % 2)).loss and not torch.equal(
+        first, second
+    )
     assert task.eval().picture(batch)["nearest"].shape[0] == 3
     with pytest.raises(ZooError, match="the label -1, which is no class"):
         task.views(batch | {"label": torch.tensor([0, 1, -1, 0, 2, 2])})

@@ -19,7 +19,9 @@ def _task(**arguments) -> Supervised:
 
 
 def _batch(label: list[int]) -> dict:
-    image = torch.randint(0, 256, (len(label), 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        0, 256, (len(label), 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return {"image": image, "label": torch.tensor(label)}
 
 
@@ -42,7 +44,9 @@ def test_the_loss_is_the_papers(smoothing):
 
 
 def test_certainty_has_its_price():
-    """With smoothing the least loss is the entropy of the target, reached by its own distribution; being surer costs more."""
+    """With smoothing the least loss is the entropy of the target, reached by its own distribution; being surer costs
+    more.
+    """
     task = _task(classes=5, smoothing=0.2)
     views = task.views(_batch([2, 2, 2]))
     torch.nn.init.zeros_(task.head.weight)
@@ -51,18 +55,26 @@ def test_certainty_has_its_price():
         torch.nn.init.zeros_(task.head.bias).data[2] = sure
         losses[sure] = task(views).loss.item()
     nothing, best, surest = losses.values()
-    assert nothing == pytest.approx(math.log(5)) and best == pytest.approx(-0.84 * math.log(0.84) - 4 * 0.04 * math.log(0.04))
+    assert nothing == pytest.approx(math.log(5)) and best == pytest.approx(
+        -0.84 * math.log(0.84) - 4 * 0.04 * math.log(0.04)
+    )
     assert best < nothing < surest
 
 
 def test_it_is_marked_as_using_labels():
-    assert next(entry for entry in list_tasks() if entry.name == "supervised").uses_labels and Supervised.needs == ("image", "label")
+    assert next(entry for entry in list_tasks() if entry.name == "supervised").uses_labels and Supervised.needs == (
+        "image",
+        "label",
+    )
 
 
 def test_labels_that_dont_fit():
     task = _task(classes=3)
     assert task.views(_batch([0, 2]))[1].tolist() == [0, 2]
-    with pytest.raises(ZooError, match="the data have the label 7, and task.classes is 3, which allows 0 to 2; set task.classes to 8 or more"):
+    with pytest.raises(
+        ZooError,
+        match="the data have the label 7, and task.classes is 3, which allows 0 to 2; set task.classes to 8 or more",
+    ):
         task.views(_batch([0, 7]))
     with pytest.raises(ZooError, match="the data have the label -1, and .*; leave out what has no class"):
         task.views(_batch([-1, 7]))
@@ -82,4 +94,4 @@ def test_the_picture_has_a_row_for_each_class_believed():
     torch.nn.init.zeros_(task.head.bias).data[1] = 1
     batch = _batch([0] * 5)
     drawn = task.picture(batch)["classes"]
-    assert drawn.shape == (3, 36, 2 + 5 * 34)       # one row of five
+    assert drawn.shape == (3, 36, 2 + 5 * 34)  # one row of five

@@ -21,7 +21,11 @@ def _task(**arguments) -> SwAV:
 
 
 def _batch(count: int = 8) -> dict:
-    return {"image": torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+    return {
+        "image": torch.randint(
+            0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+    }
 
 
 @pytest.mark.parametrize("small_count", [0, 1, 3])
@@ -30,7 +34,7 @@ def test_the_loss_and_its_gradient_are_lightlys(small_count):
     task = _task(temperature=0.2, iterations=4, epsilon=0.1, small_count=small_count)
     views = task.views(_batch())
     assert [kind.shape[:2] for kind in views] == [(8, 2)] + [(8, small_count)] * bool(small_count)
-    seen = [torch.cat(kind.unbind(1)) for kind in views]                        # view after view, as BatchNorm sees them
+    seen = [torch.cat(kind.unbind(1)) for kind in views]  # view after view, as BatchNorm sees them
     heads = task.prototypes(task.projector(torch.cat([task.backbone(kind) for kind in seen]))).split(8)
     theirs, ours = loss(list(heads[:2]), list(heads[2:])).squeeze(), task(views).loss
     torch.testing.assert_close(ours, theirs)
@@ -39,7 +43,9 @@ def test_the_loss_and_its_gradient_are_lightlys(small_count):
 
 
 def test_the_views_assigned_are_sorted_into_groups_of_equal_size():
-    """Doubly stochastic: every picture is in one group, every group has as many. What all pictures like best gets no more of them."""
+    """Doubly stochastic: every picture is in one group, every group has as many. What all pictures like best gets no
+    more of them.
+    """
     task = _task(iterations=200)
     whole = task.views(_batch(12))[0]
     cosines = task.prototypes(task.projector(task.backbone(torch.cat(whole.unbind(1))))).detach().double()
@@ -48,11 +54,13 @@ def test_the_views_assigned_are_sorted_into_groups_of_equal_size():
         groups = sinkhorn(view, task.epsilon, task.iterations)
         torch.testing.assert_close(groups.sum(1), torch.ones(12, dtype=torch.float64))
         torch.testing.assert_close(groups.sum(0), torch.full((6,), 2.0, dtype=torch.float64), rtol=1e-4, atol=1e-4)
-        assert view.argmax(1).bincount(minlength=6).max() > 2                   # left to themselves they would crowd
+        assert view.argmax(1).bincount(minlength=6).max() > 2  # left to themselves they would crowd
 
 
 def test_pictures_that_are_all_the_same_are_shared_out_evenly_and_tell_nothing():
-    """Collapse is no way out: equal groups of equal pictures are uniform, and to predict these costs log K, the most."""
+    """Collapse is no way out: equal groups of equal pictures are uniform, and to predict these costs log K, the
+    most.
+    """
     cosines = torch.randn(1, 1, 6, dtype=torch.float64).clamp(-1, 1).expand(4, 8, -1)
     assigned = [sinkhorn(view, 0.05, 3) for view in cosines[:2]]
     torch.testing.assert_close(assigned[0], torch.full((8, 6), 1 / 6, dtype=torch.float64))

@@ -24,8 +24,18 @@ def _task(backbone: str = "test_resnet", size: int = 28, keywords: dict | None =
 
 def _linear_task(**arguments) -> VAE:
     """A factor analysis of 4 x 4 pixels: one linear layer there, one back."""
-    keywords = dict(patch_size=4, in_chans=1, depth=0, embed_dim=8, num_heads=1, class_token=False, global_pool="avg", fc_norm=False,
-                    final_norm=False, pos_embed="none")
+    keywords = dict(
+        patch_size=4,
+        in_chans=1,
+        depth=0,
+        embed_dim=8,
+        num_heads=1,
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+        final_norm=False,
+        pos_embed="none",
+    )
     task = _task("vit_tiny_patch16_224", 4, keywords, decoder="linear", code=3, **arguments).double()
     for weight in (p for p in task.parameters() if p.ndim > 1):
         torch.nn.init.normal_(weight, std=0.3)
@@ -33,7 +43,9 @@ def _linear_task(**arguments) -> VAE:
 
 
 def _batch(channels: int = 1, size: int = 28, count: int = 4) -> dict:
-    image = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        0, 256, (count, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return {"image": image, "index": torch.arange(count)}
 
 
@@ -54,7 +66,9 @@ def test_the_divergence_is_torchs():
 
 
 def test_the_bound_is_the_likelihood_less_the_divergence_from_the_true_posterior():
-    """Where everything is linear and Gaussian, log p(x) - KL(q || p(z|x)) is known, and 2 M points stand exactly for all noise."""
+    """Where everything is linear and Gaussian, log p(x) - KL(q || p(z|x)) is known, and 2 M points stand exactly for
+    all noise.
+    """
     task = _linear_task()
     image, M = torch.rand(1, 1, 4, 4, dtype=torch.float64), 3
     points = math.sqrt(M) * torch.cat([torch.eye(M).double(), -torch.eye(M).double()])
@@ -64,7 +78,9 @@ def test_the_bound_is_the_likelihood_less_the_divergence_from_the_true_posterior
     variance, x = task.log_sigma.exp() ** 2, image.flatten()
     evidence = MultivariateNormal(bias, weight @ weight.T + variance * torch.eye(16).double()).log_prob(x)
     precision = torch.eye(M) + weight.T @ weight / variance
-    posterior = MultivariateNormal(torch.linalg.solve(precision, weight.T @ (x - bias) / variance), precision_matrix=precision)
+    posterior = MultivariateNormal(
+        torch.linalg.solve(precision, weight.T @ (x - bias) / variance), precision_matrix=precision
+    )
     mean, log_variance = task.encode(image)
     guessed = MultivariateNormal(mean[0], torch.diag(log_variance[0].exp()))
     torch.testing.assert_close(elbo, (evidence - kl_divergence(guessed, posterior)).detach(), rtol=1e-9, atol=1e-9)
@@ -94,7 +110,9 @@ def test_beta_weighs_the_divergence_alone():
 def test_the_bernoulli_is_torchs_and_the_mean_over_all_ways_to_make_grey_black_or_white():
     task = _task(likelihood="bernoulli")
     logits, binary = torch.randn(3, 1, 2, 2), torch.randint(0, 2, (3, 1, 2, 2)).float()
-    torch.testing.assert_close(task.log_likelihood(binary, logits), Independent(Bernoulli(logits=logits), 3).log_prob(binary))
+    torch.testing.assert_close(
+        task.log_likelihood(binary, logits), Independent(Bernoulli(logits=logits), 3).log_prob(binary)
+    )
     grey = torch.rand(1, 1, 2, 2)
     ways = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4))).view(16, 1, 2, 2)
     chance = Independent(Bernoulli(grey[0]), 3).log_prob(ways).exp()
@@ -131,14 +149,19 @@ def test_the_floor_holds_for_the_mean_of_each_dimension():
     task = _linear_task(free_bits=0.5)
     with torch.no_grad():
         task.posterior.weight.zero_()
-        task.posterior.bias.copy_(torch.tensor([4.0, 0.5, 0.0, 0.0, 0.0, 0.0]))           # divergences 8, 1/8 and 0
+        task.posterior.bias.copy_(torch.tensor([4.0, 0.5, 0.0, 0.0, 0.0, 0.0]))  # divergences 8, 1/8 and 0
     views = torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     output = task(views)
     torch.testing.assert_close(output.logs["kl"], torch.tensor(8.125, dtype=torch.float64))
     torch.testing.assert_close(output.loss * 16 + output.logs["log_likelihood"], torch.tensor(9.0, dtype=torch.float64))
     assert output.logs["active"] == 2
-    paid = torch.autograd.grad(output.loss * 16 + task.log_likelihood(views[0], task.decode(
-        task.encode(views[0])[0] + views[1] * (task.encode(views[0])[1] / 2).exp(), 1)).mean(), task.posterior.bias)[0]
+    paid = torch.autograd.grad(
+        output.loss * 16
+        + task.log_likelihood(
+            views[0], task.decode(task.encode(views[0])[0] + views[1] * (task.encode(views[0])[1] / 2).exp(), 1)
+        ).mean(),
+        task.posterior.bias,
+    )[0]
     torch.testing.assert_close(paid, torch.tensor([4.0, 0, 0, 0, 0, 0], dtype=torch.float64))
 
 
@@ -147,7 +170,7 @@ def test_the_floor_looks_at_the_global_batch(monkeypatch):
     task = _linear_task(free_bits=0.3)
     image, noise = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
     with torch.no_grad():
-        task.posterior.weight.mul_(4)                                                     # some below the floor, some above
+        task.posterior.weight.mul_(4)  # some below the floor, some above
         whole = task((image, noise)).loss
         sums: list[list[torch.Tensor]] = [[], []]
         for rank in (0, 1):
@@ -166,7 +189,9 @@ def test_views_follow_the_counters_and_forward_draws_nothing():
     task = _task(smallest_crop=0.5, flip=0.5)
     first, again, other = _views(task, _batch(), 1), _views(task, _batch(), 1), _views(task, _batch(), 2)
     assert first[1].shape == (4, 6) and first[0].shape == (4, 1, 28, 28)
-    assert all(torch.equal(a, b) for a, b in zip(first, again)) and not any(torch.equal(a, b) for a, b in zip(first, other))
+    assert all(torch.equal(a, b) for a, b in zip(first, again)) and not any(
+        torch.equal(a, b) for a, b in zip(first, other)
+    )
     before = torch.get_rng_state()
     assert torch.equal(task(first).loss, task(first).loss)
     assert torch.equal(before, torch.get_rng_state())
@@ -186,23 +211,37 @@ def test_nonsense_is_refused(arguments):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("backbone, keywords, size, channels", [("test_resnet", {}, 28, 1), ("test_convnext", {}, 32, 3), ("test_vit", VIT, 64, 3), (
-    "resnet10t", {"channels": [8, 8, 8, 8], "stem_width": 8, "output_stride": 16}, 31, 1)])
+@pytest.mark.parametrize(
+    "backbone, keywords, size, channels",
+    [
+        ("test_resnet", {}, 28, 1),
+        ("test_convnext", {}, 32, 3),
+        ("test_vit", VIT, 64, 3),
+        ("resnet10t", {"channels": [8, 8, 8, 8], "stem_width": 8, "output_stride": 16}, 31, 1),
+    ],
+)
 def test_any_backbone_any_size_grey_or_colour_in_bfloat16(backbone, keywords, size, channels, likelihood):
     task = _task(backbone, size, keywords, likelihood=likelihood)
     views = _views(task, batch := _batch(channels, size))
     with torch.autocast("cpu", torch.bfloat16):
         output = task(views)
-    assert output.loss.dtype == torch.float32 and all(value.ndim == 0 and not value.requires_grad for value in output.logs.values())
+    assert output.loss.dtype == torch.float32 and all(
+        value.ndim == 0 and not value.requires_grad for value in output.logs.values()
+    )
     output.loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.parameters()), "a parameter that doesn't learn"
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in task.parameters()), (
+        "a parameter that doesn't learn"
+    )
     features = task.eval().features(views[0])
     torch.testing.assert_close(features["code"], task.encode(views[0])[0])
     assert features["backbone"].shape == (4, task.backbone.num_features)
     pictures = task.picture(batch)
     one = size + 2
     assert {name: tuple(picture.shape) for name, picture in pictures.items()} == {
-        "reconstruction": (3, 2 * one + 2, 4 * one + 2), "samples": (3, 4 * one + 2, 8 * one + 2), "traversal": (3, 6 * one + 2, 9 * one + 2)}
+        "reconstruction": (3, 2 * one + 2, 4 * one + 2),
+        "samples": (3, 4 * one + 2, 8 * one + 2),
+        "traversal": (3, 6 * one + 2, 9 * one + 2),
+    }
     assert all(0 <= picture.min() and picture.max() <= 1 for picture in pictures.values())
 
 
@@ -210,9 +249,11 @@ def test_the_traversal_walks_the_most_telling_dimension_first():
     task = _linear_task().float().eval()
     with torch.no_grad():
         task.posterior.weight.zero_()
-        task.posterior.bias.copy_(torch.tensor([0.1, 0.0, 2.0, 0.0, 0.0, 0.0]))           # the third tells most, the second nothing
+        task.posterior.bias.copy_(
+            torch.tensor([0.1, 0.0, 2.0, 0.0, 0.0, 0.0])
+        )  # the third tells most, the second nothing
         task.decoder.linear.weight.zero_(), task.decoder.linear.bias.fill_(0.5)
-        task.decoder.linear.weight[:, 2] = 0.1                                            # it alone makes the picture brighter
+        task.decoder.linear.weight[:, 2] = 0.1  # it alone makes the picture brighter
     traversal = task.picture(_batch(size=4))["traversal"]
     rows = [[traversal[0, 2 + 6 * row + 1, 2 + 6 * column + 1].item() for column in range(9)] for row in range(3)]
     assert rows[0] == pytest.approx([0.5 + 0.1 * (-3 + 0.75 * k) for k in range(9)], abs=1e-5)

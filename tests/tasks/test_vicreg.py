@@ -46,10 +46,12 @@ def test_the_covariance_is_numpys():
 
 
 def test_a_rotation_of_white_numbers_costs_nothing_and_neither_does_a_shift():
-    """White, with deviation above 1, the same in both views: nothing is left to be gained, however the space is turned."""
+    """White, with deviation above 1, the same in both views: nothing is left to be gained, however the space is
+    turned.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(16, 4, dtype=torch.float64, generator=generator)
-    x = torch.linalg.qr(x - x.mean(0))[0] * 16                                          # mean 0, covariance 256 / 15
+    x = torch.linalg.qr(x - x.mean(0))[0] * 16  # mean 0, covariance 256 / 15
     turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=generator))[0]
     for moved in (x, x @ turn, x + 50):
         assert _loss(moved, moved).loss < 1e-15
@@ -59,9 +61,9 @@ def test_a_rotation_of_white_numbers_costs_nothing_and_neither_does_a_shift():
 def test_a_collapsed_space_is_the_worst_for_the_variance_alone():
     point = torch.ones(8, 4, dtype=torch.float64)
     output = _loss(point.clone().requires_grad_(), point)
-    assert output.logs["variance"].item() == pytest.approx(0.99, abs=1e-6)              # 1 less the root of epsilon
+    assert output.logs["variance"].item() == pytest.approx(0.99, abs=1e-6)  # 1 less the root of epsilon
     assert output.logs["invariance"] == 0 and output.logs["covariance"] == 0
-    same = torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None].expand(-1, 4)         # all numbers say the same
+    same = torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None].expand(-1, 4)  # all numbers say the same
     c = covariance_matrix(same)
     assert flatness(c) == 0 and entanglement(c).item() == pytest.approx(3 * c[0, 0].item() ** 2)
 

@@ -1,4 +1,6 @@
-"""VQ-VAE: quantisation, losses and moving averages as in the paper, codes that come back to life, and grids of places."""
+"""VQ-VAE: quantisation, losses and moving averages as in the paper, codes that come back to life, and grids of
+places.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,18 @@ def test_the_nearest_vector_is_scikit_learns():
 
     book, z = Codebook(16, 4, 0.9), torch.randn(3, 4, 5, 5)
     book.vectors.normal_()
-    theirs = NearestNeighbors(n_neighbors=1).fit(book.vectors.numpy()).kneighbors(z.permute(0, 2, 3, 1).reshape(-1, 4).numpy(), return_distance=False)
+    theirs = (
+        NearestNeighbors(n_neighbors=1)
+        .fit(book.vectors.numpy())
+        .kneighbors(z.permute(0, 2, 3, 1).reshape(-1, 4).numpy(), return_distance=False)
+    )
     assert np.array_equal(book.nearest(z).flatten().numpy(), theirs[:, 0])
 
 
 def test_the_loss_is_the_papers_with_a_straight_through_gradient():
-    """Equation 3 without its second term, which the moving averages stand for; straight through written as a gradient that is copied by hand."""
+    """Equation 3 without its second term, which the moving averages stand for; straight through written as a gradient
+    that is copied by hand.
+    """
     task, image = _filled(_task(commitment=0.5)), _image()
     parameters = list(task.parameters())
     ours = torch.autograd.grad(task((image,)).loss, parameters)
@@ -63,7 +71,11 @@ def test_the_loss_is_the_papers_with_a_straight_through_gradient():
 def test_the_codebook_is_the_moving_average_of_what_was_assigned():
     """Appendix A.1, one code at a time, as long as all are in use."""
     book = Codebook(3, 2, 0.9).train()
-    book.vectors.copy_(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])), book.uses.fill_(20), book.sums.copy_(book.vectors * 20)
+    (
+        book.vectors.copy_(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])),
+        book.uses.fill_(20),
+        book.sums.copy_(book.vectors * 20),
+    )
     uses, sums = book.uses.clone(), book.sums.clone()
     for step in range(5):
         z = torch.randn(5, 2, 2, 3, generator=torch.Generator().manual_seed(step)) + 1
@@ -78,7 +90,10 @@ def test_the_codebook_is_the_moving_average_of_what_was_assigned():
 
 def test_dead_codes_take_the_places_that_are_described_worst_and_nothing_is_drawn():
     book = Codebook(4, 2, 0.5).train()
-    book.vectors.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [99.0, 99.0], [98.0, 98.0]])), book.uses.copy_(torch.tensor([8.0, 8.0, 1e-3, 1e-3]))
+    (
+        book.vectors.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [99.0, 99.0], [98.0, 98.0]])),
+        book.uses.copy_(torch.tensor([8.0, 8.0, 1e-3, 1e-3])),
+    )
     book.sums.copy_(book.vectors * book.uses.unsqueeze(1))
     z = torch.tensor([[0.0, 0.1], [1.0, 0.1], [0.1, 7.0], [-6.0, 0.0], [0.0, 0.0], [1.0, 0.0]]).T.view(1, 2, 2, 3)
     again, state = copy.deepcopy(book), torch.get_rng_state()
@@ -94,7 +109,11 @@ def test_the_codebook_begins_with_features_of_the_first_batch_and_stays_in_evalu
     book.begin(z)
     rows = z.permute(0, 2, 3, 1).reshape(-1, 4)
     chosen = torch.cdist(book.vectors, rows).argmin(1)
-    assert torch.equal(rows[chosen], book.vectors) and len(set((chosen % 16).tolist())) > 10 and len(set((chosen // 16).tolist())) > 10
+    assert (
+        torch.equal(rows[chosen], book.vectors)
+        and len(set((chosen % 16).tolist())) > 10
+        and len(set((chosen // 16).tolist())) > 10
+    )
     book.begin(z + 1)
     assert torch.equal(rows[chosen], book.vectors), "once is enough"
     task = _filled(_task())
@@ -124,13 +143,22 @@ def test_codes_lie_on_the_grid_of_the_backbone(name, channels):
     codes = task.codes(image)
     assert codes.shape == (4, 4, 4) and codes.dtype == torch.int64 and len(codes.unique()) > 1
     assert task.decode(task.codebook(codes), channels).shape == image.shape
-    if name.startswith("vit"):                                  # the place of a patch is its own: row 1, column 2
-        z = torch.nn.functional.linear(task.backbone.tokens(image)[:, 1 * 4 + 2], task.squeeze.weight[:, :, 0, 0], task.squeeze.bias)
+    if name.startswith("vit"):  # the place of a patch is its own: row 1, column 2
+        z = torch.nn.functional.linear(
+            task.backbone.tokens(image)[:, 1 * 4 + 2], task.squeeze.weight[:, :, 0, 0], task.squeeze.bias
+        )
         assert torch.equal(torch.cdist(z, task.codebook.vectors).argmin(1), codes[:, 1, 2])
 
 
-@pytest.mark.parametrize("arguments, sentence", [({"codes": 1}, "task.codes is 1"), ({"code": 0}, "task.code is 0"), ({"commitment": 0.0}, "task.commitment"),
-                                                 ({"decay": 1.0}, "task.decay is 1.0")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"codes": 1}, "task.codes is 1"),
+        ({"code": 0}, "task.code is 0"),
+        ({"commitment": 0.0}, "task.commitment"),
+        ({"decay": 1.0}, "task.decay is 1.0"),
+    ],
+)
 def test_arguments_that_make_no_sense_are_refused(arguments, sentence):
     with pytest.raises(ZooError, match=sentence):
         _task(**arguments)

@@ -60,9 +60,14 @@ def list_data() -> list[DataInfo]:
 
 
 def data_info(name: str) -> DataInfo:
-    """The entry of a named set, of a folder of pictures (its file names are read, nothing is decoded), or of shards (indexed once)."""
+    """The entry of a named set, of a folder of pictures (its file names are read, nothing is decoded), or of shards
+    (indexed once).
+    """
     if isinstance(name, str) and UNPRINTABLE.search(name):
-        raise ZooError(f"{printable(name)} has characters that can't be printed, which no card may hold; rename the folder, or link to it by another name")
+        raise ZooError(
+            f"{printable(name)} has characters that can't be printed, which no card may hold; rename the folder, or "
+            "link to it by another name"
+        )
     if isinstance(name, str) and name.startswith(FOLDER):
         from zoo.data.folder import folder_info
 
@@ -95,7 +100,9 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
     return sources.get(sources.SOURCES[entry.source], None if source is None else paths.expanded(source))
 
 
-def load_data(name: str, size: int | None = None, download: bool = True, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
+def load_data(
+    name: str, size: int | None = None, download: bool = True, bad_samples: str = "raise", bad_share: float = 0.001
+) -> Dataset:
     """A data set by name, `folder:PATH`, or `shards:PATH`.
 
     size: side of the images in pixels; default the set's own. Another one is made once, antialiased (short
@@ -150,8 +157,7 @@ def _as_dataset(entry: Entry, size: int, fields: dict, splits: dict, digest: str
         known = f"version {entry.info.version} has {entry.info.splits}"
         raise ZooError(f"{entry.info.name} has {counts} samples where {known}")
     tensors = {
-        name: values if isinstance(values, list) else torch.from_numpy(values)
-        for name, values in fields.items()
+        name: values if isinstance(values, list) else torch.from_numpy(values) for name, values in fields.items()
     }
     identity = f"{entry.info.name} {entry.info.version} {size} {digest}"
     return Dataset(
@@ -190,9 +196,7 @@ def resize(images: Tensor, size: int) -> Tensor:
         part = interpolate(
             images[begin : begin + 512].float(), shape, mode="bilinear", antialias=True, align_corners=False
         )
-        out[begin : begin + 512] = (
-            part[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
-        )
+        out[begin : begin + 512] = part[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
     return out
 
 
@@ -283,8 +287,6 @@ def _read_decoded(folder: Path, entry: Entry, source: Source) -> tuple[dict, dic
                 values[path.stem] = np.load(path, mmap_mode="c" if path.stat().st_size >= MAPPED else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    splits = {
-        name.removeprefix("split-"): value for name, value in values.items() if name.startswith("split-")
-    }
+    splits = {name.removeprefix("split-"): value for name, value in values.items() if name.startswith("split-")}
     fields = {name: value for name, value in values.items() if not name.startswith("split-")}
     return fields, {split: splits[split] for split in entry.info.splits if split in splits}

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Named one by one: Pillow also opens EPS, which starts Ghostscript, and films and grids of numbers.
-EXTENSIONS = frozenset((".png .apng .jpg .jpeg .jpe .jfif .mpo .jp2 .j2k .jpx .jpf .jpc .bmp .dib .gif .webp "
-                        ".avif .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .qoi .pcx .sgi .psd").split())
+EXTENSIONS = frozenset(
+    (
+        ".png .apng .jpg .jpeg .jpe .jfif .mpo .jp2 .j2k .jpx .jpf .jpc .bmp .dib .gif .webp "
+        ".avif .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .qoi .pcx .sgi .psd"
+    ).split()
+)
 FORMATS = tuple("PNG JPEG JPEG2000 BMP DIB GIF WEBP AVIF TIFF PPM TGA ICO QOI PCX SGI PSD".split())
-MOST_PIXELS = 89_478_485               # above this Pillow warns of a decompression bomb; as RGBA it is 358 MB
+MOST_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb; as RGBA it is 358 MB
 
 
 class Unreadable(ZooError):
@@ -35,8 +39,8 @@ class Unreadable(ZooError):
 def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
     """The image in `path` as uint8 (3, size, size), and the sha256 of the file.
 
-    An Unreadable is returned, not raised, if it can't be read: whoever reads a whole folder wants to name them all. Raises ZooError where the memory
-    isn't enough, which is no fault of the picture's.
+    An Unreadable is returned, not raised, if it can't be read: whoever reads a whole folder wants to name them all.
+    Raises ZooError where the memory isn't enough, which is no fault of the picture's.
     """
     try:
         with open(path, "rb") as file:
@@ -44,7 +48,7 @@ def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
             return _pixels(file, size), content
     except MemoryError as error:
         raise _too_large(path) from error
-    except Exception as error:         # Pillow's readers raise whatever the bytes lead them to
+    except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
         return Unreadable(path, _reason(error))
 
 
@@ -59,7 +63,10 @@ def decode_bytes(data: bytes, size: int, where: str) -> np.ndarray:
 
 
 def _too_large(where: Path | str) -> ZooError:
-    return ZooError(f"the memory isn't enough to read the image {os.fsencode(where).decode('utf-8', 'backslashreplace')}; free some, or make the image smaller")
+    return ZooError(
+        f"the memory isn't enough to read the image {os.fsencode(where).decode('utf-8', 'backslashreplace')}; free "
+        "some, or make the image smaller"
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -91,17 +98,19 @@ def _pixels(file, size: int) -> np.ndarray:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"its {image.width:,} x {image.height:,} pixels are more than {MOST_PIXELS:,}")
         extent = image.size
-        if image.format == "JPEG":     # decoded at 1/2, 1/4 or 1/8 where that leaves twice the wanted size
+        if image.format == "JPEG":  # decoded at 1/2, 1/4 or 1/8 where that leaves twice the wanted size
             drafted = image.draft(None, (2 * size, 2 * size))
-            extent = drafted[1][2:] if drafted else extent           # 300 / 8 is 37.5, of 38 pixels
+            extent = drafted[1][2:] if drafted else extent  # 300 / 8 is 37.5, of 38 pixels
         image.load()
         square = squared(image, size, extent)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def squared(image: Image, size: int, extent: tuple[float, float] | None = None) -> Image:
-    """An open PIL image as all pictures are read: RGB, upright, on white where it is transparent, more than 8 bits scaled to 8, the short side to
-    `size` and the centre cut out. `extent` is width and height, where they aren't whole pixels."""
+    """An open PIL image as all pictures are read: RGB, upright, on white where it is transparent, more than 8 bits
+    scaled to 8, the short side to `size` and the centre cut out. `extent` is width and height, where they aren't whole
+    pixels.
+    """
     return _upright(_square_rgb(image, image.size if extent is None else extent, size), _orientation(image))
 
 
@@ -111,7 +120,7 @@ def _square_rgb(image: Image, extent: tuple[float, float], size: int) -> Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return pillow.fromarray(_eight_bits(_square(_deep(image), extent, size))).convert("RGB")
     if image.has_transparency_data:
-        image = _square(image.convert("RGBA"), extent, size)         # Pillow weighs colours by their alpha
+        image = _square(image.convert("RGBA"), extent, size)  # Pillow weighs colours by their alpha
         return pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image).convert("RGB")
     return _square(image.convert("RGB"), extent, size)
 
@@ -144,7 +153,7 @@ def _deep(image: Image) -> Image:
     if low >= 0 and high <= full:
         values *= 255 / full
     else:
-        values = (values - low) * (255 / ((high - low) or 1.0))           # of one value everywhere it is black
+        values = (values - low) * (255 / ((high - low) or 1.0))  # of one value everywhere it is black
     return pillow.fromarray(values)
 
 
@@ -165,6 +174,13 @@ def _orientation(image: Image) -> int:
 def _upright(image: Image, orientation: int) -> Image:
     from PIL.Image import Transpose
 
-    turns = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
-             5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
     return image.transpose(turns[orientation]) if orientation in turns else image

@@ -54,9 +54,7 @@ def read_emoji(raw: Path, size: int, folder: Path) -> tuple[dict, dict[str, np.n
         "emoji": np.tile(np.arange(len(emoji)), 2),
         "text": [one["text"] for one in emoji] * 2,
     }
-    chosen = np.array(
-        [split_of(subject) for subject in join_subjects([one["subject"] for one in emoji] * 2, images)]
-    )
+    chosen = np.array([split_of(subject) for subject in join_subjects([one["subject"] for one in emoji] * 2, images)])
     return fields, {split: np.flatnonzero(chosen == split) for split in ("train", "validation", "test")}
 
 
@@ -89,9 +87,7 @@ def subject_of(unified: str) -> str:
     """The code points that say what is drawn, without whom: 1F468-200D-1F33E (man farmer) -> 1F9D1-1F33E."""
     points = unified.split("-")
     kept = [
-        SAME.get(point, point)
-        for point in points
-        if point not in GLUE and (point not in TONES or len(points) == 1)
+        SAME.get(point, point) for point in points if point not in GLUE and (point not in TONES or len(points) == 1)
     ]
     return "-".join(kept or points)
 

@@ -241,9 +241,7 @@ def _walk(source: Path, wanted: Wanted) -> Iterator[tuple[str, Callable[[], Bina
                 elif Path(where) == source and name.endswith(ARCHIVES):
                     yield from _members(path)
     elif not source.is_file():
-        raise ZooError(
-            f"{source} is neither a file nor a folder; give a .deb, a .tar or .tgz, or a folder of files"
-        )
+        raise ZooError(f"{source} is neither a file nor a folder; give a .deb, a .tar or .tgz, or a folder of files")
     elif source.name.endswith(ARCHIVES):
         yield from _members(source)
     elif _wanted_name(source, source.parent, wanted) is not None:
@@ -253,8 +251,7 @@ def _walk(source: Path, wanted: Wanted) -> Iterator[tuple[str, Callable[[], Bina
                 yield inner, (lambda path=path: open(path, "rb"))
     else:
         raise ZooError(
-            f"{source} isn't one of the set's files, nor an archive; give a .deb, a .tar or .tgz, or a "
-            "folder of files"
+            f"{source} isn't one of the set's files, nor an archive; give a .deb, a .tar or .tgz, or a folder of files"
         )
 
 
@@ -275,13 +272,9 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
             for member in tar:
                 name, total = member.name.removeprefix("./"), total + member.size
                 if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-                    raise ZooError(
-                        f"{archive} holds the unsafe name {member.name!r}; nothing was taken from it"
-                    )
+                    raise ZooError(f"{archive} holds the unsafe name {member.name!r}; nothing was taken from it")
                 if total > LARGEST_ARCHIVE:
-                    raise ZooError(
-                        f"{archive} unpacks to more than {LARGEST_ARCHIVE >> 30} GiB and is refused"
-                    )
+                    raise ZooError(f"{archive} unpacks to more than {LARGEST_ARCHIVE >> 30} GiB and is refused")
                 if member.isreg():  # links and devices are never followed nor made
                     yield name, (lambda member=member: tar.extractfile(member))
     except ZooError:
@@ -322,9 +315,7 @@ def _find_data(archive: Path, file: BinaryIO) -> tuple[str, int]:
 def _dpkg_tar(archive: Path) -> Iterator[tarfile.TarFile]:
     tool = shutil.which("dpkg-deb")
     if tool is None:
-        raise ZooError(
-            f"{archive} is packed with zstd, which needs dpkg-deb; install dpkg, or give the unpacked files"
-        )
+        raise ZooError(f"{archive} is packed with zstd, which needs dpkg-deb; install dpkg, or give the unpacked files")
     with subprocess.Popen(
         [tool, "--fsys-tarfile", str(archive.resolve())],
         stdin=subprocess.DEVNULL,

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from zoo.data.datasets import DataInfo, Dataset
 
 DEFAULT_SIZE = 64
-IGNORED = ("__MACOSX",)     # beside everything whose name begins with a dot
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation",
-          "test": "test"}
+IGNORED = ("__MACOSX",)  # beside everything whose name begins with a dot
+SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 WAYS = ("raise", "skip", "replace")
 
 
@@ -53,7 +52,9 @@ def folder_info(path: str | Path) -> DataInfo:
     return _info(path, files, layout, DEFAULT_SIZE)
 
 
-def load_folder(path: str | Path, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
+def load_folder(
+    path: str | Path, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001
+) -> Dataset:
     """The images below `path`, sorted: `image` uint8 (n, 3, size, size) and, if labelled, `label` int64 (n,).
 
     Images are turned as their EXIF data say, laid on white where transparent, and scaled to 8 bits; the short
@@ -113,10 +114,19 @@ def _info(path: str | Path, files: list[File], layout: Layout, size: int) -> Dat
 
     plain, labelled = str(path).removeprefix("folder:"), layout.labels is not None
     kind = f"{len(layout.classes)} classes, one per folder" if labelled else f"unlabelled: {layout.why}"
-    return DataInfo(name=f"folder:{plain}", fields=("image", "label") if labelled else ("image",), channels=3,
-                    size=size, classes=layout.classes, version=VERSION, license="unknown", attribution="",
-                    homepage="", splits={name: len(rows) for name, rows in layout.splits.items()},
-                    summary=f"{len(files):,} images, {kind}")
+    return DataInfo(
+        name=f"folder:{plain}",
+        fields=("image", "label") if labelled else ("image",),
+        channels=3,
+        size=size,
+        classes=layout.classes,
+        version=VERSION,
+        license="unknown",
+        attribution="",
+        homepage="",
+        splits={name: len(rows) for name, rows in layout.splits.items()},
+        summary=f"{len(files):,} images, {kind}",
+    )
 
 
 def look(path: str | Path) -> tuple[Path, list[File], Layout]:
@@ -140,8 +150,9 @@ def look(path: str | Path) -> tuple[Path, list[File], Layout]:
         rest = ", ".join(f"{count:,} {kind or 'without extension'}" for kind, count in others.most_common(3))
         rest = f"; other files there: {rest}" if rest else ""
         few = "one image" if files else "no image"
-        raise ZooError(f"{_shown(root)} holds {few} and at least two are needed{rest}; images are "
-                       f"{' '.join(sorted(EXTENSIONS))}")
+        raise ZooError(
+            f"{_shown(root)} holds {few} and at least two are needed{rest}; images are {' '.join(sorted(EXTENSIONS))}"
+        )
     return root, files, _layout([file.path for file in files], root)
 
 
@@ -163,15 +174,16 @@ def _scan(root: Path, extensions: Iterable[str]) -> tuple[list[File], Counter]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise ZooError(f"the folder {_shown(folder)} can't be listed: {error.strerror}; make it "
-                           "readable or move it away") from error
+            raise ZooError(
+                f"the folder {_shown(folder)} can't be listed: {error.strerror}; make it readable or move it away"
+            ) from error
         for entry in entries:
             if entry.name.startswith(".") or entry.name in IGNORED:
                 continue
             kind = os.path.splitext(entry.name)[1].lower()
             try:
                 status = entry.stat()
-            except OSError as error:                # a link to nowhere; what becomes of it is said where it is decoded
+            except OSError as error:  # a link to nowhere; what becomes of it is said where it is decoded
                 if kind in extensions and error.errno != errno.ELOOP:
                     files.append(File(prefix + entry.name, 0, 0))
                 continue
@@ -200,8 +212,10 @@ def _layout(files: list[str], root: Path) -> Layout:
     if apart:
         for file, part in zip(files, parts):
             if len(part) == 1 or part[0].lower() not in SPLITS:
-                raise ZooError(f"{_shown(root)} has folders for splits ({', '.join(sorted(given))}), but "
-                               f"{_shown(file)} lies in none of them; move it into one, or away")
+                raise ZooError(
+                    f"{_shown(root)} has folders for splits ({', '.join(sorted(given))}), but "
+                    f"{_shown(file)} lies in none of them; move it into one, or away"
+                )
     split_of = [SPLITS[part[0].lower()] if apart else "train" for part in parts]
     inner = [part[1:] if apart else part for part in parts]
 
@@ -220,8 +234,9 @@ def _layout(files: list[str], root: Path) -> Layout:
     absent = [split for split in ("validation", "test") if split not in given or not apart]
     for row, split in _carve(files, pool, labels or [0] * len(files), absent).items():
         split_of[row] = split
-    splits = {name: [row for row, split in enumerate(split_of) if split == name]
-              for name in ("train", "validation", "test")}
+    splits = {
+        name: [row for row, split in enumerate(split_of) if split == name] for name in ("train", "validation", "test")
+    }
     return Layout(tuple(map(_shown, classes)) if labels is not None else (), labels, splits, why)
 
 
@@ -231,8 +246,9 @@ def _carve(files: list[str], pool: list[int], groups: list[int], names: list[str
     The lowest draw of a class goes to train if the class has none there; the highest that can be spared goes
     to a split that would be empty. Both only bite in small folders.
     """
-    draw = {row: int.from_bytes(hashlib.blake2b(os.fsencode(files[row]), digest_size=8).digest(), "little")
-            for row in pool}
+    draw = {
+        row: int.from_bytes(hashlib.blake2b(os.fsencode(files[row]), digest_size=8).digest(), "little") for row in pool
+    }
     tenths = dict(zip((9, 8), reversed(names)))
     share = {row: tenths.get(draw[row] * 10 >> 64, "train") for row in pool}
     present = {groups[row] for row in pool if share[row] == "train"}
@@ -253,9 +269,16 @@ def _substitutes(bad: set[int], layout: Layout, files: list[File]) -> dict[int, 
     out = {}
     for name, rows in layout.splits.items():
         for row in bad.intersection(rows):
-            alike = [other for other in rows if other not in bad and (layout.labels is None or layout.labels[other] == layout.labels[row])]
+            alike = [
+                other
+                for other in rows
+                if other not in bad and (layout.labels is None or layout.labels[other] == layout.labels[row])
+            ]
             if not alike:
-                raise ZooError(f"{_shown(files[row].path)} can't be read, and the {name} split has no other image of its class to replace it; "
-                               "mend or remove it, or set data.bad_samples to skip")
+                raise ZooError(
+                    f"{_shown(files[row].path)} can't be read, and the {name} split has no other image of its class "
+                    "to replace it; "
+                    "mend or remove it, or set data.bad_samples to skip"
+                )
             out[row] = next((other for other in alike if other > row), alike[0])
     return out

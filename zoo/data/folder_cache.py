@@ -22,9 +22,9 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = "1"               # of what decoding and splitting give; part of every cache's name and fingerprint
-NAMED_AT_MOST = 5           # unreadable images that one sentence names
-PATIENCE = 300.0            # seconds for one image, after which the disk or server that holds it is given up
+VERSION = "1"  # of what decoding and splitting give; part of every cache's name and fingerprint
+NAMED_AT_MOST = 5  # unreadable images that one sentence names
+PATIENCE = 300.0  # seconds for one image, after which the disk or server that holds it is given up
 BAD_SAMPLES = "bad_samples.jsonl"
 
 
@@ -37,11 +37,13 @@ class File(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What to do about images that can't be read: raise, skip or replace; the latter two up to a share of the folder."""
+    """What to do about images that can't be read: raise, skip or replace; the latter two up to a share of the
+    folder.
+    """
 
     way: str = "raise"
     share: float = 0.001
-    substitutes: Callable[[set[int]], dict[int, int]] = lambda bad: {}   # the row that takes the place of each bad row
+    substitutes: Callable[[set[int]], dict[int, int]] = lambda bad: {}  # the row that takes the place of each bad row
 
 
 class Cache(NamedTuple):
@@ -127,7 +129,7 @@ def _build(root: Path, files: list[File], size: int, policy: Policy, place: str,
     try:
         _write(root, files, size, policy, part)
         os.chmod(part, 0o755)
-        if final.exists():                      # there, but not whole
+        if final.exists():  # there, but not whole
             shutil.rmtree(final)
         os.rename(part, final)
         paths.sync_folder(final.parent)
@@ -165,17 +167,31 @@ def _write(root: Path, files: list[File], size: int, policy: Policy, part: Path)
             _header(out, len(files) - len(bad), size)
         out.flush()
         os.fsync(out.fileno())
-    names = [{"path": shown(files[row].path), "reason": error.reason,
-              **({"replaced_by": shown(files[instead[row]].path)} if instead else {})} for row, error in bad.items()]
-    index = {"version": VERSION, "folder": shown(root), "size": size, "images": len(files) if instead else len(files) - len(bad),
-             "fingerprint": mark.hexdigest(), "bad": names}
+    names = [
+        {
+            "path": shown(files[row].path),
+            "reason": error.reason,
+            **({"replaced_by": shown(files[instead[row]].path)} if instead else {}),
+        }
+        for row, error in bad.items()
+    ]
+    index = {
+        "version": VERSION,
+        "folder": shown(root),
+        "size": size,
+        "images": len(files) if instead else len(files) - len(bad),
+        "fingerprint": mark.hexdigest(),
+        "bad": names,
+    }
     if names:
         paths.write_text(part / BAD_SAMPLES, bad_lines(names))
     paths.write_text(part / "index.json", json.dumps(index, indent=1) + "\n")
 
 
 def _header(out, count: int, size: int) -> int:
-    """The array's header, at the beginning of the file; it has the same length whatever the count. Returns that length."""
+    """The array's header, at the beginning of the file; it has the same length whatever the count. Returns that
+    length.
+    """
     import numpy as np
 
     out.seek(0)
@@ -190,8 +206,11 @@ def _settle(bad: dict[int, ZooError], files: list[File], policy: Policy, root: P
     if policy.way == "raise":
         raise _unreadable(list(bad.values()))
     if len(bad) > policy.share * len(files):
-        raise ZooError(f"{len(bad):,} of the {len(files):,} images of {shown(root)} can't be read, and data.bad_share {policy.share:g} allows "
-                       f"{int(policy.share * len(files)):,}; mend or remove them, or allow more: {_named(list(bad.values()))}")
+        raise ZooError(
+            f"{len(bad):,} of the {len(files):,} images of {shown(root)} can't be read, and data.bad_share "
+            f"{policy.share:g} allows "
+            f"{int(policy.share * len(files)):,}; mend or remove them, or allow more: {_named(list(bad.values()))}"
+        )
     if len(files) - len(bad) < 2:
         raise ZooError(f"{shown(root)} holds fewer than two images that can be read: {_named(list(bad.values()))}")
     return policy.substitutes(set(bad)) if policy.way == "replace" else {}
@@ -206,7 +225,9 @@ def _named(bad: list[ZooError]) -> str:
 
 
 def decoded(files: Iterable[Path], size: int) -> Iterator:
-    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time. Raises ZooError for one that never comes."""
+    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time. Raises ZooError
+    for one that never comes.
+    """
     from zoo.data.decode import decode
 
     count = min(8, os.cpu_count() or 1)
@@ -217,7 +238,10 @@ def decoded(files: Iterable[Path], size: int) -> Iterator:
         try:
             return future.result(timeout=PATIENCE)
         except TimeoutError:
-            raise ZooError(f"the image {shown(path)} could not be read within {PATIENCE:g} s; see to the disk or server that it lies on") from None
+            raise ZooError(
+                f"the image {shown(path)} could not be read within {PATIENCE:g} s; see to the disk or server that it "
+                "lies on"
+            ) from None
 
     waiting: deque = deque()
     try:

@@ -20,7 +20,7 @@ from zoo.data.datasets import Dataset, load_data
 from zoo.data.shards import Pictures, Texts, in_windows
 from zoo.errors import ZooError, nearest
 
-BATCH_SIZE = 256                                    # where nobody gives one
+BATCH_SIZE = 256  # where nobody gives one
 Fields = dict[str, Tensor | list[str] | Pictures | Texts]
 
 
@@ -73,8 +73,9 @@ class Batches:
     each process takes a stretch of its own (`zoo.data.shards.in_windows`).
     """
 
-    def __init__(self, fields: Fields, rows: Tensor, batch_size: int, trainer: L.Trainer, seed: int = 0,
-                 training: bool = False):
+    def __init__(
+        self, fields: Fields, rows: Tensor, batch_size: int, trainer: L.Trainer, seed: int = 0, training: bool = False
+    ):
         self.fields, self.rows, self.batch_size, self.trainer = fields, rows, batch_size, trainer
         self.seed, self.training = seed, training
 
@@ -102,8 +103,8 @@ class Batches:
             generator = torch.Generator().manual_seed(mix(self.seed, epoch))
             order = self.rows[torch.randperm(len(self.rows), generator=generator)]
         for number in range(start, len(self)):
-            rows = order[number * size:(number + 1) * size]
-            yield rows[:len(rows) // world * world][rank::world]
+            rows = order[number * size : (number + 1) * size]
+            yield rows[: len(rows) // world * world][rank::world]
 
     def _place(self) -> tuple[int, int]:
         """The batch of the epoch to start with, and the epoch.
@@ -129,7 +130,8 @@ class ZooData(L.LightningDataModule):
 
     Args:
         dataset: fields and splits; `data.dataset` gives it back.
-        batch_size: images per process and step, at least 1; by default 256, or as many as the train split has, if those are fewer.
+        batch_size: images per process and step, at least 1; by default 256, or as many as the train split has, if those
+            are fewer.
         seed: decides the order, with the epoch.
 
     A batch is a dict of stacked fields (text: a list of B strings) and `index`. On a CUDA device, images stay
@@ -138,44 +140,55 @@ class ZooData(L.LightningDataModule):
 
     def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0):
         super().__init__()
-        self.lowers = batch_size is None            # whether the batch size may become what the train split has
+        self.lowers = batch_size is None  # whether the batch size may become what the train split has
         batch_size = BATCH_SIZE if batch_size is None else batch_size
         _check_batch_size(batch_size)
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.looked_at: int | None = None           # validation images while fitting; None for all
+        self.looked_at: int | None = None  # validation images while fitting; None for all
         self._resident: tuple[torch.device, Tensor] | None = None
 
     def fit_batch(self, world: int = 1, say: bool = True) -> None:
-        """See to it that the train split fills one step of `world` processes: where `lowers` allows it with a smaller batch size, of which `say`
-        makes it print a sentence. Raises ZooError where nothing helps.
+        """See to it that the train split fills one step of `world` processes: where `lowers` allows it with a smaller
+        batch size, of which `say` makes it print a sentence. Raises ZooError where nothing helps.
         """
         count, name = len(self.dataset.splits["train"]), self.dataset.info.name
         most, spread = count // world, f" on each of {world} processes" if world > 1 else ""
         if self.batch_size <= most:
             return
         if most == 0:
-            raise ZooError(f"the train split of {name} has {count:,} images, and each of {world} processes needs one at least; "
-                           "add images, or start fewer processes")
+            raise ZooError(
+                f"the train split of {name} has {count:,} images, and each of {world} processes needs one at least; "
+                "add images, or start fewer processes"
+            )
         if not self.lowers:
-            raise ZooError(f"the train split of {name} has {count:,} images and one step needs {self.batch_size:,}{spread}; "
-                           f"give data.batch_size {most} or less")
+            raise ZooError(
+                f"the train split of {name} has {count:,} images and one step needs {self.batch_size:,}{spread}; "
+                f"give data.batch_size {most} or less"
+            )
         if say:
-            print(f"the train split of {name} has {count:,} images, so a step takes {most:,}{spread} instead of {self.batch_size:,} (data.batch_size)",
-                  file=sys.stderr, flush=True)
+            print(
+                f"the train split of {name} has {count:,} images, so a step takes {most:,}{spread} instead of "
+                f"{self.batch_size:,} (data.batch_size)",
+                file=sys.stderr,
+                flush=True,
+            )
         self.batch_size = most
 
     def train_dataloader(self) -> Batches:
         self.fit_batch(self.trainer.world_size, self.trainer.is_global_zero)
-        return Batches(self._fields(), self.dataset.splits["train"], self.batch_size, self.trainer, self.seed, training=True)
+        return Batches(
+            self._fields(), self.dataset.splits["train"], self.batch_size, self.trainer, self.seed, training=True
+        )
 
     def val_dataloader(self) -> Batches:
-        return Batches(self._fields(), some_of(self.dataset.splits["validation"], self.looked_at), self.batch_size, self.trainer)
+        return Batches(
+            self._fields(), some_of(self.dataset.splits["validation"], self.looked_at), self.batch_size, self.trainer
+        )
 
     def teardown(self, stage: str) -> None:
-        self._resident = None                       # gives the device memory back
+        self._resident = None  # gives the device memory back
 
-    def batches(self, split: str, batch_size: int | None = None,
-                fields: Sequence[str] | None = None) -> Iterator[dict]:
+    def batches(self, split: str, batch_size: int | None = None, fields: Sequence[str] | None = None) -> Iterator[dict]:
         """One plain pass over `split` in the set's order, without a trainer; the last batch is short.
 
         Args:
@@ -214,18 +227,24 @@ def _check_batch_size(size: int) -> None:
         raise ZooError(f"data.batch_size is {size!r}; it is a whole number of images, at least 1")
 
 
-def create_data(name: str, batch_size: int | None = None, size: int | None = None, bad_samples: Literal["raise", "skip", "replace"] = "raise",
-                bad_share: float = 0.001) -> ZooData:
-    """The data module of a named set, of `folder:PATH` or of `shards:PATH`. Its arguments are the recipe's `data` group.
+def create_data(
+    name: str,
+    batch_size: int | None = None,
+    size: int | None = None,
+    bad_samples: Literal["raise", "skip", "replace"] = "raise",
+    bad_share: float = 0.001,
+) -> ZooData:
+    """The data module of a named set, of `folder:PATH` or of `shards:PATH`. Its arguments are the recipe's `data`
+    group.
 
     Args:
         name: see `zoo data list`.
-        batch_size: images per process and step; by default 256, or as many as the train split has, if those are fewer. In a run on a folder or
-            shards, one that the recipe gives, but not the command line, is lowered likewise.
-        size: side of the square images in pixels; by default the set's own. For a folder or shards that is 64 or, in a run, the multiple of the
-            backbone's patches nearest to it that the task can do with.
-        bad_samples: what to do about images of a folder or of shards that can't be read: name them and end, leave them out (not of shards), or put
-            the next of the same class there.
+        batch_size: images per process and step; by default 256, or as many as the train split has, if those are fewer.
+            In a run on a folder or shards, one that the recipe gives, but not the command line, is lowered likewise.
+        size: side of the square images in pixels; by default the set's own. For a folder or shards that is 64 or, in a
+            run, the multiple of the backbone's patches nearest to it that the task can do with.
+        bad_samples: what to do about images of a folder or of shards that can't be read: name them and end, leave them
+            out (not of shards), or put the next of the same class there.
         bad_share: share of the images that may be left out or replaced.
     """
     if batch_size is not None:

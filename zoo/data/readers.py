@@ -81,7 +81,8 @@ def read_cifar100(raw: Path, size: int, folder: Path) -> Read:
 def _read_cifar(kind: str, raw: Path) -> Read:
     """Validation: the last tenth of the original training pictures (5,000 of 50,000, whose order is random).
 
-    The files are pickles; torchvision unpickles them only after comparing their md5, and none comes here without its sha256.
+    The files are pickles; torchvision unpickles them only after comparing their md5, and none comes here without its
+    sha256.
     """
     import torchvision.datasets
 

@@ -1,4 +1,6 @@
-"""A folder of pictures -> tar shards, for sets whose files are too many for a file system or too far away from the machine that trains."""
+"""A folder of pictures -> tar shards, for sets whose files are too many for a file system or too far away from the
+machine that trains.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +21,22 @@ from zoo.data.folder_cache import decoded, shown
 from zoo.errors import ZooError
 
 NAMES = {"train": "train", "validation": "val", "test": "test"}
-SMALLEST = 4                        # pixels; enough to see whether a picture can be read to its end
+SMALLEST = 4  # pixels; enough to see whether a picture can be read to its end
 
 
 def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000) -> Path:
     """Write train-000000.tar, ..., val-..., test-... and classes.txt into `out`, and return it.
 
-    Splits and labels are those that `folder:` sees. The files' bytes are kept as they are, in an order drawn by a hash of their paths, so
-    that neighbours aren't alike. Equal folders give equal bytes.
+    Splits and labels are those that `folder:` sees. The files' bytes are kept as they are, in an order drawn by a hash
+    of their paths, so that neighbours aren't alike. Equal folders give equal bytes.
 
     Args:
         folder: the pictures.
         out: a folder that doesn't exist, or is empty.
         per_shard: pictures of a shard, at least 1.
 
-    Raises ZooError for a folder that `folder:` refuses, the first picture that can't be read, an `out` that holds something, and a full
-    disk. Nothing half is left.
+    Raises ZooError for a folder that `folder:` refuses, the first picture that can't be read, an `out` that holds
+    something, and a full disk. Nothing half is left.
     """
     if isinstance(per_shard, bool) or not isinstance(per_shard, int) or per_shard < 1:
         raise ZooError(f"--per-shard is {per_shard!r}; it is a whole number of pictures, at least 1")
@@ -53,7 +55,9 @@ def write_shards(folder: str | Path, out: str | Path, per_shard: int = 1000) -> 
                     labels = None if layout.labels is None else [layout.labels[row] for row in some]
                     _write(shard, [root / files[row].path for row in some], labels, number * per_shard)
             if layout.labels is not None:
-                paths.write_text(part / "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in layout.classes))
+                paths.write_text(
+                    part / "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in layout.classes)
+                )
             os.chmod(part, 0o755)
             os.replace(part, out)
             paths.sync_folder(out.parent)

@@ -1,9 +1,9 @@
 """`shards:PATH`: a data set larger than the memory, in tar files that are read where they lie.
 
-An index says where each picture is (see `shard_index`), so any row is read and decoded when it is asked for, and a run is resumed by
-counting, as with a set in memory: nothing is replayed and no state of a reader is kept. What differs is the order in training. A
-permutation of all rows would read the disk all over the place; here blocks of neighbouring rows are permuted, each process takes a
-stretch of them for itself, and rows are mixed within windows of it.
+An index says where each picture is (see `shard_index`), so any row is read and decoded when it is asked for, and a run
+is resumed by counting, as with a set in memory: nothing is replayed and no state of a reader is kept. What differs is
+the order in training. A permutation of all rows would read the disk all over the place; here blocks of neighbouring
+rows are permuted, each process takes a stretch of them for itself, and rows are mixed within windows of it.
 """
 
 from __future__ import annotations
@@ -33,41 +33,49 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from zoo.data.datasets import DataInfo, Dataset
 
-BLOCK = 256                         # neighbouring rows that stay together in the order of an epoch
-WINDOW = 8192                       # rows of a process that are mixed with each other
-AHEAD = 2                           # batches that are decoded while one is trained on
-AT_ONCE = 16                        # pictures that a thread takes
+BLOCK = 256  # neighbouring rows that stay together in the order of an epoch
+WINDOW = 8192  # rows of a process that are mixed with each other
+AHEAD = 2  # batches that are decoded while one is trained on
+AT_ONCE = 16  # pictures that a thread takes
 
 
 def shards_info(path: str) -> DataInfo:
-    """What `shards:PATH` holds. The tars' headers are read once. Raises ZooError as `load_shards` does, but for unreadable pictures."""
+    """What `shards:PATH` holds. The tars' headers are read once. Raises ZooError as `load_shards` does, but for
+    unreadable pictures.
+    """
     return _info(path, indexed(path))
 
 
 def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
-    """The samples of the .tar files below a folder, or of those that a pattern names (a-*.tar, or, with the extra webdataset, a-{00..99}.tar), in
-    the order of names and members.
+    """The samples of the .tar files below a folder, or of those that a pattern names (a-*.tar, or, with the extra
+    webdataset, a-{00..99}.tar), in the order of names and members.
 
-    `image` decodes rows when they are indexed: uint8 (B, 3, size, size), each made as `folder:` makes them (default size 64). `label` int64
-    (n,) and `text` are fields where every sample has them. All that is kept of them lies in memory-mapped files below `ZOO_HOME`/cache, so
-    that memory doesn't grow with the set.
+    `image` decodes rows when they are indexed: uint8 (B, 3, size, size), each made as `folder:` makes them (default
+    size 64). `label` int64 (n,) and `text` are fields where every sample has them. All that is kept of them lies in
+    memory-mapped files below `ZOO_HOME`/cache, so that memory doesn't grow with the set.
 
-    Splits: shards whose name or folder begins with train, val or test. Without such names, and for a split that is absent, a tenth of the
-    rest, at most 10,000 samples, by a hash of shard and key. Class names are the lines of classes.txt beside the shards, else numbers.
+    Splits: shards whose name or folder begins with train, val or test. Without such names, and for a split that is
+    absent, a tenth of the rest, at most 10,000 samples, by a hash of shard and key. Class names are the lines of
+    classes.txt beside the shards, else numbers.
 
-    Pictures aren't decoded beforehand (`zoo data shard` writes only good ones). One that can't be read is, when it is asked for, an error
-    that names it; or, where `bad_samples` is `replace`, gives way to the next good one of the same split and class, text included, for at
-    most `bad_share` of all samples. Those that were met are listed in `bad` of what is returned, and a run adds them to its bad_samples.jsonl.
+    Pictures aren't decoded beforehand (`zoo data shard` writes only good ones). One that can't be read is, when it is
+    asked for, an error that names it; or, where `bad_samples` is `replace`, gives way to the next good one of the same
+    split and class, text included, for at most `bad_share` of all samples. Those that were met are listed in `bad` of
+    what is returned, and a run adds them to its bad_samples.jsonl.
 
-    Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, a bad size, and `skip`:
-    without having decoded all there is no telling how many batches would be left.
+    Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, a bad
+    size, and `skip`: without having decoded all there is no telling how many batches would be left.
     """
     from zoo.data.datasets import Dataset
 
     check_policy(bad_samples, bad_share)
     if bad_samples == "skip":
-        raise ZooError("data.bad_samples is 'skip', and shards aren't decoded beforehand, so nobody knows how many batches that would leave, which all "
-                       "processes have to agree on; set it to replace, or make shards with `zoo data shard`, which takes only pictures that can be read")
+        raise ZooError(
+            "data.bad_samples is 'skip', and shards aren't decoded beforehand, so nobody knows how many batches that "
+            "would leave, which all "
+            "processes have to agree on; set it to replace, or make shards with `zoo data shard`, which takes only "
+            "pictures that can be read"
+        )
     size = DEFAULT_SIZE if size is None else size
     if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
         raise ZooError(f"data.size is {size!r}; for shards it is a whole number of pixels from 4 to {LARGEST_SIZE}")
@@ -79,8 +87,13 @@ def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", 
     if "text" in index.fields:
         fields["text"] = Texts(index, spares)
     splits = {name: torch.from_numpy(index.column(name)) for name in index.splits}
-    return Dataset(replace(_info(path, index), size=size), fields, splits, f"{index.fingerprint[:56]}{size:08x}",
-                   spares.bad if spares else [])
+    return Dataset(
+        replace(_info(path, index), size=size),
+        fields,
+        splits,
+        f"{index.fingerprint[:56]}{size:08x}",
+        spares.bad if spares else [],
+    )
 
 
 def _info(path: str, index: Index) -> DataInfo:
@@ -88,8 +101,19 @@ def _info(path: str, index: Index) -> DataInfo:
 
     kind = f"{len(index.classes):,} classes" if index.classes else "unlabelled"
     summary = f"{sum(index.counts):,} images in {len(index.shards):,} shards, {kind}"
-    return DataInfo(name=f"shards:{str(path).removeprefix('shards:')}", fields=index.fields, channels=3, size=DEFAULT_SIZE, classes=index.classes,
-                    version=VERSION, license="unknown", attribution="", homepage="", splits=dict(index.splits), summary=summary)
+    return DataInfo(
+        name=f"shards:{str(path).removeprefix('shards:')}",
+        fields=index.fields,
+        channels=3,
+        size=DEFAULT_SIZE,
+        classes=index.classes,
+        version=VERSION,
+        license="unknown",
+        attribution="",
+        homepage="",
+        splits=dict(index.splits),
+        summary=summary,
+    )
 
 
 class Texts:
@@ -109,7 +133,9 @@ class Texts:
 
 
 class Pictures:
-    """Looks like a uint8 tensor (n, 3, size, size) that can only be indexed by rows, and reads and decodes them then, in threads."""
+    """Looks like a uint8 tensor (n, 3, size, size) that can only be indexed by rows, and reads and decodes them then,
+    in threads.
+    """
 
     dtype, device = torch.uint8, torch.device("cpu")
 
@@ -156,15 +182,22 @@ class Pictures:
         rows = rows.cpu().numpy()
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"rows are numbered from 0 to {len(self) - 1}")
-        return [self._threads.submit(self._decoded, rows[k:k + AT_ONCE]) for k in range(0, len(rows), AT_ONCE)]
+        return [self._threads.submit(self._decoded, rows[k : k + AT_ONCE]) for k in range(0, len(rows), AT_ONCE)]
 
     def _answer(self, asked: list[Future]) -> Tensor:
         try:
             parts = [future.result(timeout=PATIENCE) for future in asked]
         except TimeoutError:
-            raise ZooError(f"the shards in {shown(self.shards[0].parent)} gave no picture for {PATIENCE:g} s; see to the disk or server that they "
-                           "lie on") from None
-        return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+            raise ZooError(
+                f"the shards in {shown(self.shards[0].parent)} gave no picture for {PATIENCE:g} s; see to the disk or "
+                "server that they "
+                "lie on"
+            ) from None
+        return (
+            torch.from_numpy(np.concatenate(parts))
+            if parts
+            else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        )
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), 3, self.size, self.size), np.uint8)
@@ -188,28 +221,32 @@ class Pictures:
         return data
 
 
-def in_windows(rows: Tensor, seeds: tuple[int, ...], batch_size: int, rank: int, world: int, start: int = 0) -> Iterator[Tensor]:
-    """Rows (B,) of each batch of process `rank` of `world` in one epoch, from batch number `start` on; a function of its arguments alone.
+def in_windows(
+    rows: Tensor, seeds: tuple[int, ...], batch_size: int, rank: int, world: int, start: int = 0
+) -> Iterator[Tensor]:
+    """Rows (B,) of each batch of process `rank` of `world` in one epoch, from batch number `start` on; a function of
+    its arguments alone.
 
     Args:
-        rows: (n,) the split. Every process takes n // (world B) batches; no row is taken twice, and less than world B are left out.
+        rows: (n,) the split. Every process takes n // (world B) batches; no row is taken twice, and less than world B
+            are left out.
         seeds: what the order is drawn from.
 
     Memory: one window, and eight bytes for each block of the split.
     """
     from zoo.data.module import mix
 
-    length = len(rows) // (world * batch_size) * batch_size         # of each process
+    length = len(rows) // (world * batch_size) * batch_size  # of each process
     order = torch.randperm(-(-len(rows) // BLOCK), generator=torch.Generator().manual_seed(mix(*seeds)))
     ends = torch.full((len(order),), BLOCK)
-    ends[order == len(order) - 1] = len(rows) - BLOCK * (len(order) - 1)        # the last block may be short
+    ends[order == len(order) - 1] = len(rows) - BLOCK * (len(order) - 1)  # the last block may be short
     ends = ends.cumsum(0)
-    size = max(1, WINDOW // batch_size) * batch_size                # whole batches
+    size = max(1, WINDOW // batch_size) * batch_size  # whole batches
     for window in range(start * batch_size // size, -(-length // size)):
         place = torch.arange(window * size, min(length, (window + 1) * size)) + rank * length
         block = torch.searchsorted(ends, place, right=True)
         within = place - torch.where(block > 0, ends[block - 1], 0)
         mixed = torch.randperm(len(place), generator=torch.Generator().manual_seed(mix(*seeds, rank, window)))
         chosen = rows[(order[block] * BLOCK + within)[mixed]]
-        rest = chosen[max(0, start * batch_size - window * size):]
+        rest = chosen[max(0, start * batch_size - window * size) :]
         yield from rest.split(batch_size) if len(rest) else ()

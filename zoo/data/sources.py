@@ -166,7 +166,9 @@ def _archive_in(given: Path, name: str, archive: str, pinned: str) -> Path:
     if not found.is_file():
         raise ZooError(
             f"{given} holds no {archive}; {name} is known by the sha256 of that archive, so give that instead of "
-            "unpacked files, which nothing could check" if given.is_dir() else f"{given} is neither a file nor a folder"
+            "unpacked files, which nothing could check"
+            if given.is_dir()
+            else f"{given} is neither a file nor a folder"
         )
     with open(found, "rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,8 @@ from typing import Any
 class Threads:
     """Daemon threads for `submit`, until `close` or until nobody holds this any more.
 
-    One that hangs in a dead network drive holds up neither the error nor the end of the process; those of concurrent.futures are waited for.
+    One that hangs in a dead network drive holds up neither the error nor the end of the process; those of
+    concurrent.futures are waited for.
     """
 
     def __init__(self, count: int, name: str):
@@ -35,9 +36,9 @@ def _work(todo: SimpleQueue) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(function(*given))
-            except BaseException as error:          # raised again where the result is asked for
+            except BaseException as error:  # raised again where the result is asked for
                 future.set_exception(error)
-        del job, future, function, given            # what they hold may be what keeps this alive
+        del job, future, function, given  # what they hold may be what keeps this alive
 
 
 def _end(todo: SimpleQueue, count: int) -> None:

@@ -1,4 +1,6 @@
-"""Features of every split, extracted once, and the two that stand beside a task's own in every table: random weights and raw pixels."""
+"""Features of every split, extracted once, and the two that stand beside a task's own in every table: random weights
+and raw pixels.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from zoo.views import resize, to_float
 OWN, RANDOM, PIXELS = "backbone", "random weights", "pixels"
 SPLITS = ("train", "validation", "test")
 BATCH = 512
-FEATURES = 6                                        # first counter of what a task may draw for its features
-PIXEL_SIDE = 32                                     # raw pixels of larger pictures are averaged down to so many a side
+FEATURES = 6  # first counter of what a task may draw for its features
+PIXEL_SIDE = 32  # raw pixels of larger pictures are averaged down to so many a side
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def extract(task: PretextTask, data: ZooData, splits: tuple[str, ...] = SPLITS, most: int | None = None) -> dict[str, Bank]:
-    """What `task.features` gives for the images of the splits (or `most` of each), by name; on the task's device, in eval mode.
+def extract(
+    task: PretextTask, data: ZooData, splits: tuple[str, ...] = SPLITS, most: int | None = None
+) -> dict[str, Bank]:
+    """What `task.features` gives for the images of the splits (or `most` of each), by name; on the task's device, in
+    eval mode.
 
     Each module's training mode, gradients and random generators are left as they were found.
     """
@@ -52,7 +57,9 @@ def extract(task: PretextTask, data: ZooData, splits: tuple[str, ...] = SPLITS, 
         for module, training in modes.items():
             module.training = training
     y = labels_of(data, splits, most)
-    return {name: Bank({split: torch.cat(batches) for split, batches in found.items()}, y) for name, found in parts.items()}
+    return {
+        name: Bank({split: torch.cat(batches) for split, batches in found.items()}, y) for name, found in parts.items()
+    }
 
 
 def raw_pixels(data: ZooData, splits: tuple[str, ...] = SPLITS) -> Bank:
@@ -69,30 +76,49 @@ def labels_of(data: ZooData, splits: tuple[str, ...] = SPLITS, most: int | None 
 
 
 def _images(data: ZooData, split: str, most: int | None = None) -> Iterator[Tensor]:
-    return (data.dataset.fields["image"][rows] for rows in some_of(data.dataset.splits[split], most).split(BATCH) if len(rows))
+    return (
+        data.dataset.fields["image"][rows]
+        for rows in some_of(data.dataset.splits[split], most).split(BATCH)
+        if len(rows)
+    )
 
 
 def require_labels(info: DataInfo) -> None:
     """Raises ZooError unless a representation can be measured on this set: labels, and something in each split."""
     if "label" not in info.fields:
-        raise ZooError(f"{info.name} has no labels ({info.summary}), so nothing can be adapted to it or measured on it; "
-                       "give a folder with a folder per class")
+        raise ZooError(
+            f"{info.name} has no labels ({info.summary}), so nothing can be adapted to it or measured on it; "
+            "give a folder with a folder per class"
+        )
     for split in SPLITS:
         if not info.splits.get(split):
-            raise ZooError(f"the {split} split of {info.name} is empty, and there is no measuring without it; give more pictures of each class")
+            raise ZooError(
+                f"the {split} split of {info.name} is empty, and there is no measuring without it; give more pictures "
+                "of each class"
+            )
 
 
 def require_amount(labels: float | int) -> None:
-    """Raises ZooError unless `labels` is an amount of labels: a share (float, above 0, at most 1), or so many per class (int, at least 1)."""
-    if isinstance(labels, bool) or not isinstance(labels, (int, float)) or not (labels >= 1 if isinstance(labels, int) else 0 < labels <= 1):
-        raise ZooError(f"{labels!r} is no amount of labels; give a share above 0 and at most 1, such as 0.01, or a whole number per class, such as 5")
+    """Raises ZooError unless `labels` is an amount of labels: a share (float, above 0, at most 1), or so many per class
+    (int, at least 1).
+    """
+    if (
+        isinstance(labels, bool)
+        or not isinstance(labels, (int, float))
+        or not (labels >= 1 if isinstance(labels, int) else 0 < labels <= 1)
+    ):
+        raise ZooError(
+            f"{labels!r} is no amount of labels; give a share above 0 and at most 1, such as 0.01, or a whole number "
+            "per class, such as 5"
+        )
 
 
 def choose_labelled(y: Tensor, labels: float | int, draw: int, classes: tuple[str, ...] = ()) -> Tensor:
-    """Rows of training labels y (n,) that may be used: a share of each class (float, above 0, at most 1), or so many of each (int).
+    """Rows of training labels y (n,) that may be used: a share of each class (float, above 0, at most 1), or so many of
+    each (int).
 
-    A share gives every class at least one. Another `draw` (0, 1, ...) chooses others. Raises ZooError for an amount that isn't one,
-    and for classes with fewer images than are asked for.
+    A share gives every class at least one. Another `draw` (0, 1, ...) chooses others. Raises ZooError for an amount
+    that isn't one, and for classes with fewer images than are asked for.
     """
     require_amount(labels)
     if isinstance(labels, float) and labels == 1.0:
@@ -101,8 +127,11 @@ def choose_labelled(y: Tensor, labels: float | int, draw: int, classes: tuple[st
     fewest = int(sizes.min())
     if isinstance(labels, int) and fewest < labels:
         label = int(present[sizes.argmin()])
-        raise ZooError(f"{labels} labels per class are asked for, and class {classes[label] if classes else label} has {fewest} training images; "
-                       f"ask for at most {fewest}")
+        raise ZooError(
+            f"{labels} labels per class are asked for, and class {classes[label] if classes else label} has {fewest} "
+            "training images; "
+            f"ask for at most {fewest}"
+        )
     generator = torch.Generator().manual_seed(mix(draw, round(1e6 * labels)))
     chosen = []
     for label in present:

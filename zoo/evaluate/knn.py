@@ -1,11 +1,11 @@
 """Exact nearest neighbours: which training images lie nearest, and how they vote.
 
-Wu, Xiong, Yu, Lin 2018 (the weighted vote), https://arxiv.org/abs/1805.01978; Caron et al. 2021 (as a measure of representations),
-https://arxiv.org/abs/2104.14294
+Wu, Xiong, Yu, Lin 2018 (the weighted vote), https://arxiv.org/abs/1805.01978; Caron et al. 2021 (as a measure of
+representations), https://arxiv.org/abs/2104.14294
 
-The search is one float32 matrix product per block of queries. Its best candidates are scored again in float64, and a query whose
-candidates could have missed a neighbour by rounding is searched again in float64, so that the result doesn't depend on block size,
-threads or instruction set. Memory is that of one block, whatever the number of queries.
+The search is one float32 matrix product per block of queries. Its best candidates are scored again in float64, and a
+query whose candidates could have missed a neighbour by rounding is searched again in float64, so that the result
+doesn't depend on block size, threads or instruction set. Memory is that of one block, whatever the number of queries.
 """
 
 from __future__ import annotations
@@ -18,17 +18,26 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo.evaluate.rank import check_features
 
-NEIGHBOURS = (1, 5, 10, 20, 50)                     # what the validation split chooses from
-BLOCK = 1 << 24                                     # similarities held at once: 64 MB
-SPARE = 12                                          # candidates beyond k, so that rounding rarely needs the second search
+NEIGHBOURS = (1, 5, 10, 20, 50)  # what the validation split chooses from
+BLOCK = 1 << 24  # similarities held at once: 64 MB
+SPARE = 12  # candidates beyond k, so that rounding rarely needs the second search
 
 Metric = Literal["cosine", "euclidean"]
 Vote = Literal["weighted", "majority"]
 
 
-def knn(train_x: Tensor, train_y: Tensor, x: Tensor, k: int = 20, classes: int | None = None, metric: Metric = "cosine",
-        vote: Vote = "weighted", temperature: float = 0.07) -> Tensor:
-    """Predicted labels int64 (n,) of features `x` (n, D), by a vote of the k nearest of `train_x` (N, D) with labels `train_y` (N,).
+def knn(
+    train_x: Tensor,
+    train_y: Tensor,
+    x: Tensor,
+    k: int = 20,
+    classes: int | None = None,
+    metric: Metric = "cosine",
+    vote: Vote = "weighted",
+    temperature: float = 0.07,
+) -> Tensor:
+    """Predicted labels int64 (n,) of features `x` (n, D), by a vote of the k nearest of `train_x` (N, D) with labels
+    `train_y` (N,).
 
     Args:
         k: neighbours, 1 to N.
@@ -37,24 +46,32 @@ def knn(train_x: Tensor, train_y: Tensor, x: Tensor, k: int = 20, classes: int |
         vote: "weighted" counts a neighbour exp(similarity / temperature), cosine only; "majority" counts each as one.
         temperature: above 0; lower trusts the nearest more.
 
-    With "majority" it equals scikit-learn's KNeighborsClassifier. Ties: of equally near images the one that comes first in
-    `train_x` is nearer; of equally voted classes the smaller label wins.
+    With "majority" it equals scikit-learn's KNeighborsClassifier. Ties: of equally near images the one that comes first
+    in `train_x` is nearer; of equally voted classes the smaller label wins.
     Raises ZooError for features that aren't finite, k outside 1..N, and labels that don't fit.
     """
     score, index = neighbours(train_x, x, k, metric)
     return count_votes(score, _labels(train_x, train_y, classes)[index], classes, metric, vote, temperature)
 
 
-def neighbours(train_x: Tensor, x: Tensor, k: int, metric: Metric = "cosine", block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Scores float64 (n, k) and rows int64 (n, k) of the k nearest of `train_x` (N, D) to each of `x` (n, D), nearest first.
+def neighbours(
+    train_x: Tensor, x: Tensor, k: int, metric: Metric = "cosine", block: int = BLOCK
+) -> tuple[Tensor, Tensor]:
+    """Scores float64 (n, k) and rows int64 (n, k) of the k nearest of `train_x` (N, D) to each of `x` (n, D), nearest
+    first.
 
     The score is the cosine similarity, or minus the squared distance. A vector of zeros has similarity 0 to everything.
     """
     check_features(train_x, "the training features"), check_features(x)
     if train_x.shape[1] != x.shape[1]:
-        raise ZooError(f"training features have {train_x.shape[1]} numbers per image and the others {x.shape[1]}; they come from different models")
+        raise ZooError(
+            f"training features have {train_x.shape[1]} numbers per image and the others {x.shape[1]}; they come from "
+            "different models"
+        )
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(train_x):
-        raise ZooError(f"k is {k!r} and there are {len(train_x):,} training features; choose k from 1 to {len(train_x):,}")
+        raise ZooError(
+            f"k is {k!r} and there are {len(train_x):,} training features; choose k from 1 to {len(train_x):,}"
+        )
     if metric not in ("cosine", "euclidean"):
         raise ZooError(f"the metric {metric!r} is unknown; known: cosine, euclidean")
     search, rows, x = _Search(train_x, metric), max(1, block // len(train_x)), x.to(train_x.device)
@@ -66,25 +83,41 @@ def neighbours(train_x: Tensor, x: Tensor, k: int, metric: Metric = "cosine", bl
     return score, index
 
 
-def count_votes(score: Tensor, labels: Tensor, classes: int | None = None, metric: Metric = "cosine", vote: Vote = "weighted",
-                temperature: float = 0.07) -> Tensor:
+def count_votes(
+    score: Tensor,
+    labels: Tensor,
+    classes: int | None = None,
+    metric: Metric = "cosine",
+    vote: Vote = "weighted",
+    temperature: float = 0.07,
+) -> Tensor:
     """Predictions int64 (n,) from the neighbours' scores (n, k) and labels (n, k); see `knn`."""
     if vote == "majority":
         weight = torch.ones_like(score, dtype=torch.float64)
     elif vote != "weighted" or metric != "cosine":
-        raise ZooError(f"the vote {vote!r} doesn't go with the metric {metric!r}; use weighted or majority with cosine, majority with euclidean")
+        raise ZooError(
+            f"the vote {vote!r} doesn't go with the metric {metric!r}; use weighted or majority with cosine, majority "
+            "with euclidean"
+        )
     elif not temperature > 0:
         raise ZooError(f"the temperature is {temperature}; it has to be above 0")
     else:
-        weight = ((score - score[:, :1]) / temperature).double().exp()      # relative to the nearest: no overflow
+        weight = ((score - score[:, :1]) / temperature).double().exp()  # relative to the nearest: no overflow
     classes = int(labels.max()) + 1 if classes is None else classes
     votes = torch.zeros(len(score), classes, dtype=torch.float64, device=score.device).scatter_add_(1, labels, weight)
-    return votes.argmax(1)                                                  # the first of equal ones
+    return votes.argmax(1)  # the first of equal ones
 
 
-def choose_k(train_x: Tensor, train_y: Tensor, x: Tensor, y: Tensor, classes: int | None = None,
-             among: tuple[int, ...] = NEIGHBOURS) -> tuple[int, dict[int, float]]:
-    """The k whose weighted cosine vote is right most often on validation features, and the percentage of each k that was tried.
+def choose_k(
+    train_x: Tensor,
+    train_y: Tensor,
+    x: Tensor,
+    y: Tensor,
+    classes: int | None = None,
+    among: tuple[int, ...] = NEIGHBOURS,
+) -> tuple[int, dict[int, float]]:
+    """The k whose weighted cosine vote is right most often on validation features, and the percentage of each k that
+    was tried.
 
     Those above N are left out (if all are, N is tried). The smallest of equally good ones is chosen.
     """
@@ -103,8 +136,10 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 def _labels(train_x: Tensor, train_y: Tensor, classes: int | None) -> Tensor:
     train_y = train_y.to(train_x.device).long()
     if train_y.shape != train_x.shape[:1]:
-        raise ZooError(f"there are {len(train_x):,} training features and labels of the shape {tuple(train_y.shape)}; "
-                       "one label per feature is needed")
+        raise ZooError(
+            f"there are {len(train_x):,} training features and labels of the shape {tuple(train_y.shape)}; "
+            "one label per feature is needed"
+        )
     least, most = int(train_y.min()), int(train_y.max())
     if least < 0 or (classes is not None and most >= classes):
         raise ZooError(f"labels run from {least} to {most}; they have to lie in 0..{(classes or most + 1) - 1}")
@@ -112,7 +147,9 @@ def _labels(train_x: Tensor, train_y: Tensor, classes: int | None) -> Tensor:
 
 
 class _Search:
-    """Nearest rows of one bank. Rank is by similarity, or by q.b - |b|^2 / 2, which orders as minus the distance does."""
+    """Nearest rows of one bank. Rank is by similarity, or by q.b - |b|^2 / 2, which orders as minus the distance
+    does.
+    """
 
     def __init__(self, bank: Tensor, metric: Metric):
         self.bank, self.cosine = bank, metric == "cosine"
@@ -120,7 +157,7 @@ class _Search:
             self.fast = torch.nn.functional.normalize(bank.double(), dim=1).float()
             self.offset, longest = None, 1.0
         else:
-            self.middle = bank.double().mean(0)                             # distances don't mind, and rounding is smaller
+            self.middle = bank.double().mean(0)  # distances don't mind, and rounding is smaller
             self.fast = (bank - self.middle).float()
             self.offset = self.fast.double().square().sum(1).div(2).float()
             longest = float((2 * self.offset.max()).sqrt())
@@ -181,17 +218,18 @@ class _Search:
         return score
 
     def _unsure(self, query: Tensor, cut: Tensor, score: Tensor, x: Tensor) -> Tensor:
-        """Queries (n,) for which a row outside the candidates, ranked at most `cut`, might be as near as the k-th one, `score`.
+        """Queries (n,) for which a row outside the candidates, ranked at most `cut`, might be as near as the k-th one,
+        `score`.
 
-        A float32 dot product of D terms is off by at most about D * 2^-24 times the two lengths; a few terms more for the input's
-        own rounding.
+        A float32 dot product of D terms is off by at most about D * 2^-24 times the two lengths; a few terms more for
+        the input's own rounding.
         """
         length = query.double().norm(dim=1)
         slack = (query.shape[1] + 8) * 2.0**-24 * (length * self.longest + (0 if self.cosine else self.longest**2))
         if self.cosine:
             kth = score
         else:
-            kth = (score + (x - self.middle).square().sum(1)) / 2            # from minus distance to rank
+            kth = (score + (x - self.middle).square().sum(1)) / 2  # from minus distance to rank
         return cut.double() + slack >= kth
 
 

@@ -4,8 +4,8 @@
     linear    logistic regression on standardised frozen features, to its optimum; penalty chosen on validation
     finetune  the whole network; the best state on validation
 
-The test split is read once for each value. With fewer labels than all, a value is the mean over several draws of which labels those are,
-and `sd` their standard deviation; random weights are the mean over several draws of the weights.
+The test split is read once for each value. With fewer labels than all, a value is the mean over several draws of which
+labels those are, and `sd` their standard deviation; random weights are the mean over several draws of the weights.
 """
 
 from __future__ import annotations
@@ -28,8 +28,19 @@ from zoo.checkpoint import load_task, update_card
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.features import (OWN, PIXELS, RANDOM, Bank, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount,
-                                   require_labels)
+from zoo.evaluate.features import (
+    OWN,
+    PIXELS,
+    RANDOM,
+    Bank,
+    best_device,
+    choose_labelled,
+    extract,
+    labels_of,
+    raw_pixels,
+    require_amount,
+    require_labels,
+)
 from zoo.evaluate.finetune import FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import Probe, fit_probe
@@ -37,13 +48,13 @@ from zoo.registry import IMPORTED
 from zoo.tasks.base import PretextTask, counted, create_task
 
 PROTOCOLS = ("knn", "linear", "finetune")
-DRAWS, FINETUNE_DRAWS = 5, 3                        # of the labels, where not all are used
-NETWORKS = 3                                        # draws of random weights
-RANDOM_WEIGHTS = 5                                  # first counter of their random numbers
+DRAWS, FINETUNE_DRAWS = 5, 3  # of the labels, where not all are used
+NETWORKS = 3  # draws of random weights
+RANDOM_WEIGHTS = 5  # first counter of their random numbers
 CHECK_IMAGES = 2000
-TOLERANCE = 0.5                                     # points by which a value may differ and still hold
+TOLERANCE = 0.5  # points by which a value may differ and still hold
 
-Pair = tuple[str, float | int]                      # protocol and amount of labels
+Pair = tuple[str, float | int]  # protocol and amount of labels
 
 
 @dataclass
@@ -52,13 +63,20 @@ class Candidate:
 
     name: str
     banks: list[Bank]
-    tasks: list[PretextTask]                        # the networks, where they can be fine-tuned; else none
+    tasks: list[PretextTask]  # the networks, where they can be fine-tuned; else none
 
 
-def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[str, ...] = ("knn", "linear"),
-             labels: tuple[float | int, ...] = (1.0, 0.01), hub: str | Path | None = None, save: bool = False,
-             baselines: bool = True) -> list[dict]:
-    """Measure a checkpoint; returns rows {protocol, features, data, split, labels, value, sd, seeds, command}, value in percent.
+def evaluate(
+    checkpoint: str | Path,
+    data: str | None = None,
+    protocols: tuple[str, ...] = ("knn", "linear"),
+    labels: tuple[float | int, ...] = (1.0, 0.01),
+    hub: str | Path | None = None,
+    save: bool = False,
+    baselines: bool = True,
+) -> list[dict]:
+    """Measure a checkpoint; returns rows {protocol, features, data, split, labels, value, sd, seeds, command}, value in
+    percent.
 
     Args:
         checkpoint: a folder of a checkpoint or run, or a name in the hub.
@@ -68,8 +86,8 @@ def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[s
         save: write the rows into the card, in place of those they repeat.
         baselines: with the rows of random weights and raw pixels.
 
-    Raises ZooError for an unknown checkpoint, data set or protocol, an amount that isn't one, data without labels, and, to save, a card
-    that can't be changed; all of it before anything is measured.
+    Raises ZooError for an unknown checkpoint, data set or protocol, an amount that isn't one, data without labels, and,
+    to save, a card that can't be changed; all of it before anything is measured.
     """
     from zoo.hub import find
 
@@ -79,11 +97,20 @@ def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[s
     for amount in labels:
         require_amount(amount)
     folder = find(checkpoint, hub)
-    card = update_card(folder) if save else read_card(folder)       # changes nothing yet, but says what can't be changed
+    card = update_card(folder) if save else read_card(folder)  # changes nothing yet, but says what can't be changed
     if data is None and card["task"]["name"] == IMPORTED:
-        raise ZooError(f"{checkpoint} was imported, and its card doesn't say what data it was trained on; name a set with labels to measure it on, as "
-                       f"in  zoo evaluate {checkpoint} --data NAME  or --data folder:PATH")
-    rows = measure_checkpoint(folder, card, data or card["data"]["name"], [(protocol, amount) for protocol in protocols for amount in labels], baselines)
+        raise ZooError(
+            f"{checkpoint} was imported, and its card doesn't say what data it was trained on; name a set with labels "
+            "to measure it on, as "
+            f"in  zoo evaluate {checkpoint} --data NAME  or --data folder:PATH"
+        )
+    rows = measure_checkpoint(
+        folder,
+        card,
+        data or card["data"]["name"],
+        [(protocol, amount) for protocol in protocols for amount in labels],
+        baselines,
+    )
     if save:
         new = {_key(row) for row in rows}
         update_card(folder, metrics=[row for row in read_card(folder)["metrics"] if _key(row) not in new] + rows)
@@ -93,27 +120,51 @@ def evaluate(checkpoint: str | Path, data: str | None = None, protocols: tuple[s
 def reproduce(checkpoint: str | Path, hub: str | Path | None = None) -> list[dict]:
     """Recompute the metrics of a card, its check among them; returns {row, was, now, holds} for each.
 
-    A value holds when it is within half a point of the card's; for fine-tuning, which rounding can steer, within its standard deviation
-    if that is more. Raises ZooError for a card without metrics.
+    A value holds when it is within half a point of the card's; for fine-tuning, which rounding can steer, within its
+    standard deviation if that is more. Raises ZooError for a card without metrics.
     """
     from zoo.hub import find
 
     folder = find(checkpoint, hub)
     card = read_card(folder)
     if not card["metrics"] and card["check"] is None:
-        raise ZooError(f"the card of {checkpoint} has no metrics to reproduce; write some into it by:  zoo evaluate {checkpoint} --save")
+        raise ZooError(
+            f"the card of {checkpoint} has no metrics to reproduce; write some into it by:  zoo evaluate {checkpoint} "
+            "--save"
+        )
     out = []
     if (check := card["check"]) is not None:
-        now = check_metric(load_task(folder), create_data(check["data"], size=card["data"]["size"], **bad_samples_of(card, check["data"])))
-        out.append(_verdict(f"check: {check['protocol']} on {check['images']:,} images of {check['data']}", check["value"], now, check["tolerance"]))
+        now = check_metric(
+            load_task(folder),
+            create_data(check["data"], size=card["data"]["size"], **bad_samples_of(card, check["data"])),
+        )
+        out.append(
+            _verdict(
+                f"check: {check['protocol']} on {check['images']:,} images of {check['data']}",
+                check["value"],
+                now,
+                check["tolerance"],
+            )
+        )
     for name in dict.fromkeys(metric["data"] for metric in card["metrics"]):
         was = [metric for metric in card["metrics"] if metric["data"] == name]
         baselines = any(metric["features"] in (RANDOM, PIXELS) for metric in was)
-        now = {_key(row): row["value"] for row in measure_checkpoint(folder, card, name, [(metric["protocol"], metric["labels"]) for metric in was], baselines)}
+        now = {
+            _key(row): row["value"]
+            for row in measure_checkpoint(
+                folder, card, name, [(metric["protocol"], metric["labels"]) for metric in was], baselines
+            )
+        }
         for metric in was:
             slack = max(TOLERANCE, metric["sd"] or 0.0) if metric["protocol"] == "finetune" else TOLERANCE
-            out.append(_verdict(f"{metric['protocol']}, {metric['features']}, labels: {label_amount(metric['labels'])}, on {name}", metric["value"],
-                                now.get(_key(metric)), slack))
+            out.append(
+                _verdict(
+                    f"{metric['protocol']}, {metric['features']}, labels: {label_amount(metric['labels'])}, on {name}",
+                    metric["value"],
+                    now.get(_key(metric)),
+                    slack,
+                )
+            )
     return out
 
 
@@ -126,7 +177,9 @@ def check_metric(task: PretextTask, data: ZooData) -> float | None:
     if "label" not in info.fields or not info.splits.get("validation"):
         return None
     bank = extract(task, data, ("train", "validation"), CHECK_IMAGES)[OWN]
-    found = knn(bank.x["train"], bank.y["train"], bank.x["validation"], min(20, len(bank.x["train"])), len(info.classes))
+    found = knn(
+        bank.x["train"], bank.y["train"], bank.x["validation"], min(20, len(bank.x["train"])), len(info.classes)
+    )
     return round(accuracy(found, bank.y["validation"]), 2)
 
 
@@ -139,18 +192,32 @@ def print_table(rows: list[dict]) -> None:
 
     console = Console()
     for name in dict.fromkeys(row["data"] for row in rows):
-        here = [row | {"column": f"{row['protocol']}\n{label_amount(row['labels'])}"} for row in rows if row["data"] == name]
-        lacks = len({(row["features"], row["column"]) for row in here}) < len({row["features"] for row in here}) * len({row["column"] for row in here})
-        table = Table(title=escape(f"accuracy on the test split of {name}, %, and the labels used"), title_justify="left", caption_justify="left",
-                      caption="-: these features have no network to fine-tune" if lacks and any(row["protocol"] == "finetune" for row in here) else None)
+        here = [
+            row | {"column": f"{row['protocol']}\n{label_amount(row['labels'])}"} for row in rows if row["data"] == name
+        ]
+        lacks = len({(row["features"], row["column"]) for row in here}) < len({row["features"] for row in here}) * len(
+            {row["column"] for row in here}
+        )
+        table = Table(
+            title=escape(f"accuracy on the test split of {name}, %, and the labels used"),
+            title_justify="left",
+            caption_justify="left",
+            caption="-: these features have no network to fine-tune"
+            if lacks and any(row["protocol"] == "finetune" for row in here)
+            else None,
+        )
         table.add_column("features")
-        best = {row["column"]: max(other["value"] for other in here if other["column"] == row["column"]) for row in here}
+        best = {
+            row["column"]: max(other["value"] for other in here if other["column"] == row["column"]) for row in here
+        }
         for column in best:
             table.add_column(column, justify="right", no_wrap=True)
         for features in dict.fromkeys(row["features"] for row in here):
             cells = {row["column"]: row for row in here if row["features"] == features}
             table.add_row(escape(features), *[_cell(cells.get(column), best[column]) for column in best])
-        console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)     # cuts no number off
+        console.width = max(
+            console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        )  # cuts no number off
         console.print(table)
 
 
@@ -161,23 +228,33 @@ def _cell(row: dict | None, best: float) -> str:
     return f"[bold]{text}[/bold]" if row["value"] == best else text
 
 
-# ---- measuring -----------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
+
 
 def measure_checkpoint(folder: Path, card: dict, name: str, pairs: list[Pair], baselines: bool = True) -> list[dict]:
-    """The rows of `evaluate` for a checkpoint in `folder` on the set `name`, of exactly these pairs; features are extracted once for all of them."""
-    pairs = list({(protocol, type(amount), amount): (protocol, amount) for protocol, amount in pairs}.values())     # 1 is not 1.0 here
+    """The rows of `evaluate` for a checkpoint in `folder` on the set `name`, of exactly these pairs; features are
+    extracted once for all of them.
+    """
+    pairs = list(
+        {(protocol, type(amount), amount): (protocol, amount) for protocol, amount in pairs}.values()
+    )  # 1 is not 1.0 here
     require_labels(data_info(name))
     with _doing(f"reading {name}"):
         data = create_data(name, size=card["data"]["size"], **bad_samples_of(card, name))
-    for _, amount in pairs:                         # a ZooError now, not after the measuring
+    for _, amount in pairs:  # a ZooError now, not after the measuring
         choose_labelled(labels_of(data)["train"], amount, 0, data.dataset.info.classes)
     with _doing("extracting features"):
         candidates = task_candidates(load_task(folder), data) + (baseline_candidates(card, data) if baselines else [])
-    return [row | {"data": name, "command": _command(card, name, row["protocol"], row["labels"])} for row in measure(candidates, data, pairs)]
+    return [
+        row | {"data": name, "command": _command(card, name, row["protocol"], row["labels"])}
+        for row in measure(candidates, data, pairs)
+    ]
 
 
 def measure(candidates: list[Candidate], data: ZooData, pairs: list[Pair]) -> list[dict]:
-    """Rows of every candidate for each pair of protocol and amount of labels; the test split is read once for each value."""
+    """Rows of every candidate for each pair of protocol and amount of labels; the test split is read once for each
+    value.
+    """
     rows = []
     for protocol, amount in pairs:
         for candidate in candidates:
@@ -189,7 +266,9 @@ def measure(candidates: list[Candidate], data: ZooData, pairs: list[Pair]) -> li
 
 
 def _laid_out(task: PretextTask) -> PretextTask:
-    """On the best device, and there in the memory layout in which convolutions are quick; only the rounding of sums is another."""
+    """On the best device, and there in the memory layout in which convolutions are quick; only the rounding of sums is
+    another.
+    """
     return task.to(best_device()).to(memory_format=torch.channels_last)
 
 
@@ -202,11 +281,16 @@ def task_candidates(task: PretextTask, data: ZooData) -> list[Candidate]:
 def baseline_candidates(card: dict, data: ZooData) -> list[Candidate]:
     """The same network with random weights, some times over; and raw pixels."""
     tasks = [_laid_out(random_task(card, draw)) for draw in range(NETWORKS)]
-    return [Candidate(RANDOM, [extract(task, data)[OWN] for task in tasks], tasks), Candidate(PIXELS, [raw_pixels(data)], [])]
+    return [
+        Candidate(RANDOM, [extract(task, data)[OWN] for task in tasks], tasks),
+        Candidate(PIXELS, [raw_pixels(data)], []),
+    ]
 
 
 def random_task(card: dict, draw: int) -> PretextTask:
-    """The card's task and backbone with fresh weights, another set of them for each `draw`, in eval mode; a BatchNorm has seen no picture."""
+    """The card's task and backbone with fresh weights, another set of them for each `draw`, in eval mode; a BatchNorm
+    has seen no picture.
+    """
     backbone, task = dict(card["backbone"]), dict(card["task"])
     with counted(torch.device("cpu"), draw, RANDOM_WEIGHTS):
         made = create_backbone(backbone.pop("name"), size=card["data"]["size"], **backbone)
@@ -216,16 +300,26 @@ def random_task(card: dict, draw: int) -> PretextTask:
 def _row(candidate: Candidate, protocol: str, amount: float | int, data: ZooData) -> dict:
     full = isinstance(amount, float) and amount == 1.0
     classes, y = data.dataset.info.classes, candidate.banks[0].y
-    if protocol == "finetune":                      # dear: as many runs as there are draws or networks, whichever are more
+    if protocol == "finetune":  # dear: as many runs as there are draws or networks, whichever are more
         runs = range(max(1 if full else FINETUNE_DRAWS, len(candidate.tasks)))
         networks = zip(candidate.tasks, candidate.banks, strict=True)
-        values = [finetuned(task, bank, data, choose_labelled(y["train"], amount, run, classes), tuning_for(task, run))
-                  for run, (task, bank) in zip(runs, itertools.cycle(networks), strict=False)]
+        values = [
+            finetuned(task, bank, data, choose_labelled(y["train"], amount, run, classes), tuning_for(task, run))
+            for run, (task, bank) in zip(runs, itertools.cycle(networks), strict=False)
+        ]
     else:
         chosen = [choose_labelled(y["train"], amount, draw, classes) for draw in range(1 if full else DRAWS)]
         values = [frozen(protocol, bank, rows, len(classes)) for bank in candidate.banks for rows in chosen]
-    return {"protocol": protocol, "features": candidate.name, "data": data.dataset.info.name, "split": "test", "labels": amount,
-            "value": round(statistics.mean(values), 2), "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None, "seeds": len(values)}
+    return {
+        "protocol": protocol,
+        "features": candidate.name,
+        "data": data.dataset.info.name,
+        "split": "test",
+        "labels": amount,
+        "value": round(statistics.mean(values), 2),
+        "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        "seeds": len(values),
+    }
 
 
 def frozen(protocol: str, bank: Bank, rows: Tensor, classes: int) -> float:
@@ -243,7 +337,9 @@ def probe_of(bank: Bank, rows: Tensor, classes: int) -> Probe:
 
 
 def finetuned(task: PretextTask, bank: Bank, data: ZooData, rows: Tensor, how: FineTuning) -> float:
-    """Percent right on the test split of the task's backbone, fine-tuned from its probe on the training images `rows` (n,)."""
+    """Percent right on the test split of the task's backbone, fine-tuned from its probe on the training images `rows`
+    (n,).
+    """
     probe = probe_of(bank, rows, len(data.dataset.info.classes))
     model = finetune(task.backbone, probe, data, rows, how)
     return accuracy(predict(model, data, "test"), bank.y["test"])
@@ -254,7 +350,8 @@ def tuning_for(task: PretextTask, seed: int) -> FineTuning:
     return FineTuning(flip=0.5 if task.arguments.get("flip", 0.0) > 0 else 0.0, seed=seed)
 
 
-# ---- small ---------------------------------------------------------------------------------------------------------------
+# ---- small ---------------------------------------------------------------------------------------
+
 
 def _key(row: dict) -> tuple:
     return row["protocol"], row["features"], row["data"], type(row["labels"]).__name__, row["labels"]

@@ -1,4 +1,6 @@
-"""Curves and a map as inline SVG: drawn by the browser, so that they are sharp, follow light and dark, and run nothing."""
+"""Curves and a map as inline SVG: drawn by the browser, so that they are sharp, follow light and dark, and run
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,20 @@ from dataclasses import dataclass
 
 from zoo.report.markup import text
 
-WIDTH, HEIGHT = 440, 210                            # of a chart, in its own units: pixels where there is room
+WIDTH, HEIGHT = 440, 210  # of a chart, in its own units: pixels where there is room
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 8, 26
-POINTS = 240                                        # of a line; more are averaged, and couldn't be told apart
-SIDE, EDGE = 560, 70                                # of a map; how near its border a name would be cut off
+POINTS = 240  # of a line; more are averaged, and couldn't be told apart
+SIDE, EDGE = 560, 70  # of a map; how near its border a name would be cut off
 # Tableau's ten: of middling lightness, so that they stand out from white and from black
 COLOURS = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#d8b322", "#b07aa1", "#ff8fa3", "#9c755f", "#8c8c8c")
-NAMED = 20                                          # classes whose names still fit onto a map
+NAMED = 20  # classes whose names still fit onto a map
 
 
 @dataclass
 class Series:
-    """A named line of points (x, y), by x. `second` is drawn in the other colour, and with a mark at each point if `marks`."""
+    """A named line of points (x, y), by x. `second` is drawn in the other colour, and with a mark at each point if
+    `marks`.
+    """
 
     name: str
     points: list[tuple[float, float]]
@@ -35,16 +39,22 @@ def lines(title: str, about: str, series: list[Series], ground: float | None = N
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
         across = point[0] / right if right else 0.5
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - (point[1] - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - (point[1] - low) / (high - low) * (
+            HEIGHT - TOP - BOTTOM
+        )
 
     parts = []
     for tick in ticks_y:
         level = at((0, tick))[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
-                     f'<text x="{LEFT - 6}" y="{level + 4:.1f}" text-anchor="end">{tick:,g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{level + 4:.1f}" text-anchor="end">{tick:,g}</text>'
+        )
     for tick in ticks_x:
         place, anchor = at((tick, low))[0], "start" if tick == 0 else "middle"
-        parts.append(f'<text x="{min(place, WIDTH - RIGHT - 8):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{tick:,.0f}</text>')
+        parts.append(
+            f'<text x="{min(place, WIDTH - RIGHT - 8):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{tick:,.0f}</text>'
+        )
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     for s in series:
         css = " second" if s.second else ""
@@ -52,16 +62,23 @@ def lines(title: str, about: str, series: list[Series], ground: float | None = N
         parts.append(f'<polyline class="line{css}" points="{path}"/>')
         if s.marks or len(s.points) == 1:
             parts += [f'<circle class="dot{css}" cx="{px:.1f}" cy="{py:.1f}" r="2.4"/>' for px, py in map(at, s.points)]
-    names = ", ".join(f'<span class="stroke{" second" if s.second else ""}"></span>{text(s.name)}' for s in series) if len(series) > 1 else ""
+    names = (
+        ", ".join(f'<span class="stroke{" second" if s.second else ""}"></span>{text(s.name)}' for s in series)
+        if len(series) > 1
+        else ""
+    )
     caption = f"<b>{text(title)}</b>{text(about)}{' ' if about else ''}{names}"
-    return (f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)} over steps, '
-            f'{y[0]:.4g} at first and {y[-1]:.4g} at last">{"".join(parts)}</svg></figure>')
+    return (
+        f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{text(title)} over steps, '
+        f'{y[0]:.4g} at first and {y[-1]:.4g} at last">{"".join(parts)}</svg></figure>'
+    )
 
 
 def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most POINTS points, each the mean of as many neighbours."""
     group = math.ceil(len(points) / POINTS)
-    parts = [points[start:start + group] for start in range(0, len(points), group)]
+    parts = [points[start : start + group] for start in range(0, len(points), group)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
@@ -75,7 +92,11 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers from low to high."""
     from matplotlib.ticker import MaxNLocator
 
-    return [float(f"{tick:.12g}") for tick in MaxNLocator(about, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    return [
+        float(f"{tick:.12g}")
+        for tick in MaxNLocator(about, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        if low <= tick <= high
+    ]
 
 
 def colours(classes: int) -> list[str]:
@@ -86,11 +107,16 @@ def colours(classes: int) -> list[str]:
 
 
 def scatter(points: list[tuple[float, float]], labels: list[int] | None, classes: tuple[str, ...]) -> str:
-    """A map of points (x, y), coloured by class, up to twenty of which are named where the middle of their points is."""
+    """A map of points (x, y), coloured by class, up to twenty of which are named where the middle of their points
+    is.
+    """
     x, y = zip(*points, strict=True)
     wide = max(max(x) - min(x), max(y) - min(y)) or 1.0
     middle = (max(x) + min(x)) / 2, (max(y) + min(y)) / 2
-    placed = [(SIDE / 2 + (px - middle[0]) / wide * (SIDE - 44), SIDE / 2 - (py - middle[1]) / wide * (SIDE - 44)) for px, py in points]
+    placed = [
+        (SIDE / 2 + (px - middle[0]) / wide * (SIDE - 44), SIDE / 2 - (py - middle[1]) / wide * (SIDE - 44))
+        for px, py in points
+    ]
     if labels is None:
         return _svg(f'<g fill="{COLOURS[0]}" fill-opacity=".8">{_dots(placed)}</g>')
     groups, names = [], []
@@ -120,7 +146,9 @@ def _svg(inside: str) -> str:
 
 def legend(classes: tuple[str, ...]) -> str:
     """Names of classes beside their colours; folded up where they are too many to be told apart by colour."""
-    names = [f'<li><span class="swatch" style="background:{colour}"></span>{text(name)}</li>'
-             for name, colour in zip(classes, colours(len(classes)), strict=True)]
+    names = [
+        f'<li><span class="swatch" style="background:{colour}"></span>{text(name)}</li>'
+        for name, colour in zip(classes, colours(len(classes)), strict=True)
+    ]
     inside = "\n".join(['<ul class="legend">', *names, "</ul>"])
     return inside if len(classes) <= NAMED else f"<details><summary>{len(classes)} classes</summary>{inside}</details>"

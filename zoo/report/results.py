@@ -9,16 +9,21 @@ from zoo.evaluate.features import PIXELS, RANDOM
 from zoo.report.markup import text
 
 TITLES = {"knn": "nearest neighbours", "linear": "linear probe", "finetune": "fine-tuning"}
-# kinds of line in the order in which they are shown, by how the name of their features begins; everything else is the task's own
+# kinds of line in the order in which they are shown, by how the name of their features begins; everything else is the
+# task's own
 BASELINES = {"supervised": "supervised", RANDOM: "random", PIXELS: "pixels"}
 KINDS = ("own", *BASELINES.values())
 
-Column = tuple[int, bool, float]                    # place of the protocol, whether labels are per class, minus their number: sorts as shown
+Column = tuple[
+    int, bool, float
+]  # place of the protocol, whether labels are per class, minus their number: sorts as shown
 
 
 @dataclass
 class Line:
-    """One line of a table: whose features (`label`, and a `note` beside it), of what kind, and a result row for some of the columns."""
+    """One line of a table: whose features (`label`, and a `note` beside it), of what kind, and a result row for some of
+    the columns.
+    """
 
     label: str
     note: str
@@ -46,8 +51,9 @@ class Table:
 def tables(results: list[tuple[str, dict, list[dict]]]) -> list[Table]:
     """One table for each data set and split, from (label, card, result rows) of each checkpoint.
 
-    Without a label, lines are called by their features; with labels, the task's own by the checkpoint, random weights by the backbone
-    and pixels by their size, and baselines that several checkpoints share are shown once. A later row replaces an equal earlier one.
+    Without a label, lines are called by their features; with labels, the task's own by the checkpoint, random weights
+    by the backbone and pixels by their size, and baselines that several checkpoints share are shown once. A later row
+    replaces an equal earlier one.
     """
     found: dict[tuple[str, str], Table] = {}
     for label, card, rows in results:
@@ -84,7 +90,11 @@ def _column(row: dict) -> Column:
 
 def _look(line: Line) -> tuple:
     """Everything that can be seen of a line."""
-    return line.label, line.note, tuple(sorted((column, cell["value"], cell["sd"] or 0.0) for column, cell in line.cells.items()))
+    return (
+        line.label,
+        line.note,
+        tuple(sorted((column, cell["value"], cell["sd"] or 0.0) for column, cell in line.cells.items())),
+    )
 
 
 def columns_title(column: Column) -> tuple[str, str]:
@@ -94,7 +104,8 @@ def columns_title(column: Column) -> tuple[str, str]:
     return TITLES[PROTOCOLS[place]], f"{amount} labels" if amount == "all" or amount.endswith("%") else amount
 
 
-# ---- as HTML -------------------------------------------------------------------------------------------------------------
+# ---- as HTML -------------------------------------------------------------------------------------
+
 
 def table_html(table: Table) -> str:
     """A line for each features, a column for each protocol and amount of labels, the best of each column bold."""
@@ -106,20 +117,35 @@ def table_html(table: Table) -> str:
         note = f"<small>{text(line.note)}</small>" if line.note else ""
         cells = "".join(_cell(line.cells.get(column), table, column) for column in columns)
         body.append(f'<tr class="{css}"><th scope="row">{text(line.label)}{note}</th>{cells}</tr>')
-    return "\n".join(['<div class="scroll" tabindex="0"><table>', f"<thead>{_head(columns)}</thead>", "<tbody>", *body, "</tbody></table></div>",
-                      f'<p class="note">{_caption(table)}</p>'])
+    return "\n".join(
+        [
+            '<div class="scroll" tabindex="0"><table>',
+            f"<thead>{_head(columns)}</thead>",
+            "<tbody>",
+            *body,
+            "</tbody></table></div>",
+            f'<p class="note">{_caption(table)}</p>',
+        ]
+    )
 
 
 def _head(columns: list[Column]) -> str:
     titles = [columns_title(column) for column in columns]
-    groups = "".join(f'<th class="group" scope="colgroup" colspan="{sum(title == name for title, _ in titles)}"><span>{name}</span></th>'
-                     for name in dict.fromkeys(title for title, _ in titles))
+    groups = "".join(
+        '<th class="group" scope="colgroup" '
+        f'colspan="{sum(title == name for title, _ in titles)}"><span>{name}</span></th>'
+        for name in dict.fromkeys(title for title, _ in titles)
+    )
     amounts = "".join(f'<th scope="col">{amount}</th>' for _, amount in titles)
     return f'<tr><td></td>{groups}</tr><tr><th scope="col">features</th>{amounts}</tr>'
 
 
 def _cell(row: dict | None, table: Table, column: Column) -> str:
-    room = "<small></small>" if any(line.cells[column]["sd"] is not None for line in table.lines if column in line.cells) else ""
+    room = (
+        "<small></small>"
+        if any(line.cells[column]["sd"] is not None for line in table.lines if column in line.cells)
+        else ""
+    )
     if row is None:
         return f'<td class="none">–{room}</td>'
     value = f"{row['value']:.1f}"
@@ -136,7 +162,10 @@ def _caption(table: Table) -> str:
     seeds = sorted({row["seeds"] for row in cells})
     many = f"{seeds[0]:,} to {_seeds(seeds[-1])}" if len(seeds) > 1 else _seeds(seeds[0])
     spread = f", mean ± standard deviation over {many}" if any(row["sd"] is not None for row in cells) else f", {many}"
-    return f"Accuracy on the {text(table.split)} split of {text(table.data)} in %{spread}. Bold: the best of a column. Bars run from 0 to 100 %."
+    return (
+        f"Accuracy on the {text(table.split)} split of {text(table.data)} in %{spread}. Bold: the best of a "
+        "column. Bars run from 0 to 100 %."
+    )
 
 
 def _seeds(count: int) -> str:
@@ -144,7 +173,9 @@ def _seeds(count: int) -> str:
 
 
 def bars_html(table: Table) -> str:
-    """The same numbers as bars from 0 to 100 %, a panel for each column; a whisker is one standard deviation to either side."""
+    """The same numbers as bars from 0 to 100 %, a panel for each column; a whisker is one standard deviation to either
+    side.
+    """
     panels = []
     for column in table.columns:
         protocol, amount = columns_title(column)
@@ -159,9 +190,11 @@ def _bar(line: Line, row: dict) -> str:
         low, high = _within(row["value"] - row["sd"]), _within(row["value"] + row["sd"])
         whisker = f'<b style="left:{low:.2f}%;width:{high - low:.2f}%"></b>'
     note = f" <small>{text(line.note)}</small>" if line.note else ""
-    return (f'<div class="bar {line.kind}"><span class="of">{text(line.label)}{note}</span>'
-            f'<span class="track"><i style="width:{_within(row["value"]):.2f}%"></i>{whisker}</span>'
-            f'<span class="is">{row["value"]:.1f}{_deviation(row)}</span></div>')
+    return (
+        f'<div class="bar {line.kind}"><span class="of">{text(line.label)}{note}</span>'
+        f'<span class="track"><i style="width:{_within(row["value"]):.2f}%"></i>{whisker}</span>'
+        f'<span class="is">{row["value"]:.1f}{_deviation(row)}</span></div>'
+    )
 
 
 def _within(percent: float) -> float:

@@ -21,20 +21,22 @@ from zoo.report.charts import legend, scatter
 from zoo.report.markup import picture, text
 
 BANK, MAPPED, QUERIES, NEAREST = 10_000, 1_000, 8, 8
-PIXELS = 16_000_000                                 # of the bank: fewer images where they are larger, so that it takes as long
-SHOWN = 96                                          # largest side of a picture in the page
+PIXELS = 16_000_000  # of the bank: fewer images where they are larger, so that it takes as long
+SHOWN = 96  # largest side of a picture in the page
 
 
 @dataclass
 class Sight:
-    """Pictures of a data set and what a checkpoint makes of them: `bank` and `mapped` are rows of the set, features are (n, D)."""
+    """Pictures of a data set and what a checkpoint makes of them: `bank` and `mapped` are rows of the set, features are
+    (n, D).
+    """
 
     data: Dataset
     bank: Tensor
     mapped: Tensor
     bank_features: Tensor
     mapped_features: Tensor
-    told: bool                                      # whether the task was trained with the labels
+    told: bool  # whether the task was trained with the labels
 
     @property
     def labels(self) -> Tensor | None:
@@ -42,7 +44,8 @@ class Sight:
 
 
 def space_html(folder: Path, card: dict, known: dict[tuple[str, int], Dataset]) -> str:
-    """Neighbours and map of a checkpoint on the data it was trained on; a sentence where they can't be had without the network.
+    """Neighbours and map of a checkpoint on the data it was trained on; a sentence where they can't be had without the
+    network.
 
     `known` holds data sets that are in memory already, and takes up this one.
     """
@@ -76,20 +79,27 @@ def _some(rows: Tensor, most: int) -> Tensor:
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values]
 
 
-# ---- neighbours ----------------------------------------------------------------------------------------------------------
+# ---- neighbours ----------------------------------------------------------------------------------
+
 
 def _neighbours(sight: Sight) -> str:
     """A row for each query: itself, then its nearest training pictures, framed by whether they are of its class."""
     k = min(NEAREST, len(sight.bank))
     _, index = neighbours(sight.bank_features, sight.mapped_features, k)
-    near = sight.bank[index]                                                # (n, k) rows of the set
+    near = sight.bank[index]  # (n, k) rows of the set
     chosen = _queries(sight)
     figures = [_row(sight, int(sight.mapped[number]), near[number].tolist()) for number in chosen]
-    about = f"Each row: a test picture, then its {k} nearest by cosine similarity among {len(sight.bank):,} training pictures."
+    about = (
+        f"Each row: a test picture, then its {k} nearest by cosine similarity among {len(sight.bank):,} training "
+        "pictures."
+    )
     if sight.labels is not None:
         same = 100 * float((sight.labels[near] == sight.labels[sight.mapped][:, None]).double().mean())
-        about += (f' A frame says whether the class is <span class="key agree"></span> the same or <span class="key differ"></span> another. '
-                  f"Over {len(sight.mapped):,} test pictures, {same:.1f} % of these neighbours are of the same class.")
+        about += (
+            ' A frame says whether the class is <span class="key agree"></span> the same or <span class="key '
+            'differ"></span> another. '
+            f"Over {len(sight.mapped):,} test pictures, {same:.1f} % of these neighbours are of the same class."
+        )
     return "\n".join([f"<p>{about}</p>", '<div class="rows">', *figures, "</div>"])
 
 
@@ -125,16 +135,23 @@ def _drawn(image: Tensor, alt: str, css: str = "") -> str:
     return picture(out.getvalue(), alt, css) or ""
 
 
-# ---- the map -------------------------------------------------------------------------------------------------------------
+# ---- the map -------------------------------------------------------------------------------------
+
 
 def _map(sight: Sight) -> str:
     if len(sight.mapped) < 4:
         return '<p class="note">There is no map: it takes at least four test pictures.</p>'
     points = flat(sight.mapped_features)
     if points is None:
-        return '<p class="note">There is no map: the features of all test pictures are the same, so the representation has collapsed.</p>'
-    about = (f"{len(points):,} test pictures by their features: near each other here means alike to the network. Directions, and distances "
-             "between clusters, have no meaning (PCA to 50 dimensions, then t-SNE).")
+        return (
+            '<p class="note">There is no map: the features of all test pictures are the same, so the '
+            "representation has collapsed.</p>"
+        )
+    about = (
+        f"{len(points):,} test pictures by their features: near each other here means alike to the network. "
+        "Directions, and distances "
+        "between clusters, have no meaning (PCA to 50 dimensions, then t-SNE)."
+    )
     if sight.labels is None:
         return f'<p>{about}</p>\n<div class="map">{scatter(points, None, ())}</div>'
     classes = sight.data.info.classes
@@ -144,7 +161,9 @@ def _map(sight: Sight) -> str:
 
 
 def flat(features: Tensor) -> list[tuple[float, float]] | None:
-    """Points of the plane for features (n, D), n at least 4, by cosine similarity; None where all directions are the same. Deterministic."""
+    """Points of the plane for features (n, D), n at least 4, by cosine similarity; None where all directions are the
+    same. Deterministic.
+    """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -153,7 +172,7 @@ def flat(features: Tensor) -> list[tuple[float, float]] | None:
     x = x - x.mean(0)
     if float(x.abs().max()) < 1e-6:
         return None
-    with threadpool_limits(1):                      # t-SNE's threads wait for each other: on a busy machine, 4 to 16 times longer
+    with threadpool_limits(1):  # t-SNE's threads wait for each other: on a busy machine, 4 to 16 times longer
         reduced = PCA(min(50, *x.shape), random_state=0).fit_transform(x.numpy())
         perplexity = min(30.0, (len(x) - 1) / 3)
         start = "pca" if reduced.shape[1] >= 2 else "random"

@@ -1,13 +1,17 @@
-"""Each number that describes a picture should be the same for two of its views, and should tell nothing that the other numbers tell.
+"""Each number that describes a picture should be the same for two of its views, and should tell nothing that the other
+numbers tell.
 
                 +--> view 1 --> backbone --> pool --> projector --> z1 --+
     picture ----+                                                        +--> correlations of z1 with z2, (D, D) --> towards the identity
                 +--> view 2 --> backbone --> pool --> projector --> z2 --+
 
-Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", https://arxiv.org/abs/2103.03230
+Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
+https://arxiv.org/abs/2103.03230
 
-Differs: the weight of the redundancy term is larger by default, for a space of 256 numbers instead of 8192 has fewer pairs to each of them.
-Differs: both views are augmented with the same strength, and none is solarised; on small and on grey pictures weaker views work better.
+Differs: the weight of the redundancy term is larger by default, for a space of 256 numbers instead of 8192 has fewer
+pairs to each of them.
+Differs: both views are augmented with the same strength, and none is solarised; on small and on grey pictures weaker
+views work better.
 Differs: both views are one batch to every BatchNorm, where the authors' code gives it each view by itself.
 """
 
@@ -25,7 +29,7 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
 
-EPSILON = 1e-5                                      # of BatchNorm, which the authors standardise with
+EPSILON = 1e-5  # of BatchNorm, which the authors standardise with
 
 
 @register_task("barlow-twins")
@@ -43,37 +47,70 @@ class BarlowTwins(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, redundancy_weight: Weight = 0.02, hidden: Count = 512, outputs: Count = 256,
-                 smallest_crop: Share = 0.2, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        redundancy_weight: Weight = 0.02,
+        hidden: Count = 512,
+        outputs: Count = 256,
+        smallest_crop: Share = 0.2,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
         self.redundancy_weight = redundancy_weight
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
-        self.projector = projector(backbone.num_features, hidden, outputs, layers=3)[:-1]       # the loss itself standardises
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
+            smallest_crop,
+            jitter,
+            grayscale,
+            blur,
+            flip,
+        )
+        self.projector = projector(backbone.num_features, hidden, outputs, layers=3)[
+            :-1
+        ]  # the loss itself standardises
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Two independent views, each (B, C, H, W)."""
         return self._view(batch["image"]), self._view(batch["image"])
 
     def _view(self, image: Tensor) -> Tensor:
-        return simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
-                           blur=self.blur, flip=self.flip)
+        return simclr_view(
+            image,
+            self.backbone.size,
+            scale=(self.smallest_crop, 1.0),
+            jitter=self.jitter,
+            grayscale=self.grayscale,
+            blur=self.blur,
+            flip=self.flip,
+        )
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         first, second = self.projector(self.backbone.pool(torch.cat(views))).chunk(2)
         agreement, redundancy = barlow_twins(first, second)
-        return TaskOutput(agreement + self.redundancy_weight * redundancy, {"agreement": agreement.detach(), "redundancy": redundancy.detach()})
+        return TaskOutput(
+            agreement + self.redundancy_weight * redundancy,
+            {"agreement": agreement.detach(), "redundancy": redundancy.detach()},
+        )
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Pictures above their two views; and the size of each correlation (white is 1), whose diagonal is to be white and the rest black."""
+        """Pictures above their two views; and the size of each correlation (white is 1), whose diagonal is to be white
+        and the rest black.
+        """
         first, second = self.views(batch)
         shown = correlation(*self.projector(self.backbone.pool(torch.cat([first, second]))).chunk(2)).abs().clamp(0, 1)
-        return {"views": rows_of(batch["image"][:8], first[:8], second[:8]), "correlation": shown.expand(3, -1, -1).float().cpu()}
+        return {
+            "views": rows_of(batch["image"][:8], first[:8], second[:8]),
+            "correlation": shown.expand(3, -1, -1).float().cpu(),
+        }
 
 
 def barlow_twins(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two views (B, D) of the same pictures -> how far their correlations over all ranks are from the identity, as two sums of squares:
-    of 1 - the D on the diagonal, and of the D (D - 1) beside it.
+    """Two views (B, D) of the same pictures -> how far their correlations over all ranks are from the identity, as two
+    sums of squares: of 1 - the D on the diagonal, and of the D (D - 1) beside it.
     """
     with torch.autocast(first.device.type, enabled=False):
         c = correlation(first, second)
@@ -82,7 +119,9 @@ def barlow_twins(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """(B, D) and (B, D) -> (D, D): how each number of the one goes with each of the other, from -1 to 1, over the pictures of all ranks."""
+    """(B, D) and (B, D) -> (D, D): how each number of the one goes with each of the other, from -1 to 1, over the
+    pictures of all ranks.
+    """
     with torch.autocast(first.device.type, enabled=False):
         first, second = wide(first), wide(second)
         count = total(first.new_tensor(float(len(first))))

@@ -1,14 +1,16 @@
-"""Two views of one picture: the network predicts from one what a slowly following copy of itself makes of the other, without any negatives.
+"""Two views of one picture: the network predicts from one what a slowly following copy of itself makes of the other,
+without any negatives.
 
                 +--> view 1 --> backbone --> pool --> projector --> predictor --> guess --+
     picture ----+                                                                         +--> 2 - 2 cosine, and the same with the
                 +--> view 2 ..> teacher: copies of backbone, projector ..> target ...........>+    views exchanged
 
-Grill, Strub, Altche, Tallec, Richemond et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning",
-https://arxiv.org/abs/2006.07733
+Grill, Strub, Altche, Tallec, Richemond et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised
+Learning", https://arxiv.org/abs/2006.07733
 
 Differs: the teacher's momentum starts at 0.99, for runs of hundreds of steps instead of hundreds of epochs.
-Differs: by default half of the first views are blurred instead of all, since blur takes much from a picture of 28 to 64 pixels.
+Differs: by default half of the first views are blurred instead of all, since blur takes much from a picture of 28 to 64
+pixels.
 """
 
 from __future__ import annotations
@@ -45,8 +47,19 @@ class BYOL(PretextTask):
 
     training_only = ("teacher",)
 
-    def __init__(self, backbone: Backbone, momentum: Share = 0.99, hidden: Count = 512, outputs: Count = 128, smallest_crop: Share = 0.2,
-                 jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, solarize: Share = 0.2, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        momentum: Share = 0.99,
+        hidden: Count = 512,
+        outputs: Count = 128,
+        smallest_crop: Share = 0.2,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        solarize: Share = 0.2,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
         self.momentum, self.smallest_crop, self.jitter, self.grayscale = momentum, smallest_crop, jitter, grayscale
         self.blur, self.solarize, self.flip = blur, solarize, flip
@@ -60,8 +73,15 @@ class BYOL(PretextTask):
         return first, random_solarize(second, p=self.solarize)
 
     def _view(self, image: Tensor, blur: float) -> Tensor:
-        return simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
-                           blur=blur, flip=self.flip)
+        return simclr_view(
+            image,
+            self.backbone.size,
+            scale=(self.smallest_crop, 1.0),
+            jitter=self.jitter,
+            grayscale=self.grayscale,
+            blur=blur,
+            flip=self.flip,
+        )
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         first, second = views
@@ -74,7 +94,9 @@ class BYOL(PretextTask):
         return self.predictor(self.projector(self.backbone.pool(view)))
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean squared distance of rows after both got length 1, from 0 to 4 (eq. 2). No gradient goes into `target`."""
+        """Mean squared distance of rows after both got length 1, from 0 to 4 (eq. 2). No gradient goes into
+        `target`.
+        """
         return 2 + 2 * negative_cosine(prediction, target)
 
     def after_step(self, progress: float) -> None:

@@ -1,18 +1,21 @@
-"""Guess a slowly following copy's view of the whole picture and of hidden patches, each prototype equally often, and keep pictures apart.
+"""Guess a slowly following copy's view of the whole picture and of hidden patches, each prototype equally often, and
+keep pictures apart.
 
                                                        +--> pool of large views ---------------------> KoLeo: nearest pictures apart
     large views, a block of each hidden --> backbone --+--> pool, and that of small views --> head --------> logits of pictures --+
                                                        +--> hidden patches -----------------> patch head --> logits of patches ---+--> cross-entropy
     large views, whole ..> teacher: copies that follow ..> both, each by Sinkhorn ...............................................>+    of each kind
 
-Oquab, Darcet, Moutakanni, Vo, Szafraniec, Khalidov et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision",
-https://arxiv.org/abs/2304.07193
+Oquab, Darcet, Moutakanni, Vo, Szafraniec, Khalidov et al. 2023, "DINOv2: Learning Robust Visual Features without
+Supervision", https://arxiv.org/abs/2304.07193
 
-Differs: these are the paper's losses at small scale; its curated data, its large models and their distillation are not here.
-Differs: what stands for the whole picture is the mean of its tokens, as the recipes' ViTs have it, and not a class token.
+Differs: these are the paper's losses at small scale; its curated data, its large models and their distillation are not
+here.
+Differs: what stands for the whole picture is the mean of its tokens, as the recipes' ViTs have it, and not a class
+token.
 Differs: every large view is masked, by one block of a fixed share, where the authors leave half of them whole.
-Differs: the heads have ReLU and, in their hidden layers and before the prototypes, BatchNorm, and temperatures are constant,
-for short runs with small batches.
+Differs: the heads have ReLU and, in their hidden layers and before the prototypes, BatchNorm, and temperatures are
+constant, for short runs with small batches.
 Differs: all views are blurred with the same chance and none is solarised.
 """
 
@@ -35,7 +38,8 @@ from zoo.views import each_view, in_turn, multi_crop
 
 @register_task("dinov2")
 class DINOv2(PretextTask):
-    """DINO on pooled tokens and iBOT on hidden patches, with a head each, targets balanced by Sinkhorn-Knopp, and the KoLeo regulariser.
+    """DINO on pooled tokens and iBOT on hidden patches, with a head each, targets balanced by Sinkhorn-Knopp, and the
+    KoLeo regulariser.
 
     Args:
         prototypes: learned directions that pictures are sorted by, and as many for patches, at least 2.
@@ -43,14 +47,16 @@ class DINOv2(PretextTask):
         patch_weight: of the patches' loss beside that of the pictures, at least 0.
         koleo_weight: of the regulariser that keeps the pooled features of a large view apart, at least 0.
         small_count: small views beside the two large ones, at least 0.
-        small_size: side of a small view in pixels; 0 is the side of a large one. Less costs less, and needs dynamic_img_size: true.
+        small_size: side of a small view in pixels; 0 is the side of a large one. Less costs less, and needs
+            dynamic_img_size: true.
         student_temperature: softness of the student's choice, above 0.
         teacher_temperature: softness of the teacher's, above 0 and at most the student's.
         iterations: of Sinkhorn-Knopp, at least 1.
         momentum: of the teacher at the start, 0 to 1; it ends at 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         bottleneck: width in which prototypes are compared.
-        smallest_crop: least share of the picture's area that a large view shows, 0.05 to 1; a small view shows 0.05 to this.
+        smallest_crop: least share of the picture's area that a large view shows, 0.05 to 1; a small view shows 0.05 to
+            this.
         jitter: strength of the colour jitter; 1 is SimCLR's, 0 none.
         grayscale: chance of a view without colour.
         blur: chance of a blurred view.
@@ -59,10 +65,27 @@ class DINOv2(PretextTask):
 
     training_only = ("teacher",)
 
-    def __init__(self, backbone: Backbone, prototypes: Several = 256, mask_ratio: Part = 0.4, patch_weight: Weight = 1.0, koleo_weight: Weight = 0.1,
-                 small_count: Natural = 2, small_size: Natural = 0, student_temperature: Positive = 0.1, teacher_temperature: Positive = 0.07,
-                 iterations: Count = 3, momentum: Share = 0.99, hidden: Count = 512, bottleneck: Count = 128, smallest_crop: LargeCrop = 0.3,
-                 jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        prototypes: Several = 256,
+        mask_ratio: Part = 0.4,
+        patch_weight: Weight = 1.0,
+        koleo_weight: Weight = 0.1,
+        small_count: Natural = 2,
+        small_size: Natural = 0,
+        student_temperature: Positive = 0.1,
+        teacher_temperature: Positive = 0.07,
+        iterations: Count = 3,
+        momentum: Share = 0.99,
+        hidden: Count = 512,
+        bottleneck: Count = 128,
+        smallest_crop: LargeCrop = 0.3,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        flip: Share = 0.5,
+    ):
         backbone.require_patches("dinov2")
         super().__init__(backbone)
         check_temperatures(student_temperature, teacher_temperature)
@@ -73,28 +96,49 @@ class DINOv2(PretextTask):
         self.koleo_weight, self.iterations = koleo_weight, iterations
         self.small_count, self.momentum = small_count, momentum
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
+            smallest_crop,
+            jitter,
+            grayscale,
+            blur,
+            flip,
+        )
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
-        self.head, self.patch_head = (prototype_head(backbone.num_features, hidden, bottleneck, prototypes) for _ in range(2))
+        self.head, self.patch_head = (
+            prototype_head(backbone.num_features, hidden, bottleneck, prototypes) for _ in range(2)
+        )
         self.teacher = Teacher(backbone, self.head, self.patch_head)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def views(self, batch: dict) -> tuple[Tensor, ...]:
-        """Two large views (B, 2, C, H, W), the small ones (B, V, C, h, w) if there are, and which patches of the large are hidden (B, 2, N)."""
-        kinds = multi_crop(batch["image"], self.backbone.size, self.small_size, self.small_count, self.smallest_crop, self.jitter, self.grayscale,
-                           self.blur, self.flip)
+        """Two large views (B, 2, C, H, W), the small ones (B, V, C, h, w) if there are, and which patches of the large
+        are hidden (B, 2, N).
+        """
+        kinds = multi_crop(
+            batch["image"],
+            self.backbone.size,
+            self.small_size,
+            self.small_count,
+            self.smallest_crop,
+            self.jitter,
+            self.grayscale,
+            self.blur,
+            self.flip,
+        )
         count = len(batch["image"])
         return *kinds, block_mask(2 * count, self.side, self.hidden_patches, kinds[0].device).unflatten(0, (count, 2))
 
     def forward(self, views: tuple[Tensor, ...]) -> TaskOutput:
         large, *small, mask = views
-        pairs, large, mask = mask.shape[:2], large.flatten(0, 1), mask.flatten(0, 1)            # (B, 2), (2 B, C, H, W), (2 B, N)
+        pairs, large, mask = mask.shape[:2], large.flatten(0, 1), mask.flatten(0, 1)  # (B, 2), (2 B, C, H, W), (2 B, N)
         tokens = self.backbone.tokens(large, mask=mask, mask_token=self.mask_token)
-        whole = self.backbone.pooled(tokens).unflatten(0, pairs)                                # (B, 2, D)
+        whole = self.backbone.pooled(tokens).unflatten(0, pairs)  # (B, 2, D)
         pooled = torch.cat([whole, *(each_view(self.backbone.pool, kind) for kind in small)], 1)
-        logits = each_view(self.head, pooled)                                                   # (B, 2 + V, K)
-        patch_logits = self.patch_head(hidden_tokens(tokens, mask))                             # (2 B n, K), n hidden patches each
-        target, patch_target = (sinkhorn(taught, self.teacher_temperature, self.iterations) for taught in self.teach(large, mask))
+        logits = each_view(self.head, pooled)  # (B, 2 + V, K)
+        patch_logits = self.patch_head(hidden_tokens(tokens, mask))  # (2 B n, K), n hidden patches each
+        target, patch_target = (
+            sinkhorn(taught, self.teacher_temperature, self.iterations) for taught in self.teach(large, mask)
+        )
         pictures = view_cross_entropy(logits, target.unflatten(0, pairs), self.student_temperature)
         patches = soft_cross_entropy(wide(patch_logits) / self.student_temperature, patch_target).mean()
         apart = koleo(whole[:, 0]) + koleo(whole[:, 1])
@@ -103,7 +147,9 @@ class DINOv2(PretextTask):
 
     @torch.no_grad()
     def teach(self, large: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's logits of whole pictures, (2 B, K), and of those of their patches that the student doesn't see, (2 B n, K)."""
+        """The teacher's logits of whole pictures, (2 B, K), and of those of their patches that the student doesn't see,
+        (2 B n, K).
+        """
         body, head, patch_head = self.teacher[0], self.teacher[1], self.teacher[2]
         tokens = body.tokens(large)
         return head(body.pooled(tokens)), patch_head(hidden_tokens(tokens, mask))
@@ -115,17 +161,23 @@ class DINOv2(PretextTask):
     def picture(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their large views as the student sees them, and the small ones."""
         large, *small, mask = self.views({"image": batch["image"][:8]})
-        seen = large.flatten(0, 1).masked_fill(mask_pixels(mask.flatten(0, 1), self.backbone.patch_size), 0.5).unflatten(0, mask.shape[:2])
+        seen = (
+            large.flatten(0, 1)
+            .masked_fill(mask_pixels(mask.flatten(0, 1), self.backbone.patch_size), 0.5)
+            .unflatten(0, mask.shape[:2])
+        )
         return {"views": rows_of(batch["image"][:8], *in_turn(seen, *small))}
 
 
 def koleo(features: Tensor) -> Tensor:
-    """Minus the mean logarithm of the distance from each picture to its nearest neighbour in the global batch, rows of length 1: (B, D) -> scalar.
+    """Minus the mean logarithm of the distance from each picture to its nearest neighbour in the global batch, rows of
+    length 1: (B, D) -> scalar.
 
-    The estimator of entropy by Kozachenko and Leonenko, as a regulariser in https://arxiv.org/abs/1806.03198. Every rank computes it for all.
+    The estimator of entropy by Kozachenko and Leonenko, as a regulariser in https://arxiv.org/abs/1806.03198. Every
+    rank computes it for all.
     """
     with torch.autocast(features.device.type, enabled=False):
-        rows = gather(normalized(features))                                                     # (G, D)
+        rows = gather(normalized(features))  # (G, D)
         with torch.no_grad():
             nearest = (rows @ rows.T).fill_diagonal_(-2.0).argmax(1)
         return -((rows - rows[nearest] + 1e-8).norm(dim=1) + 1e-8).log().mean()

@@ -1,16 +1,18 @@
-"""Let a network that has learned already describe every picture, and let another, often smaller one, learn to say the same.
+"""Let a network that has learned already describe every picture, and let another, often smaller one, learn to say the
+same.
 
                 +--> backbone --> pool --> head --> said (B, D) --+
     picture ----+                                                 +--> squared error, or one minus the cosine (+ distances between pictures)
                 +..> teacher, frozen ..> pool, standardised .....>+
 
-Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, "FitNets: Hints for Thin Deep Nets", https://arxiv.org/abs/1412.6550
-Relations: Park, Kim, Lu, Cho 2019, "Relational Knowledge Distillation", https://arxiv.org/abs/1904.05068
+Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, "FitNets: Hints for Thin Deep Nets",
+https://arxiv.org/abs/1412.6550 Relations: Park, Kim, Lu, Cho 2019, "Relational Knowledge Distillation",
+https://arxiv.org/abs/1904.05068
 
-Differs: what is matched is the teacher's pooled features, each number with mean 0 and deviation 1, so that none is too small to count;
-the paper matches a feature map in the middle, and trains on labels too.
-Differs: a teacher with more features than `outputs` is seen through a fixed random rotation that keeps the first so many; then the
-student's head doesn't depend on the teacher, and its checkpoint can be read where the teacher is not.
+Differs: what is matched is the teacher's pooled features, each number with mean 0 and deviation 1, so that none is too
+small to count; the paper matches a feature map in the middle, and trains on labels too.
+Differs: a teacher with more features than `outputs` is seen through a fixed random rotation that keeps the first so
+many; then the student's head doesn't depend on the teacher, and its checkpoint can be read where the teacher is not.
 Differs: of the relations, distances are matched and angles are not.
 """
 
@@ -32,37 +34,50 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import luminance, random_resized_crop, resize, to_float
 
-ROTATION = 0                                        # seed of the rotation that wide teachers are seen through
+ROTATION = 0  # seed of the rotation that wide teachers are seen through
 
 
 @register_task("distillation")
 class Distillation(PretextTask):
     """Regression of a frozen teacher's features from those of the student, both of one view.
 
-    The teacher is no part of the task's state: it is read when the first views are made, and its features are a target like any other.
+    The teacher is no part of the task's state: it is read when the first views are made, and its features are a target
+    like any other.
 
     Args:
-        teacher: a checkpoint by its name in the hub, by its folder, or by hf://organisation/name@revision, which downloads it; or a model of
-            timm's own likewise, as hf://timm/resnet18.a1_in1k or the folder of one with config.json and model.safetensors.
-        loss: cosine between the standardised features, which leaves their length aside, or mse, their squared difference.
-        relational: weight of a second term, that pictures should be as far from each other for the student as they are for the teacher,
-            measured in mean distances; 0 leaves it out.
+        teacher: a checkpoint by its name in the hub, by its folder, or by hf://organisation/name@revision, which
+            downloads it; or a model of timm's own likewise, as hf://timm/resnet18.a1_in1k or the folder of one with
+            config.json and model.safetensors.
+        loss: cosine between the standardised features, which leaves their length aside, or mse, their squared
+            difference.
+        relational: weight of a second term, that pictures should be as far from each other for the student as they are
+            for the teacher, measured in mean distances; 0 leaves it out.
         outputs: width of the space in which the two are compared.
         smallest_crop: least share of the picture's area that a view shows, 0 to 1.
         flip: chance of a mirrored view.
     """
 
-    def __init__(self, backbone: Backbone, teacher: str = "simclr-resnet10t-fashion-mnist", loss: Literal["cosine", "mse"] = "cosine",
-                 relational: Weight = 0.0, outputs: Count = 256, smallest_crop: Share = 0.3, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        teacher: str = "simclr-resnet10t-fashion-mnist",
+        loss: Literal["cosine", "mse"] = "cosine",
+        relational: Weight = 0.0,
+        outputs: Count = 256,
+        smallest_crop: Share = 0.3,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
         self.teacher, self.loss, self.relational, self.outputs = teacher, loss, relational, outputs
         self.smallest_crop, self.flip = smallest_crop, flip
         self.head = nn.Linear(backbone.num_features, outputs)
-        self.standard = nn.BatchNorm1d(outputs, affine=False)                   # of the teacher's features, over the global batch
-        self._read: list[Backbone] = []             # in a list: what a module isn't given as an attribute is no part of its state
+        self.standard = nn.BatchNorm1d(outputs, affine=False)  # of the teacher's features, over the global batch
+        self._read: list[Backbone] = []  # in a list: what a module isn't given as an attribute is no part of its state
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """One view (B, C, H, W) and what the teacher says of it (B, outputs). Raises ZooError where there is no such teacher."""
+        """One view (B, C, H, W) and what the teacher says of it (B, outputs). Raises ZooError where there is no such
+        teacher.
+        """
         teacher = self.frozen(batch["image"].device)
         size = max(self.backbone.size, teacher.size)
         image = random_resized_crop(batch["image"], size, scale=(self.smallest_crop, 1.0), flip=self.flip)
@@ -79,7 +94,11 @@ class Distillation(PretextTask):
         image = resize(luminance(image) if teacher.channels == 1 else image, teacher.size)
         features = teacher.pool(image)
         surplus = features.shape[1] - self.outputs
-        return F.pad(features, (0, -surplus)) if surplus <= 0 else features @ rotation(features.shape[1]).to(features)[:, : self.outputs]
+        return (
+            F.pad(features, (0, -surplus))
+            if surplus <= 0
+            else features @ rotation(features.shape[1]).to(features)[:, : self.outputs]
+        )
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         image, told = views
@@ -97,15 +116,21 @@ class Distillation(PretextTask):
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Pictures, below each the one of the batch that is nearest to it for the teacher, and the one that is for the student."""
+        """Pictures, below each the one of the batch that is nearest to it for the teacher, and the one that is for the
+        student.
+        """
         image = to_float(batch["image"])
         told, own = self.told(self.frozen(image.device), image), self.backbone.pool(resize(image, self.backbone.size))
         return {"nearest": rows_of(image[:8], *(image[nearest(x)[:8]] for x in (told, own)))}
 
 
 def load_teacher(name: str) -> Backbone:
-    """The frozen backbone of a checkpoint: a folder of ours or timm's, a name in the hub, or an address hf:// of either. Raises ZooError."""
-    from zoo.checkpoint import load_backbone        # above this file in the order of imports: a teacher is a finished checkpoint
+    """The frozen backbone of a checkpoint: a folder of ours or timm's, a name in the hub, or an address hf:// of
+    either. Raises ZooError.
+    """
+    from zoo.checkpoint import (
+        load_backbone,
+    )  # above this file in the order of imports: a teacher is a finished checkpoint
     from zoo.hub import find
     from zoo.timm_folder import find_timm, load_timm
 
@@ -119,7 +144,9 @@ def load_teacher(name: str) -> Backbone:
 
 
 def relative_distances(x: Tensor) -> Tensor:
-    """(B, D) -> Euclidean distances of all pairs, B (B - 1) / 2 of them, in units of their mean; of a single row none, which is one of 0."""
+    """(B, D) -> Euclidean distances of all pairs, B (B - 1) / 2 of them, in units of their mean; of a single row none,
+    which is one of 0.
+    """
     distance = F.pdist(wide(x)) if len(x) > 1 else wide(x).sum(1) * 0
     return distance / distance.mean().clamp(min=1e-12)
 

@@ -1,14 +1,16 @@
-"""Cut a picture into tiles, shuffle them, and let the network tell how they were shuffled: it has to know what belongs where.
+"""Cut a picture into tiles, shuffle them, and let the network tell how they were shuffled: it has to know what belongs
+where.
 
                                              +--> tile 1 --> backbone --> pool --+
     picture --> N tiles, shuffled by one of  +--> ...                            +--> joined in order --> head --> which of the K it was:
                 K permutations               +--> tile N --> backbone --> pool --+                                 cross-entropy
 
-Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", https://arxiv.org/abs/1603.09246
+Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
+https://arxiv.org/abs/1603.09246
 
-Differs: permutations are chosen greedily by their least distance to those already chosen and only then by the sum that the paper's
-algorithm looks at, and begin with the order itself instead of a random one; 64 of nine tiles then differ in 7 places or more, where the
-sum alone leaves some that differ in 2.
+Differs: permutations are chosen greedily by their least distance to those already chosen and only then by the sum that
+the paper's algorithm looks at, and begin with the order itself instead of a random one; 64 of nine tiles then differ in
+7 places or more, where the sum alone leaves some that differ in 2.
 Differs: tiles of small pictures are enlarged, so that backbones made for whole pictures have something to look at.
 Differs: colour fringes are guarded against by grey pictures alone, without shifting the channels against each other.
 """
@@ -34,7 +36,7 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import crop_resize, random_grayscale, random_resized_crop
 
-MOST = 100_000                                      # permutations to choose from where there are too many to list
+MOST = 100_000  # permutations to choose from where there are too many to list
 
 
 @register_task("jigsaw")
@@ -44,7 +46,8 @@ class Jigsaw(PretextTask):
     Args:
         grid: tiles along each side, at least 2; there are grid * grid.
         permutations: how many orders there are to tell apart, at least 2.
-        gap: share of a cell's side that its tile leaves free, 0 to below 1; the tile lies anywhere in its cell, so that edges don't meet.
+        gap: share of a cell's side that its tile leaves free, 0 to below 1; the tile lies anywhere in its cell, so that
+            edges don't meet.
         tile: pixels along a side of a tile as the backbone sees it.
         normalize: give each tile mean 0 and deviation 1, so that neighbours aren't known by their brightness.
         embedding: numbers that a tile is described by before the tiles are put together.
@@ -54,17 +57,34 @@ class Jigsaw(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, grid: Several = 3, permutations: Several = 64, gap: Fraction = 0.25, tile: Count = 16, normalize: bool = True,
-                 embedding: Count = 64, hidden: Count = 512, grayscale: Share = 0.3, smallest_crop: Share = 0.6, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        grid: Several = 3,
+        permutations: Several = 64,
+        gap: Fraction = 0.25,
+        tile: Count = 16,
+        normalize: bool = True,
+        embedding: Count = 64,
+        hidden: Count = 512,
+        grayscale: Share = 0.3,
+        smallest_crop: Share = 0.6,
+        flip: Share = 0.5,
+    ):
         most = math.factorial(grid**2) if grid < 4 else MOST
         if permutations > most:
-            raise ZooError(f"task.permutations is {permutations:,}, and a puzzle of {grid} x {grid} tiles (task.grid) is given at most {most:,}")
+            raise ZooError(
+                f"task.permutations is {permutations:,}, and a puzzle of {grid} x {grid} tiles (task.grid) is given "
+                f"at most {most:,}"
+            )
         self.check_gap(backbone.size, grid, gap)
         backbone.require_size(tile, "task.tile")
         super().__init__(backbone)
         self.grid, self.gap, self.tile, self.normalize = grid, gap, tile, normalize
         self.grayscale, self.smallest_crop, self.flip = grayscale, smallest_crop, flip
-        self.register_buffer("orders", torch.from_numpy(distant_permutations(grid**2, permutations)), persistent=False)      # (K, N)
+        self.register_buffer(
+            "orders", torch.from_numpy(distant_permutations(grid**2, permutations)), persistent=False
+        )  # (K, N)
         self.embed = nn.Sequential(nn.Linear(backbone.num_features, embedding), nn.ReLU(inplace=True))
         self.head = mlp(grid**2 * embedding, hidden, permutations)
 
@@ -72,8 +92,11 @@ class Jigsaw(PretextTask):
     def check_gap(size: int, grid: int, gap: float) -> None:
         """Raises ZooError unless tiles of some pixels are left."""
         if round((1 - gap) * (size // grid)) < 2:
-            raise ZooError(f"task.gap is {gap}, which leaves no tiles of 2 pixels or more in cells of {size // grid} (data.size {size}, "
-                           f"task.grid {grid}); take a smaller gap or grid, or larger pictures")
+            raise ZooError(
+                f"task.gap is {gap}, which leaves no tiles of 2 pixels or more in cells of {size // grid} (data.size "
+                f"{size}, "
+                f"task.grid {grid}); take a smaller gap or grid, or larger pictures"
+            )
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """The shuffled tiles (B, N, C, h, w) and which of the K permutations it was (B,)."""
@@ -81,13 +104,17 @@ class Jigsaw(PretextTask):
         return self.levelled(tiles), which
 
     def shuffled(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Tiles in [0, 1], (B, N, C, h, w), of which the n-th in the K-th order is tile orders[K, n]; and each picture's order (B,)."""
+        """Tiles in [0, 1], (B, N, C, h, w), of which the n-th in the K-th order is tile orders[K, n]; and each
+        picture's order (B,).
+        """
         size, cell = self.backbone.size, self.backbone.size // self.grid
-        image = random_grayscale(random_resized_crop(image, size, scale=(self.smallest_crop, 1.0), flip=self.flip), self.grayscale)
+        image = random_grayscale(
+            random_resized_crop(image, size, scale=(self.smallest_crop, 1.0), flip=self.flip), self.grayscale
+        )
         image = self.backbone.repeated(image)
         side = round((1 - self.gap) * cell)
         which = torch.randint(len(self.orders), (len(image),), device=image.device)
-        place = self.orders[which].flatten()                                    # (B N,): where in the picture each tile is from
+        place = self.orders[which].flatten()  # (B N,): where in the picture each tile is from
         corner = torch.stack([place // self.grid, place % self.grid]) * cell + (size - self.grid * cell) // 2
         top, left = (corner + torch.randint(0, cell - side + 1, corner.shape, device=image.device)).float()
         sides = torch.full_like(top, side)
@@ -95,11 +122,15 @@ class Jigsaw(PretextTask):
         return tiles.unflatten(0, (-1, self.grid**2)), which
 
     def levelled(self, tiles: Tensor) -> Tensor:
-        """Tiles that, when the backbone has normalised them as it does all pictures, have mean 0 and deviation 1 in every channel."""
+        """Tiles that, when the backbone has normalised them as it does all pictures, have mean 0 and deviation 1 in
+        every channel.
+        """
         if not self.normalize:
             return tiles
         deviation, mean = torch.std_mean(tiles, (3, 4), keepdim=True, correction=0)
-        return (tiles - mean) / deviation.clamp(min=0.02) * self.backbone.scale + self.backbone.shift      # flat tiles stay flat
+        return (tiles - mean) / deviation.clamp(
+            min=0.02
+        ) * self.backbone.scale + self.backbone.shift  # flat tiles stay flat
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         tiles, which = views
@@ -109,8 +140,10 @@ class Jigsaw(PretextTask):
         return TaskOutput(loss, {"accuracy": (logits.argmax(1) == which).float().mean()})
 
     def solve(self, tiles: Tensor) -> Tensor:
-        """(B, N, C, h, w) -> (B, K): each tile through the same backbone, and all that is known of them side by side into the head."""
-        described = self.embed(self.backbone.pool(tiles.flatten(0, 1)))         # (B N, embedding)
+        """(B, N, C, h, w) -> (B, K): each tile through the same backbone, and all that is known of them side by side
+        into the head.
+        """
+        described = self.embed(self.backbone.pool(tiles.flatten(0, 1)))  # (B N, embedding)
         return self.head(described.unflatten(0, (len(tiles), -1)).flatten(1))
 
     @torch.no_grad()
@@ -128,17 +161,18 @@ class Jigsaw(PretextTask):
 
     def laid(self, tiles: Tensor) -> Tensor:
         """(B, N, C, h, w) -> (B, C, H, W), the tiles row by row with a pixel between them."""
-        framed = F.pad(tiles, (0, 1, 0, 1)).unflatten(1, (self.grid, self.grid))                # (B, row, column, C, h, w)
+        framed = F.pad(tiles, (0, 1, 0, 1)).unflatten(1, (self.grid, self.grid))  # (B, row, column, C, h, w)
         return framed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)[..., :-1, :-1]
 
 
 @functools.cache
 def distant_permutations(tiles: int, count: int) -> np.ndarray:
-    """`count` permutations of 0 .. tiles - 1, int64 (count, tiles), far from each other in Hamming distance; always the same.
+    """`count` permutations of 0 .. tiles - 1, int64 (count, tiles), far from each other in Hamming distance; always the
+    same.
 
-    Each is the one whose least distance to those before it is largest; of equal ones, the one with the largest sum of distances. They are
-    chosen of all permutations up to nine tiles, and of many random ones beyond. (A choice by the least distance is in the paper's
-    Algorithm 1 only through the sum.)
+    Each is the one whose least distance to those before it is largest; of equal ones, the one with the largest sum of
+    distances. They are chosen of all permutations up to nine tiles, and of many random ones beyond. (A choice by the
+    least distance is in the paper's Algorithm 1 only through the sum.)
     """
     if tiles <= 9:
         pool = np.array(list(itertools.permutations(range(tiles))), dtype=np.uint8)
@@ -148,6 +182,6 @@ def distant_permutations(tiles: int, count: int) -> np.ndarray:
     while len(chosen) < count:
         distance = (pool != pool[chosen[-1]]).sum(1)
         summed += distance
-        least = np.minimum(least, distance)         # 0 of those that are chosen
+        least = np.minimum(least, distance)  # 0 of those that are chosen
         chosen.append(int((least * (tiles * count + 1) + summed * (least > 0)).argmax()))
     return pool[chosen].astype(np.int64)

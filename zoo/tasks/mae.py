@@ -3,10 +3,13 @@
     visible patches --> backbone --> with mask tokens at the hidden places --> decoder --> painted (B, N, p p C) --+--> squared error,
     all patches, each with mean 0 and deviation 1 ................................................................>+    hidden ones only
 
-He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377
+He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners",
+https://arxiv.org/abs/2111.06377
 
-Differs: the backbone is used without a class token and with average pooling, as its recipes say, so that every parameter learns.
-Differs: the backbone's positions are timm's, which a ViT learns, where the authors' are fixed sines; the decoder's are fixed.
+Differs: the backbone is used without a class token and with average pooling, as its recipes say, so that every
+parameter learns.
+Differs: the backbone's positions are timm's, which a ViT learns, where the authors' are fixed sines; the decoder's are
+fixed.
 Differs: the default decoder is one block deep, light enough for pictures of 28 to 64 pixels.
 """
 
@@ -39,8 +42,17 @@ class MAE(PretextTask):
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, mask_ratio: Part = 0.75, decoder_dim: Count = 64, decoder_depth: Count = 1,
-                 decoder_heads: Count = 4, normalize_target: bool = True, smallest_crop: Share = 0.5, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        mask_ratio: Part = 0.75,
+        decoder_dim: Count = 64,
+        decoder_depth: Count = 1,
+        decoder_heads: Count = 4,
+        normalize_target: bool = True,
+        smallest_crop: Share = 0.5,
+        flip: Share = 0.5,
+    ):
         backbone.require_patches("mae")
         backbone.require_plain_pooling("mae")
         super().__init__(backbone)
@@ -50,7 +62,9 @@ class MAE(PretextTask):
         self.normalize_target, self.smallest_crop, self.flip = normalize_target, smallest_crop, flip
         self.embed = nn.Linear(backbone.num_features, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
-        self.decoder = TransformerDecoder(decoder_dim, self.side, self.patch**2 * backbone.channels, decoder_depth, decoder_heads)
+        self.decoder = TransformerDecoder(
+            decoder_dim, self.side, self.patch**2 * backbone.channels, decoder_depth, decoder_heads
+        )
         nn.init.normal_(self.mask_token, std=0.02)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,10 +76,10 @@ class MAE(PretextTask):
 
     def forward(self, views: tuple[Tensor, Tensor, Tensor]) -> TaskOutput:
         image, keep, mask = views
-        painted = self.paint(image, keep)                                               # (B, N, patch * patch * C)
+        painted = self.paint(image, keep)  # (B, N, patch * patch * C)
         with torch.autocast(image.device.type, enabled=False):
-            error = (painted.to(image.dtype) - self.target(image)).square().mean(-1)    # (B, N)
-            loss = (error * mask).sum() / mask.sum()                                    # on hidden patches only
+            error = (painted.to(image.dtype) - self.target(image)).square().mean(-1)  # (B, N)
+            loss = (error * mask).sum() / mask.sum()  # on hidden patches only
         return TaskOutput(loss)
 
     def paint(self, image: Tensor, keep: Tensor) -> Tensor:
@@ -87,7 +101,7 @@ class MAE(PretextTask):
         """Pictures, what the backbone sees of them, and what the decoder paints around it."""
         image, keep, mask = self.views({"image": batch["image"][:8]})
         patches, painted = patchify(image, self.patch), self.paint(image, keep).to(image.dtype)
-        if self.normalize_target:                       # undo it with the true statistics: they were never predicted
+        if self.normalize_target:  # undo it with the true statistics: they were never predicted
             painted = painted * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
         hidden = mask.unsqueeze(-1)
         seen = unpatchify(torch.where(hidden, torch.full_like(patches, 0.5), patches), self.patch)

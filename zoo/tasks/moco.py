@@ -1,19 +1,23 @@
-"""Find the other view of a picture among thousands of other pictures, as a slowly following copy of the network sees them.
+"""Find the other view of a picture among thousands of other pictures, as a slowly following copy of the network sees
+them.
 
                 +--> view 1 --> backbone --> pool --> projector (v3: --> predictor) --> query --+
     picture ----+                                                                               +--> InfoNCE: its own key among the others
                 +--> view 2 ..> teacher: copies of backbone, projector ..> key ................>+
-                                others: a queue of earlier keys (v2), or the keys of the batch, and the same with the views exchanged (v3)
+                                others: a queue of earlier keys (v2), or the keys of the batch, and the same with the
+                                views exchanged (v3)
 
-He, Fan, Wu, Xie, Girshick 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", https://arxiv.org/abs/1911.05722
-Chen, Fan, Girshick, He 2020, "Improved Baselines with Momentum Contrastive Learning" (v2), https://arxiv.org/abs/2003.04297
-Chen, Xie, He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers" (v3), https://arxiv.org/abs/2104.02057
+He, Fan, Wu, Xie, Girshick 2020, "Momentum Contrast for Unsupervised Visual Representation Learning",
+https://arxiv.org/abs/1911.05722 Chen, Fan, Girshick, He 2020, "Improved Baselines with Momentum Contrastive Learning"
+(v2), https://arxiv.org/abs/2003.04297 Chen, Xie, He 2021, "An Empirical Study of Training Self-Supervised Vision
+Transformers" (v3), https://arxiv.org/abs/2104.02057
 
-Differs: BatchNorm uses the statistics of the global batch, where v2 shuffles pictures among devices so that a query can't know its key by them.
+Differs: BatchNorm uses the statistics of the global batch, where v2 shuffles pictures among devices so that a query
+can't know its key by them.
 Differs: the teacher's momentum is 0.99 by default, v2's 0.999, and the queue is shorter, for runs of hundreds of steps.
 Differs: the patch embedding of a ViT learns like everything else, where v3 freezes it for the sake of large batches.
-Differs: v3's projector has two layers and its predictor no BatchNorm at the end, as the paper gives a ResNet; the authors' code gives a ViT
-three layers and that BatchNorm.
+Differs: v3's projector has two layers and its predictor no BatchNorm at the end, as the paper gives a ResNet; the
+authors' code gives a ViT three layers and that BatchNorm.
 Differs: views are blurred half as often by default; v3 blurs the first always and the second with a chance of 0.1.
 """
 
@@ -40,9 +44,11 @@ class MoCo(PretextTask):
     """Contrast of a student's queries with its teacher's keys.
 
     Args:
-        version: v2 contrasts one view with a queue of earlier keys; v3 has a predictor and contrasts both views with the global batch.
+        version: v2 contrasts one view with a queue of earlier keys; v3 has a predictor and contrasts both views with
+            the global batch.
         temperature: softness of the contrast, above 0; lower looks harder at the nearest negatives.
-        momentum: of the teacher, 0 to 1; in v2 for the whole run, in v3 at the start, and it ends at 1 along half a cosine.
+        momentum: of the teacher, 0 to 1; in v2 for the whole run, in v3 at the start, and it ends at 1 along half a
+            cosine.
         queue: keys that v2 remembers, at least 1; v3 has none.
         hidden: width of the hidden layers of the heads.
         outputs: width of the space in which views are compared.
@@ -56,19 +62,37 @@ class MoCo(PretextTask):
 
     training_only = ("teacher", "queue")
 
-    def __init__(self, backbone: Backbone, version: Literal["v2", "v3"] = "v2", temperature: Positive = 0.2, momentum: Share = 0.99,
-                 queue: Count = 4096, hidden: Count = 512, outputs: Count = 128, smallest_crop: Share = 0.2, jitter: Weight = 0.5,
-                 grayscale: Share = 0.2, blur: Share = 0.5, solarize: Share = 0.2, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        version: Literal["v2", "v3"] = "v2",
+        temperature: Positive = 0.2,
+        momentum: Share = 0.99,
+        queue: Count = 4096,
+        hidden: Count = 512,
+        outputs: Count = 128,
+        smallest_crop: Share = 0.2,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        solarize: Share = 0.2,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
         self.version, self.temperature, self.momentum = version, temperature, momentum
         self.smallest_crop, self.jitter, self.grayscale, self.flip = smallest_crop, jitter, grayscale, flip
         second_blur, second_solarize = (blur, 0.0) if version == "v2" else (blur / 10, solarize)
         self.blurs, self.solarizes = (blur, second_blur), (0.0, second_solarize)
         if version == "v2":
-            self.projector = nn.Sequential(nn.Linear(backbone.num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+            self.projector = nn.Sequential(
+                nn.Linear(backbone.num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs)
+            )
             self.queue = Queue(queue, outputs)
         else:
-            self.projector, self.predictor = projector(backbone.num_features, hidden, outputs), mlp(outputs, hidden, outputs)
+            self.projector, self.predictor = (
+                projector(backbone.num_features, hidden, outputs),
+                mlp(outputs, hidden, outputs),
+            )
             self.training_only = ("teacher",)
         self.teacher = Teacher(backbone, self.projector)
 
@@ -77,8 +101,15 @@ class MoCo(PretextTask):
         return self._view(batch["image"], 0), self._view(batch["image"], 1)
 
     def _view(self, image: Tensor, which: int) -> Tensor:
-        view = simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
-                           blur=self.blurs[which], flip=self.flip)
+        view = simclr_view(
+            image,
+            self.backbone.size,
+            scale=(self.smallest_crop, 1.0),
+            jitter=self.jitter,
+            grayscale=self.grayscale,
+            blur=self.blurs[which],
+            flip=self.flip,
+        )
         return random_solarize(view, p=self.solarizes[which])
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
@@ -104,19 +135,26 @@ class MoCo(PretextTask):
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Each picture above its two views; and above the other picture of the batch that the teacher finds most like it."""
+        """Each picture above its two views; and above the other picture of the batch that the teacher finds most like
+        it.
+        """
         image = batch["image"]
         first, second = self.views({"image": image[:8]})
-        keys = normalized(self.teacher(simclr_view(image, self.backbone.size, (1.0, 1.0), jitter=0.0, grayscale=0.0, blur=0.0, flip=0.0)))
+        keys = normalized(
+            self.teacher(
+                simclr_view(image, self.backbone.size, (1.0, 1.0), jitter=0.0, grayscale=0.0, blur=0.0, flip=0.0)
+            )
+        )
         nearest = (keys @ keys.T).fill_diagonal_(-2.0).argmax(1)
         return {"views": rows_of(image[:8], first, second), "nearest": rows_of(image[:8], image[nearest[:8]])}
 
 
 def contrast(query: Tensor, key: Tensor, temperature: float) -> Tensor:
-    """Contrast of each query (B, D) with its key (B, D) against the keys of the global batch -> scalar, times twice the temperature.
+    """Contrast of each query (B, D) with its key (B, D) against the keys of the global batch -> scalar, times twice the
+    temperature.
 
-    The sum over the keys is of all ranks, the mean over the queries of this one. The factor is the authors', and keeps the size of the
-    gradient where the temperature changes. No gradient goes into `key`.
+    The sum over the keys is of all ranks, the mean over the queries of this one. The factor is the authors', and keeps
+    the size of the gradient where the temperature changes. No gradient goes into `key`.
     """
     with torch.autocast(query.device.type, enabled=False):
         query, key = normalized(query), normalized(key.detach())

@@ -1,11 +1,12 @@
-"""A view should look like the nearest picture that the network remembers of the other view: friends attract, not only copies of oneself.
+"""A view should look like the nearest picture that the network remembers of the other view: friends attract, not only
+copies of oneself.
 
                 +--> view 1 --> backbone --> pool --> projector --> z1 ..> the nearest that is remembered .>+
     picture ----+                                                                                           +--> contrast over the batch, and
                 +--> view 2 --> backbone --> pool --> projector --> z2 --> predictor --> guess -------------+    with the views exchanged
 
-Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
-Representations", https://arxiv.org/abs/2104.14548
+Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, "With a Little Help from My Friends: Nearest-Neighbor Contrastive
+Learning of Visual Representations", https://arxiv.org/abs/2104.14548
 
 Differs: both views are one batch to every BatchNorm, of which the paper does not speak.
 """
@@ -44,11 +45,28 @@ class NNCLR(PretextTask):
 
     training_only = ("support",)
 
-    def __init__(self, backbone: Backbone, temperature: Positive = 0.1, queue: Count = 4096, hidden: Count = 512, outputs: Count = 128,
-                 smallest_crop: Share = 0.2, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        temperature: Positive = 0.1,
+        queue: Count = 4096,
+        hidden: Count = 512,
+        outputs: Count = 128,
+        smallest_crop: Share = 0.2,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
         self.temperature = temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
+            smallest_crop,
+            jitter,
+            grayscale,
+            blur,
+            flip,
+        )
         self.projector = projector(backbone.num_features, hidden, outputs, layers=3)
         self.predictor = mlp(outputs, hidden, outputs)
         self.support = Queue(queue, outputs)
@@ -58,15 +76,25 @@ class NNCLR(PretextTask):
         return self._view(batch["image"]), self._view(batch["image"])
 
     def _view(self, image: Tensor) -> Tensor:
-        return simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
-                           blur=self.blur, flip=self.flip)
+        return simclr_view(
+            image,
+            self.backbone.size,
+            scale=(self.smallest_crop, 1.0),
+            jitter=self.jitter,
+            grayscale=self.grayscale,
+            blur=self.blur,
+            flip=self.flip,
+        )
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         z = self.projector(self.backbone.pool(torch.cat(views)))
         (first, second), (guess_first, guess_second) = z.chunk(2), self.predictor(z).chunk(2)
         remembered = self.support.read()
         (friend_first, near), (friend_second, _) = nearest(first, remembered), nearest(second, remembered)
-        loss = (contrast(friend_first, guess_second, self.temperature) + contrast(friend_second, guess_first, self.temperature)) / 2
+        loss = (
+            contrast(friend_first, guess_second, self.temperature)
+            + contrast(friend_second, guess_first, self.temperature)
+        ) / 2
         self.support.push(first.detach())
         return TaskOutput(loss, {"nearness": near.mean()})
 
@@ -81,7 +109,9 @@ class NNCLR(PretextTask):
 
 @torch.no_grad()
 def nearest(z: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of z (B, D) the row of `remembered` (Q, D), of length 1, that it is most like, (B, D), and their cosine, (B,)."""
+    """For each of z (B, D) the row of `remembered` (Q, D), of length 1, that it is most like, (B, D), and their cosine,
+    (B,).
+    """
     with torch.autocast(z.device.type, enabled=False):
         z = normalized(z)
         cosine, which = (z @ remembered.to(z.dtype).T).max(1)
@@ -89,8 +119,8 @@ def nearest(z: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def contrast(friend: Tensor, guess: Tensor, temperature: float) -> Tensor:
-    """(B, D) and (B, D) -> scalar: each friend picks out the guess for its own picture among those for the pictures of all ranks
-    (paper, equation 2). No gradient goes into `friend`.
+    """(B, D) and (B, D) -> scalar: each friend picks out the guess for its own picture among those for the pictures of
+    all ranks (paper, equation 2). No gradient goes into `friend`.
     """
     with torch.autocast(guess.device.type, enabled=False):
         friend, guess = gather(normalized(friend.detach())), gather(normalized(guess))

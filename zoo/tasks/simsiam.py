@@ -1,4 +1,5 @@
-"""From one view of a picture guess the description of another view, and let only the guess learn: then the two don't collapse to one point.
+"""From one view of a picture guess the description of another view, and let only the guess learn: then the two don't
+collapse to one point.
 
                 +--> view 1 --> backbone --> pool --> projector --> z1 --> predictor --> guess --+
     picture ----+                                                                                +--> minus the cosine, and the same with
@@ -40,10 +41,26 @@ class SimSiam(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, hidden: Count = 512, outputs: Count = 512, bottleneck: Count = 128, smallest_crop: Share = 0.2,
-                 jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5, flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        hidden: Count = 512,
+        outputs: Count = 512,
+        bottleneck: Count = 128,
+        smallest_crop: Share = 0.2,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
+            smallest_crop,
+            jitter,
+            grayscale,
+            blur,
+            flip,
+        )
         self.projector = projector(backbone.num_features, hidden, outputs, layers=3)
         self.predictor = mlp(outputs, bottleneck, outputs)
 
@@ -52,28 +69,40 @@ class SimSiam(PretextTask):
         return self._view(batch["image"]), self._view(batch["image"])
 
     def _view(self, image: Tensor) -> Tensor:
-        return simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
-                           blur=self.blur, flip=self.flip)
+        return simclr_view(
+            image,
+            self.backbone.size,
+            scale=(self.smallest_crop, 1.0),
+            jitter=self.jitter,
+            grayscale=self.grayscale,
+            blur=self.blur,
+            flip=self.flip,
+        )
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         z = self.projector(self.backbone.pool(torch.cat(views)))
         (first, second), (guess_first, guess_second) = z.chunk(2), self.predictor(z).chunk(2)
-        loss = (negative_cosine(guess_first, second) + negative_cosine(guess_second, first)) / 2     # no gradient into the targets
+        loss = (
+            negative_cosine(guess_first, second) + negative_cosine(guess_second, first)
+        ) / 2  # no gradient into the targets
         return TaskOutput(loss, {"spread": spread(z)})
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Pictures, their two views, and for the guess from each first view the second view of the batch that it comes nearest to."""
+        """Pictures, their two views, and for the guess from each first view the second view of the batch that it comes
+        nearest to.
+        """
         first, second = self.views(batch)
         z = self.projector(self.backbone.pool(torch.cat([first, second])))
-        guess, target = self.predictor(z[: len(first)]), z[len(first):]
+        guess, target = self.predictor(z[: len(first)]), z[len(first) :]
         nearest = (normalized(guess[:8]) @ normalized(target).T).argmax(1)
         return {"guesses": rows_of(batch["image"][:8], first[:8], second[:8], second[nearest])}
 
 
 @torch.no_grad()
 def spread(z: Tensor) -> Tensor:
-    """(B, D) -> scalar: the deviation of directions over this rank's pictures, times the root of D (paper, section 4.1).
+    """(B, D) -> scalar: the deviation of directions over this rank's pictures, times the root of D (paper, section
+    4.1).
 
     0 where all are the same, so that everything has collapsed; 1 where they point everywhere.
     """

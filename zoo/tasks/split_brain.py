@@ -1,14 +1,18 @@
-"""Show the network a picture's brightness and let it guess the colours, and its colours and let it guess the brightness.
+"""Show the network a picture's brightness and let it guess the colours, and its colours and let it guess the
+brightness.
 
                 +--> grey picture --------> backbone --> map --> head --> guessed colour (B, Q, h, w) -----> cross-entropy with the colour
     picture ----+
                 +--> colours alone -------> backbone --> map --> head --> guessed lightness (B, L, h, w) --> cross-entropy with the lightness
 
-Zhang, Isola, Efros 2017, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", https://arxiv.org/abs/1611.09842
+Zhang, Isola, Efros 2017, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction",
+https://arxiv.org/abs/1611.09842
 
-Differs: one network reads both parts in turn, so that a checkpoint is one ordinary backbone. The paper cuts the network into two disjoint halves;
-it calls what is done here an alternative, a network trained on both predictions at once, and found the halves better.
-Differs: the network is given colours as a picture of them at one lightness, and lightness as a grey picture; the paper feeds L and ab themselves.
+Differs: one network reads both parts in turn, so that a checkpoint is one ordinary backbone. The paper cuts the network
+into two disjoint halves; it calls what is done here an alternative, a network trained on both predictions at once, and
+found the halves better.
+Differs: the network is given colours as a picture of them at one lightness, and lightness as a grey picture; the paper
+feeds L and ab themselves.
 Differs: the bins of colour are those that the sRGB cube reaches, as in the task colorize.
 """
 
@@ -28,7 +32,7 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab
 
-MIDDLE = 55.0                                       # the lightness, 0 to 100, at which sRGB shows most colours
+MIDDLE = 55.0  # the lightness, 0 to 100, at which sRGB shows most colours
 
 
 @register_task("split-brain")
@@ -46,21 +50,31 @@ class SplitBrain(PretextTask):
 
     needs_colour = True
 
-    def __init__(self, backbone: Backbone, resolution: Count = 16, width: Count = 64, step: BinWidth = 10, levels: Several = 50, smallest_crop: Share = 0.3,
-                 flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        resolution: Count = 16,
+        width: Count = 64,
+        step: BinWidth = 10,
+        levels: Several = 50,
+        smallest_crop: Share = 0.3,
+        flip: Share = 0.5,
+    ):
         backbone.require_plain_pooling("split-brain")
         super().__init__(backbone)
         self.resolution, self.levels, self.smallest_crop, self.flip = resolution, levels, smallest_crop, flip
-        self.register_buffer("bins", colour_bins(step), persistent=False)                      # (Q, 2)
+        self.register_buffer("bins", colour_bins(step), persistent=False)  # (Q, 2)
         self.to_colour = map_head(backbone.map_features, width, len(self.bins), resolution)
         self.to_lightness = map_head(backbone.map_features, width, levels, resolution)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The grey picture (B, 3, H, W) and the picture of colours alone (B, 3, H, W), both in [0, 1]; the bins of colour and the levels of
-        lightness, (B, h, w) int64 each, at the heads' resolution."""
+        """The grey picture (B, 3, H, W) and the picture of colours alone (B, 3, H, W), both in [0, 1]; the bins of
+        colour and the levels of lightness, (B, h, w) int64 each, at the heads' resolution."""
         if batch["image"].shape[1] != 3:
             raise ZooError("the task split-brain needs colour pictures, and these are grey")
-        lab = rgb_to_lab(random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip))
+        lab = rgb_to_lab(
+            random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip)
+        )
         small = resize(lab, self.resolution)
         return self.grey(lab), self.colours(lab), self.nearest(small[:, 1:]), self.level(small[:, 0])
 
@@ -74,7 +88,9 @@ class SplitBrain(PretextTask):
 
     def nearest(self, ab: Tensor) -> Tensor:
         """(B, 2, h, w) -> the bin nearest to each place (B, h, w), 0 to Q - 1."""
-        return torch.cdist(ab.movedim(1, -1).flatten(1, 2), self.bins.to(ab.dtype)).argmin(-1).unflatten(1, ab.shape[2:])
+        return (
+            torch.cdist(ab.movedim(1, -1).flatten(1, 2), self.bins.to(ab.dtype)).argmin(-1).unflatten(1, ab.shape[2:])
+        )
 
     def level(self, lightness: Tensor) -> Tensor:
         """Lightness (B, h, w), 0 to 100 -> its level (B, h, w), 0 to `levels` - 1."""
@@ -89,12 +105,16 @@ class SplitBrain(PretextTask):
         return TaskOutput(colour + lightness, {"colour": colour.detach(), "lightness": lightness.detach()})
 
     def guess(self, grey: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the bins of colour (B, Q, h, w) from the grey picture, and of the levels (B, levels, h, w) from that of colours."""
+        """Scores of the bins of colour (B, Q, h, w) from the grey picture, and of the levels (B, levels, h, w) from
+        that of colours.
+        """
         first, second = self.backbone.map(torch.cat([grey, colours])).chunk(2)
         return self.to_colour(first), self.to_lightness(second)
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
-        """`backbone` reads the picture as it is; `parts` are what it makes of the grey picture and of the colours, side by side (B, 2 D)."""
+        """`backbone` reads the picture as it is; `parts` are what it makes of the grey picture and of the colours, side
+        by side (B, 2 D).
+        """
         pooled = {"backbone": self.backbone.pool(image)}
         if image.shape[1] == 3:
             lab = rgb_to_lab(image)
@@ -103,11 +123,15 @@ class SplitBrain(PretextTask):
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """The grey pictures, coloured as guessed from them; the pictures of colours, and the lightness guessed from those; the true pictures."""
+        """The grey pictures, coloured as guessed from them; the pictures of colours, and the lightness guessed from
+        those; the true pictures.
+        """
         lab = rgb_to_lab(batch["image"][:8])
         grey, colours = self.grey(lab), self.colours(lab)
         by_bin, by_level = (scores.float().softmax(1) for scores in self.guess(grey, colours))
         ab = resize(torch.einsum("bqhw,qc->bchw", by_bin, self.bins), lab.shape[-1])
         middle = (torch.arange(self.levels, device=lab.device) + 0.5) / self.levels
         lightness = resize(torch.einsum("blhw,l->bhw", by_level, middle).unsqueeze(1), lab.shape[-1])
-        return {"halves": rows_of(grey, lab_to_rgb(torch.cat([lab[:, :1], ab], 1)), colours, lightness, batch["image"][:8])}
+        return {
+            "halves": rows_of(grey, lab_to_rgb(torch.cat([lab[:, :1], ab], 1)), colours, lightness, batch["image"][:8])
+        }

@@ -7,7 +7,8 @@
 Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
 https://arxiv.org/abs/2105.04906
 
-Differs: both views are augmented with the same strength, and none is solarised; on small and on grey pictures weaker views work better.
+Differs: both views are augmented with the same strength, and none is solarised; on small and on grey pictures weaker
+views work better.
 Differs: both views are one batch to every BatchNorm, where the authors' code gives it each view by itself.
 """
 
@@ -26,7 +27,7 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
 
-EPSILON = 1e-4                                      # under the root of the variance, as the authors have it
+EPSILON = 1e-4  # under the root of the variance, as the authors have it
 
 
 @register_task("vicreg")
@@ -46,39 +47,76 @@ class VICReg(PretextTask):
         flip: chance of a mirrored view; 0 for writing and other things that have a side.
     """
 
-    def __init__(self, backbone: Backbone, invariance: Weight = 25.0, variance: Weight = 25.0, covariance: Weight = 1.0, hidden: Count = 512,
-                 outputs: Count = 256, smallest_crop: Share = 0.2, jitter: Weight = 0.5, grayscale: Share = 0.2, blur: Share = 0.5,
-                 flip: Share = 0.5):
+    def __init__(
+        self,
+        backbone: Backbone,
+        invariance: Weight = 25.0,
+        variance: Weight = 25.0,
+        covariance: Weight = 1.0,
+        hidden: Count = 512,
+        outputs: Count = 256,
+        smallest_crop: Share = 0.2,
+        jitter: Weight = 0.5,
+        grayscale: Share = 0.2,
+        blur: Share = 0.5,
+        flip: Share = 0.5,
+    ):
         super().__init__(backbone)
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = smallest_crop, jitter, grayscale, blur, flip
-        self.expander = projector(backbone.num_features, hidden, outputs, layers=3)[:-1]        # a last BatchNorm would fix the variance
+        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
+            smallest_crop,
+            jitter,
+            grayscale,
+            blur,
+            flip,
+        )
+        self.expander = projector(backbone.num_features, hidden, outputs, layers=3)[
+            :-1
+        ]  # a last BatchNorm would fix the variance
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Two independent views, each (B, C, H, W)."""
         return self._view(batch["image"]), self._view(batch["image"])
 
     def _view(self, image: Tensor) -> Tensor:
-        return simclr_view(image, self.backbone.size, scale=(self.smallest_crop, 1.0), jitter=self.jitter, grayscale=self.grayscale,
-                           blur=self.blur, flip=self.flip)
+        return simclr_view(
+            image,
+            self.backbone.size,
+            scale=(self.smallest_crop, 1.0),
+            jitter=self.jitter,
+            grayscale=self.grayscale,
+            blur=self.blur,
+            flip=self.flip,
+        )
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         first, second = self.expander(self.backbone.pool(torch.cat(views))).chunk(2)
         with torch.autocast(first.device.type, enabled=False):
             first, second = wide(first), wide(second)
             covariances = covariance_matrix(first), covariance_matrix(second)
-            terms = {"invariance": (first - second).square().mean(),
-                     "variance": sum(flatness(c) for c in covariances) / 2,
-                     "covariance": sum(entanglement(c) for c in covariances)}
-            loss = self.invariance * terms["invariance"] + self.variance * terms["variance"] + self.covariance * terms["covariance"]
+            terms = {
+                "invariance": (first - second).square().mean(),
+                "variance": sum(flatness(c) for c in covariances) / 2,
+                "covariance": sum(entanglement(c) for c in covariances),
+            }
+            loss = (
+                self.invariance * terms["invariance"]
+                + self.variance * terms["variance"]
+                + self.covariance * terms["covariance"]
+            )
         return TaskOutput(loss, {name: term.detach() for name, term in terms.items()})
 
     @torch.no_grad()
     def picture(self, batch: dict) -> dict[str, Tensor]:
-        """Pictures above their two views; and the size of each covariance (white is 1), whose diagonal is to be white and the rest black."""
+        """Pictures above their two views; and the size of each covariance (white is 1), whose diagonal is to be white
+        and the rest black.
+        """
         first, second = self.views(batch)
         shown = covariance_matrix(wide(self.expander(self.backbone.pool(first)))).abs().clamp(0, 1)
-        return {"views": rows_of(batch["image"][:8], first[:8], second[:8]), "covariance": shown.expand(3, -1, -1).float().cpu()}
+        return {
+            "views": rows_of(batch["image"][:8], first[:8], second[:8]),
+            "covariance": shown.expand(3, -1, -1).float().cpu(),
+        }
 
 
 def covariance_matrix(x: Tensor) -> Tensor:

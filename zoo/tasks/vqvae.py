@@ -7,8 +7,9 @@
 van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 
 Differs: the codebook follows moving averages, as in the paper's appendix A.1, not a gradient.
-Differs: the codebook begins with features of the first batch, and codes that fell out of use are set to the places of a batch that are
-described worst, so that the whole vocabulary stays in use; neither draws anything. The paper leaves dead codes dead.
+Differs: the codebook begins with features of the first batch, and codes that fell out of use are set to the places of a
+batch that are described worst, so that the whole vocabulary stays in use; neither draws anything. The paper leaves dead
+codes dead.
 Differs: the error of the picture is a mean over pixels, that of the commitment a mean over the numbers of all places.
 """
 
@@ -27,7 +28,7 @@ from zoo.registry import register_task
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
 
-USED = 0.03                                         # a code is dead below this share of an even use
+USED = 0.03  # a code is dead below this share of an even use
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -38,15 +39,26 @@ class VQVAE(PretextTask):
     Args:
         codes: entries of the codebook, K; at least 2.
         code: numbers of an entry, M.
-        commitment: how much a feature that is far from its entry costs, in units of the picture's error; above 0, or features drift away.
-        decay: of the moving averages that the codebook follows, at least 0 and below 1; in short runs lower than the paper's 0.99.
+        commitment: how much a feature that is far from its entry costs, in units of the picture's error; above 0, or
+            features drift away.
+        decay: of the moving averages that the codebook follows, at least 0 and below 1; in short runs lower than the
+            paper's 0.99.
         width: channels of the decoder's last map.
         smallest_crop: least share of the picture's area that is shown, 0 to 1; 1 is no cropping of square pictures.
         flip: chance of a mirrored picture.
     """
 
-    def __init__(self, backbone: Backbone, codes: Several = 128, code: Count = 32, commitment: Positive = 0.25, decay: Fraction = 0.95, width: Count = 16,
-                 smallest_crop: Share = 1.0, flip: Share = 0.0):
+    def __init__(
+        self,
+        backbone: Backbone,
+        codes: Several = 128,
+        code: Count = 32,
+        commitment: Positive = 0.25,
+        decay: Fraction = 0.95,
+        width: Count = 16,
+        smallest_crop: Share = 1.0,
+        flip: Share = 0.0,
+    ):
         backbone.require_plain_pooling("vqvae")
         super().__init__(backbone)
         self.commitment, self.smallest_crop, self.flip = commitment, smallest_crop, flip
@@ -58,21 +70,29 @@ class VQVAE(PretextTask):
     def views(self, batch: dict) -> tuple[Tensor]:
         """The picture (B, C, H, W) in [0, 1]."""
         ratio = (1.0, 1.0) if self.smallest_crop == 1 else (3 / 4, 4 / 3)
-        return (random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), ratio=ratio, flip=self.flip),)
+        return (
+            random_resized_crop(
+                batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), ratio=ratio, flip=self.flip
+            ),
+        )
 
     def forward(self, views: tuple[Tensor]) -> TaskOutput:
         (image,) = views
-        z = wide(self.encode(image))                                                # (B, M, h, w)
+        z = wide(self.encode(image))  # (B, M, h, w)
         with torch.autocast(image.device.type, enabled=False):
             self.codebook.begin(z.detach())
             index = self.codebook.nearest(z)
             chosen = self.codebook(index)
             commitment = (z - chosen).square().mean()
-            straight = z + (chosen - z).detach()                                    # the decoder's gradient goes to z as it is
+            straight = z + (chosen - z).detach()  # the decoder's gradient goes to z as it is
         painted = self.decode(straight, image.shape[1])
         with torch.autocast(image.device.type, enabled=False):
             error = (wide(painted) - image).square().mean()
-            logs = {"squared_error": error.detach(), "commitment": commitment.detach(), "perplexity": self.codebook.perplexity(index)}
+            logs = {
+                "squared_error": error.detach(),
+                "commitment": commitment.detach(),
+                "perplexity": self.codebook.perplexity(index),
+            }
             self.codebook.update(z.detach(), index)
         return TaskOutput(error + self.commitment * commitment, logs)
 
@@ -98,11 +118,16 @@ class VQVAE(PretextTask):
         (image,) = self.views({"image": batch["image"][:8]})
         index = self.codes(image)
         shades = nn.functional.interpolate(index.unsqueeze(1) / (len(self.codebook.vectors) - 1), image.shape[-2:])
-        return {"reconstruction": rows_of(image, shades, self.decode(self.codebook(index), image.shape[1]).to(image.dtype).clamp(0, 1))}
+        return {
+            "reconstruction": rows_of(
+                image, shades, self.decode(self.codebook(index), image.shape[1]).to(image.dtype).clamp(0, 1)
+            )
+        }
 
 
 class Codebook(nn.Module):
-    """K vectors of M numbers, each the moving average of the features that were nearest to it (appendix A.1 of the paper).
+    """K vectors of M numbers, each the moving average of the features that were nearest to it (appendix A.1 of the
+    paper).
 
     Statistics are those of all ranks, and nothing is drawn. It is all zeros until it has begun.
     """
@@ -112,7 +137,7 @@ class Codebook(nn.Module):
         self.decay = decay
         self.register_buffer("vectors", torch.zeros(count, dim))
         self.register_buffer("sums", torch.zeros(count, dim))
-        self.register_buffer("uses", torch.zeros(count))                            # features per step, averaged
+        self.register_buffer("uses", torch.zeros(count))  # features per step, averaged
 
     def forward(self, index: Tensor) -> Tensor:
         """(B, h, w) -> (B, M, h, w)."""
@@ -122,11 +147,14 @@ class Codebook(nn.Module):
     def begin(self, z: Tensor) -> None:
         """Become features (B, M, h, w) from all over the global batch, if this is the first that is trained on.
 
-        A decoder that sees one code everywhere has BatchNorms without variance, and gradients a million times too large.
+        A decoder that sees one code everywhere has BatchNorms without variance, and gradients a million times too
+        large.
         """
         if self.training and not self.uses.any():
             rows = gather(z.movedim(1, -1).flatten(1, 2)).flatten(0, 1).to(self.vectors.dtype)
-            spread = torch.arange(len(self.uses), device=z.device, dtype=torch.float64) * GOLDEN % 1        # even, and in step with no row or column
+            spread = (
+                torch.arange(len(self.uses), device=z.device, dtype=torch.float64) * GOLDEN % 1
+            )  # even, and in step with no row or column
             self.uses.fill_(len(rows) / len(self.uses))
             self.vectors.copy_(rows[(spread * len(rows)).long()])
             self.sums.copy_(self.vectors * self.uses.unsqueeze(1))
@@ -135,7 +163,9 @@ class Codebook(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """(B, M, h, w) -> (B, h, w): which vector is nearest to each place."""
         vectors = self.vectors.to(z.dtype)
-        distance = vectors.square().sum(1) - 2 * z.movedim(1, -1) @ vectors.T       # but for |z|^2, which is the same for all
+        distance = (
+            vectors.square().sum(1) - 2 * z.movedim(1, -1) @ vectors.T
+        )  # but for |z|^2, which is the same for all
         return distance.argmin(-1)
 
     @torch.no_grad()
@@ -147,10 +177,12 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, index: Tensor) -> None:
-        """Follow the features (B, M, h, w) that `index` (B, h, w) assigned, then revive dead codes; while training only."""
+        """Follow the features (B, M, h, w) that `index` (B, h, w) assigned, then revive dead codes; while training
+        only.
+        """
         if not self.training:
             return
-        rows, where = z.movedim(1, -1).flatten(1, 2).to(self.vectors.dtype), index.flatten(1)        # (B, h w, M), (B, h w)
+        rows, where = z.movedim(1, -1).flatten(1, 2).to(self.vectors.dtype), index.flatten(1)  # (B, h w, M), (B, h w)
         flat = where.flatten()
         self.uses.lerp_(total(torch.bincount(flat, minlength=len(self.uses)).to(self.uses.dtype)), 1 - self.decay)
         self.sums.lerp_(total(torch.zeros_like(self.sums).index_add_(0, flat, rows.flatten(0, 1))), 1 - self.decay)
@@ -158,7 +190,9 @@ class Codebook(nn.Module):
         self._revive(rows, where)
 
     def _revive(self, rows: Tensor, where: Tensor) -> None:
-        """Set dead codes to the places of the global batch that are farthest from their own code, the farthest first."""
+        """Set dead codes to the places of the global batch that are farthest from their own code, the farthest
+        first.
+        """
         count = total(rows.new_tensor(float(where.numel())))
         dead = (self.uses < USED * count / len(self.uses)).nonzero()[:, 0]
         if not len(dead):
@@ -167,19 +201,28 @@ class Codebook(nn.Module):
         worst = error.flatten().topk(min(len(dead), error.numel())).indices
         dead = dead[: len(worst)]
         self.vectors[dead] = rows.flatten(0, 1)[worst]
-        self.uses[dead] = count / len(self.uses)                                    # as if it had been in even use
+        self.uses[dead] = count / len(self.uses)  # as if it had been in even use
         self.sums[dead] = self.vectors[dead] * self.uses[dead].unsqueeze(1)
 
 
 def map_decoder(inputs: int, channels: int, size: int, width: int) -> nn.Sequential:
-    """(B, inputs, h, w), h <= size -> (B, channels, size, size): a convolution, then three resizings, each with a convolution.
+    """(B, inputs, h, w), h <= size -> (B, channels, size, size): a convolution, then three resizings, each with a
+    convolution.
 
-    Neighbours are repeated, which leaves no checkerboard; sizes halve from `size` backwards, 7, 14, 28 for pictures of 28 pixels.
+    Neighbours are repeated, which leaves no checkerboard; sizes halve from `size` backwards, 7, 14, 28 for pictures of
+    28 pixels.
     """
     modules: list[nn.Module] = [nn.Conv2d(inputs, 4 * width, 3, padding=1)]
     before = 4 * width
     for step in (2, 1, 0):
         after, side = width * 2**step, math.ceil(size / 2**step)
-        modules += [nn.BatchNorm2d(before), nn.ReLU(inplace=True), nn.Upsample((side, side)), nn.Conv2d(before, after, 3, padding=1)]
+        modules += [
+            nn.BatchNorm2d(before),
+            nn.ReLU(inplace=True),
+            nn.Upsample((side, side)),
+            nn.Conv2d(before, after, 3, padding=1),
+        ]
         before = after
-    return nn.Sequential(*modules, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1))
+    return nn.Sequential(
+        *modules, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1)
+    )
