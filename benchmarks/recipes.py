@@ -23,7 +23,7 @@ from filelock import FileLock
 from table import costs_of, known, seeds_of, write_header
 from table import render as table_of_tasks
 
-from zoo.evaluate.features import OWN, PIXELS, RANDOM
+from zoo.evaluate.banks import OWN, PIXELS, RANDOM
 from zoo.evaluate.table import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent

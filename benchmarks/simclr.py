@@ -31,7 +31,7 @@ from zoo.data.module import ZooData
 from zoo.heads import projector
 from zoo.losses import nt_xent
 from zoo.optim import Optim
-from zoo.tasks.simclr import SimCLR
+from zoo.tasks.image.simclr import SimCLR
 from zoo.views import simclr_view
 
 SIZE = 32

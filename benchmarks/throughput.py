@@ -21,7 +21,7 @@ from rich.table import Table
 from simclr import Clock, apart, trainer
 from table import BATCH, SIZE, recipes_of
 
-from zoo import cpu
+from zoo.machine import cpu
 from zoo.data.datasets import DataInfo, Dataset
 from zoo.data.module import ZooData
 from zoo.pretrain import build

@@ -11,8 +11,8 @@ from card_example import a_card
 from PIL import Image
 
 import zoo
-from zoo.checkpoint import export
-from zoo.data.catalogue import ENTRIES
+from zoo.checkpoint.read import export
+from zoo.data.named.catalogue import ENTRIES
 from zoo.data.generated import generate
 
 RECIPE = {

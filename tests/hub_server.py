@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from card_example import write_folder
 
-from zoo import carriers, hub
+from zoo.hub import carriers, hub
 
 NAME, MODEL = "simclr-tiny", "model.safetensors"
 

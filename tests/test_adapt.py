@@ -16,10 +16,10 @@ from PIL import Image
 import zoo
 from zoo import card as cards
 from zoo.adapt import Adapted, adapt, with_classifier
-from zoo.checkpoint import load_task, update_card
+from zoo.checkpoint.read import load_task, update_card
 from zoo.errors import ZooError
 from zoo.evaluate import table
-from zoo.evaluate.features import choose_labelled, extract, labels_of, raw_pixels
+from zoo.evaluate.banks import choose_labelled, extract, labels_of, raw_pixels
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import fit_probe

@@ -228,7 +228,7 @@ def test_no_licence_is_shown_as_none():
 
 def test_cards_and_hubs_need_no_torch():
     code = (
-        "import sys, zoo.card, zoo.carriers, zoo.hub; print([m for m in ('torch', 'timm', 'huggingface_hub', "
+        "import sys, zoo.card, zoo.hub.carriers, zoo.hub.hub; print([m for m in ('torch', 'timm', 'huggingface_hub', "
         "'numpy') if m in sys.modules])"
     )
     assert (

@@ -19,8 +19,10 @@ from PIL import Image
 
 import zoo
 from zoo import card as cards
-from zoo import checkpoint, paths
-from zoo.checkpoint import export, load_backbone, load_task, read_card, update_card
+from zoo.checkpoint import read as checkpoint
+from zoo import paths
+from zoo.checkpoint.read import export, load_backbone, load_task, update_card
+from zoo.checkpoint import read_card
 from zoo.errors import ZooError
 
 BACKBONES = {

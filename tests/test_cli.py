@@ -21,7 +21,7 @@ from run_example import hub, place, recipe_file, refused, trained, zoo_says  # n
 import zoo
 from zoo import cli, registry
 from zoo.card import read_card
-from zoo.checkpoint import update_card
+from zoo.checkpoint.read import update_card
 from zoo.errors import ZooError
 from zoo.evaluate.finetune import FineTuning
 
@@ -103,7 +103,7 @@ def test_what_a_library_prints_is_kept_apart_from_json(zoo_says, monkeypatch):
         print("a library says hello")
         return []
 
-    monkeypatch.setattr("zoo.hub.verify", noisy)
+    monkeypatch.setattr("zoo.hub.hub.verify", noisy)
     assert zoo_says("verify", "--json") == (0, '{"problems": []}\n', "a library says hello\n")
 
 
@@ -406,7 +406,7 @@ def test_what_does_not_reproduce_ends_with_1(zoo_says, trained, tmp_path):
 
 
 def test_a_defect_of_ours_is_not_hidden(zoo_says, monkeypatch):
-    monkeypatch.setattr("zoo.hub.verify", lambda target: 1 / 0)
+    monkeypatch.setattr("zoo.hub.hub.verify", lambda target: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         zoo_says("verify")
 
@@ -415,7 +415,7 @@ def test_a_sentence_stays_on_one_line(refused, monkeypatch):
     def fail(target):
         raise ZooError("a file called two\nlines is odd")
 
-    monkeypatch.setattr("zoo.hub.verify", fail)
+    monkeypatch.setattr("zoo.hub.hub.verify", fail)
     assert refused("verify") == "a file called two lines is odd"
 
 
@@ -565,7 +565,7 @@ def test_an_impatient_caller(ours, monkeypatch, zoo_says):
             os.kill(os.getpid(), signal.SIGINT)
         return []
 
-    monkeypatch.setattr("zoo.hub.verify", stubborn)
+    monkeypatch.setattr("zoo.hub.hub.verify", stubborn)
     monkeypatch.setattr(os, "_exit", lambda code: ended.append(code))
     assert zoo_says("verify")[0] == 143 and ended == [128 + signal.SIGINT]
 

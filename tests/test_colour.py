@@ -13,7 +13,7 @@ from skimage.color import lab2rgb, rgb2lab
 
 import zoo
 from zoo.colour import has_colour, lab_to_rgb, require_colour, rgb_to_lab
-from zoo.data.shard_writer import write_shards
+from zoo.data.shards.writer import write_shards
 from zoo.errors import ZooError
 
 

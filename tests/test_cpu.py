@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zoo import cpu
+from zoo.machine import cpu
 from zoo.backbones import create_backbone
 from zoo.data.datasets import data_info
 from zoo.data.generated import generate

@@ -6,8 +6,9 @@ import timm
 import torch
 
 import zoo
-from zoo import hub
-from zoo.checkpoint import load_backbone, read_card, update_card
+from zoo.hub import hub
+from zoo.checkpoint.read import load_backbone, update_card
+from zoo.checkpoint import read_card
 from zoo.views import to_float
 
 RECIPE = {

@@ -15,7 +15,8 @@ from PIL import Image
 from run_example import hub, place, refused, train, trained, zoo_says  # noqa: F401
 
 import zoo
-from zoo import cli, exporting
+from zoo import cli
+from zoo.checkpoint import runtime as exporting
 from zoo.card import read_card
 from zoo.errors import ZooError
 

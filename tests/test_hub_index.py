@@ -13,7 +13,7 @@ from test_card import PLAIN
 
 from zoo import card as cards
 from zoo.errors import ZooError
-from zoo.hub_index import entry_of, index_text, parse_index
+from zoo.hub.index import entry_of, index_text, parse_index
 
 TEXT = cards.dump(a_card()).encode()
 ENTRIES = {name: entry_of(a_card(name=name), TEXT) for name in ("one", "two")}

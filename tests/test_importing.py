@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import zoo
 from zoo import card as cards
 from zoo import cli
-from zoo.checkpoint import load_task
+from zoo.checkpoint.read import load_task
 from zoo.errors import ZooError
 from zoo.importing import Imported, import_checkpoint, read_tensors
 

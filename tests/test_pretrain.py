@@ -27,13 +27,13 @@ from run_example import RECIPE, recipe, train, weights
 import zoo
 from zoo import registry
 from zoo.card import read_card
-from zoo.checkpoint import load_task
+from zoo.checkpoint.read import load_task
 from zoo.errors import ZooError
 from zoo.evaluate.table import check_metric
 from zoo.pretrain import Training
-from zoo.provenance import commit
+from zoo.machine.provenance import commit
 from zoo.registry import find_task
-from zoo.resumable import newest_good
+from zoo.machine.resumable import newest_good
 from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import to_float
 
@@ -399,7 +399,7 @@ def test_a_finished_run_can_be_resumed(tmp_path):
 def test_minutes_are_those_of_all_parts(tmp_path, killed_at, monkeypatch):
     """With a clock that goes on by ten minutes whenever it is looked at."""
     ticks = iter(range(0, 10**9, 600))
-    monkeypatch.setattr("zoo.resumable.time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr("zoo.machine.resumable.time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
     values = recipe(trainer={"max_steps": 12, "save_every": 4})
     killed_at(10, values, out=tmp_path / "run", progress=False)  # looked at: at the start, and in two saves
     run = zoo.pretrain(values, out=tmp_path / "run", resume=True, progress=False)  # at the start and at the end

@@ -19,7 +19,7 @@ import run_example
 import torch
 
 import zoo
-from zoo.progress import Progress
+from zoo.machine.progress import Progress
 
 LINE = re.compile(
     r"name: step (\d+) of (\d+), loss [0-9.e+-]+, ([0-9,]+) images/s, data wait (\d+)%, ([0-9.]+) minutes left"
@@ -145,7 +145,7 @@ def test_the_time_left_is_what_the_rest_will_take(capsys, monkeypatch):
         shown(self, *given)
 
     shown = Progress._show
-    monkeypatch.setattr("zoo.progress.time.perf_counter", look)
+    monkeypatch.setattr("zoo.machine.progress.time.perf_counter", look)
     monkeypatch.setattr(Progress, "_show", show)
     progress, trainer = (
         Progress("name"),
@@ -238,7 +238,7 @@ def test_a_bar_is_taken_away_when_training_fails(monkeypatch):
 
     progress = Progress("name")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr("zoo.tasks.autoencoder.Autoencoder.forward", lambda *given: 1 / 0)
+    monkeypatch.setattr("zoo.tasks.image.autoencoder.Autoencoder.forward", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(progress, 5)
     assert progress.bar is None

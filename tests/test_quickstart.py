@@ -14,9 +14,10 @@ import timm
 from run_example import weights
 
 import zoo
-from zoo import cli, hub
+from zoo import cli
+from zoo.hub import hub
 from zoo.card import read_card
-from zoo.checkpoint import update_card
+from zoo.checkpoint.read import update_card
 from zoo.errors import ZooError
 from zoo.evaluate import finetune, table
 

@@ -28,9 +28,10 @@ import timm
 import torch
 
 import zoo
-from zoo import cli, hub, registry
-from zoo.checkpoint import update_card
-from zoo.data.catalogue import ENTRIES, Entry
+from zoo import cli, registry
+from zoo.hub import hub
+from zoo.checkpoint.read import update_card
+from zoo.data.named.catalogue import ENTRIES, Entry
 from zoo.data.generated import generate
 from zoo.recipe import list_recipes
 from zoo.testing import check_task

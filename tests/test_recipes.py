@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import load_task, read_card
+from zoo.checkpoint.read import load_task
+from zoo.checkpoint import read_card
 from zoo.pretrain import pretrain
 from zoo.recipe import list_recipes, read, resolve
 from zoo.registry import list_tasks

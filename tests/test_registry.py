@@ -150,7 +150,7 @@ def test_an_unknown_task_and_its_nearest():
     assert "'mea' is not a task; did you mean mae" in refusal(lambda: zoo.create_task("mea", None))
     assert all(name in refusal(lambda: find_task("quetzal")) for name in BUILT_IN[:5])
     assert refusal(lambda: task_arguments("simclrr")) == "'simclrr' is not a task; did you mean simclr?"
-    for odd in ("", None, 3, "zoo.tasks.simclr", "../simclr", "SIMCLR"):
+    for odd in ("", None, 3, "zoo.tasks.image.simclr", "../simclr", "SIMCLR"):
         assert "is not a task" in refusal(lambda: find_task(odd))
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_task(thing):
 
 
 def test_a_taken_name():
-    words = "the task name 'simclr' is taken by zoo.tasks.simclr:SimCLR; choose another for __main__:Mine"
+    words = "the task name 'simclr' is taken by zoo.tasks.image.simclr:SimCLR; choose another for __main__:Mine"
     assert refusal(lambda: register_task("simclr")(session_task("simclr"))) == words
     real = find_task("simclr")
     assert refusal(lambda: register_task("simclr")(session_task("simclr"))) == words and find_task("simclr") is real
@@ -310,7 +310,7 @@ BROKEN = {
     TASK.format(name="theirs") + "raise OSError('at the very end')": "can't be imported: OSError: at the very end",
     TASK.format(
         name="simclr"
-    ): "can't be imported: ZooError: the task name 'simclr' is taken by zoo.tasks.simclr:SimCLR",
+    ): "can't be imported: ZooError: the task name 'simclr' is taken by zoo.tasks.image.simclr:SimCLR",
 }
 
 
@@ -449,7 +449,7 @@ def test_a_package_that_claims_a_built_in_name_doesnt_get_it(site):
     assert notices() == ["zoo-thief 1.0 also has a task 'simclr'; the built-in one is used"]
     assert (
         listed()["simclr"].origin == "zoo"
-        and find_task("simclr").__module__ == "zoo.tasks.simclr"
+        and find_task("simclr").__module__ == "zoo.tasks.image.simclr"
         and site.imported() == []
     )
     assert find_task("theirs").__module__ == "plugin_b"

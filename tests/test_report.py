@@ -20,7 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import zoo
 from zoo.card import entry_for, read_card
-from zoo.checkpoint import load_backbone
+from zoo.checkpoint.read import load_backbone
 from zoo.cli import main
 from zoo.errors import ZooError
 from zoo.evaluate.knn import neighbours

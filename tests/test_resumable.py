@@ -9,9 +9,10 @@ import lightning as L
 import pytest
 import torch
 
-from zoo import paths, resumable
+from zoo import paths
+from zoo.machine import resumable
 from zoo.errors import ZooError
-from zoo.resumable import SafeCheckpointIO, newest_good
+from zoo.machine.resumable import SafeCheckpointIO, newest_good
 
 
 def state(step: int) -> dict:

@@ -15,7 +15,7 @@ from PIL import Image
 from run_example import place, weights  # noqa: F401
 
 import zoo
-from zoo import run_folder
+from zoo.train import run_folder
 from zoo.card import read_card
 from zoo.errors import ZooError
 

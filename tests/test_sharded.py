@@ -24,7 +24,7 @@ from test_ranks import CLOSE, WORLD, each_tensor, group, make, share, views_of
 from torch import Tensor, nn
 
 import zoo
-from zoo import fsdp
+from zoo.train import fsdp
 from zoo.errors import ZooError
 from zoo.heads import use_global_batch_norm
 from zoo.losses import total

@@ -9,13 +9,13 @@ import pytest
 import timm
 import torch
 
-from zoo import hub
+from zoo.hub import hub
 from zoo.card import read_card
-from zoo.checkpoint import load_backbone, load_task
+from zoo.checkpoint.read import load_backbone, load_task
 from zoo.data.datasets import load_data
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
-from zoo.evaluate.features import OWN, RANDOM
+from zoo.evaluate.banks import OWN, RANDOM
 from zoo.evaluate.table import check_metric
 from zoo.recipe import find, flat, read, resolve
 

@@ -23,12 +23,12 @@ _PUBLIC = {
     "create_task": "zoo.tasks.base",
     "PretextTask": "zoo.tasks.base",
     "TaskOutput": "zoo.tasks.base",
-    "load": "zoo.checkpoint",
+    "load": "zoo.checkpoint.read",
     "import_checkpoint": "zoo.importing",
-    "export_checkpoint": "zoo.exporting",
-    "list_checkpoints": "zoo.hub",
-    "pull": "zoo.hub",
-    "push": "zoo.hub",
+    "export_checkpoint": "zoo.checkpoint.runtime",
+    "list_checkpoints": "zoo.hub.hub",
+    "pull": "zoo.hub.hub",
+    "push": "zoo.hub.hub",
     "ZooError": "zoo.errors",
 }
 # Verbs that share their name with the module they live in: the module itself can be called.

@@ -21,22 +21,11 @@ from torch import Tensor, nn
 
 from zoo import card as cards
 from zoo.backbones import Backbone
-from zoo.checkpoint import CONFIG, MODEL, load_task, timm_config, weights
+from zoo.checkpoint.read import CONFIG, MODEL, load_task, timm_config, weights
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.features import (
-    OWN,
-    PIXELS,
-    RANDOM,
-    best_device,
-    choose_labelled,
-    extract,
-    labels_of,
-    raw_pixels,
-    require_amount,
-    require_labels,
-)
+from zoo.evaluate.banks import (OWN, PIXELS, RANDOM, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels)
 from zoo.evaluate.finetune import LOW_RANK, Classifier, FineTuning, finetune, low_rank_layers, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
@@ -102,7 +91,7 @@ def adapt(
     any, data without labels, and a backbone whose classifier timm doesn't keep as one layer; all of it before anything
     is trained.
     """
-    from zoo.hub import find
+    from zoo.hub.hub import find
 
     if mode not in MODES:
         raise ZooError(f"{mode!r} is no way to adapt{nearest(mode, MODES)}")

@@ -216,7 +216,7 @@ class Teacher(nn.Module):
         self._drop_nothing()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Only what keeps running statistics follows `mode`, and convolutions, which zoo.cpu computes more quickly
+        """Only what keeps running statistics follows `mode`, and convolutions, which zoo.machine.cpu computes more quickly
         while training.
         """
         super().train(mode)

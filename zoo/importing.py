@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from zoo import card as cards
 from zoo.backbones import create_backbone
-from zoo.checkpoint import export
+from zoo.checkpoint.read import export
 from zoo.errors import ZooError, nearest
 from zoo.paths import expanded
-from zoo.provenance import commit, machine, packages, peak_memory_mb
+from zoo.machine.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import IMPORTED
 from zoo.tasks.base import PretextTask, TaskOutput, counted
 

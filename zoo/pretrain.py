@@ -17,28 +17,31 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
-from zoo import checkpoint, cpu, fsdp, ranks, run_folder
+from zoo.checkpoint import read as checkpoint
+from zoo.machine import cpu, ranks
+from zoo.train import fsdp, run_folder
 from zoo import recipe as recipes
-from zoo.backbones import check_forward, create_backbone, patch_side
-from zoo.building import Bounded
+from zoo.backbones.image import check_forward, patch_side
+from zoo.backbones import create_backbone
+from zoo.machine.bounds import Bounded
 from zoo.card import short_name
 from zoo.colour import require_colour
 from zoo.data.datasets import FOLDER, SHARDS, DataInfo, check_size, data_info
-from zoo.data.folder_cache import BAD_SAMPLES, bad_lines
+from zoo.data.folder.cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, batches_done, create_data, take
-from zoo.devices import check_device, device_of, with_precision
+from zoo.machine.devices import check_device, device_of, with_precision
 from zoo.errors import Terminated, ZooError
-from zoo.evaluate.online import FeatureHealth, Looks, OnlineKNN
+from zoo.train.looks import FeatureHealth, Looks, OnlineKNN
 from zoo.evaluate.table import check_metric
 from zoo.grid import is_picture
-from zoo.logs import create_logger, log_checkpoint, log_pictures
+from zoo.machine.logs import create_logger, log_checkpoint, log_pictures
 from zoo.optim import Optim
 from zoo.paths import expanded, write_text
-from zoo.preemption import Preemption
-from zoo.progress import Progress
-from zoo.provenance import commit, machine, packages, peak_memory_mb
+from zoo.machine.preemption import Preemption
+from zoo.machine.progress import Progress
+from zoo.machine.provenance import commit, machine, packages, peak_memory_mb
 from zoo.registry import find_task
-from zoo.resumable import LAST, Clock, SafeCheckpointIO, SaveState, newest_good
+from zoo.machine.resumable import LAST, Clock, SafeCheckpointIO, SaveState, newest_good
 from zoo.tasks.base import PretextTask, counted, create_task, kind_of
 
 WEIGHTS, PICTURES = 2, 3  # first counters, beside those of training and validation

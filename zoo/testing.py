@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo import checkpoint, recipe
+from zoo.checkpoint import read as checkpoint
+from zoo import recipe
 from zoo.backbones import Backbone, create_backbone
-from zoo.data.catalogue import DataInfo
+from zoo.data.named.catalogue import DataInfo
 from zoo.data.generated import generate
 from zoo.errors import ZooError
 from zoo.grid import is_picture

@@ -96,7 +96,7 @@ def _backbones(given: argparse.Namespace) -> list[dict]:
 
 
 def _checkpoints(given: argparse.Namespace) -> list[dict]:
-    from zoo import hub
+    from zoo.hub import hub
 
     return hub.list_checkpoints(given.hub)
 
@@ -114,7 +114,7 @@ def info(given: argparse.Namespace) -> Any:
     """The first thing of that name among tasks, recipes, data sets, backbones, folders and, last, the hub's
     checkpoints.
     """
-    from zoo.hub import local_card
+    from zoo.hub.hub import local_card
 
     found = (
         _task_info(given)
@@ -188,7 +188,7 @@ def _backbone_info(given: argparse.Namespace) -> dict | None:
 
 def _checkpoint_info(given: argparse.Namespace) -> dict | None:
     from zoo.card import read_card
-    from zoo.hub import local_card, local_checkpoint
+    from zoo.hub.hub import local_card, local_checkpoint
 
     folder = local_checkpoint(expanded(given.name))
     if folder is not None:
@@ -209,7 +209,7 @@ def data(given: argparse.Namespace) -> Any:
             raise ZooError(
                 "zoo data shard needs a folder of pictures and a place to write to: zoo data shard FOLDER --out DIR"
             )
-        from zoo.data.shard_writer import write_shards
+        from zoo.data.shards.writer import write_shards
 
         path = write_shards(given.name, given.out, given.per_shard)
         _say(given, f"{path}\nuse it as --data.name {quote(f'shards:{path}')}")
@@ -244,7 +244,7 @@ def pretrain(given: argparse.Namespace) -> Any:
         progress=not given.no_progress,
         **changes,
     )
-    from zoo.ranks import first
+    from zoo.machine.ranks import first
 
     if not first():  # one of several processes has said it
         given.json = False
@@ -341,7 +341,7 @@ def reproduce(given: argparse.Namespace) -> Any:
 
 
 def report(given: argparse.Namespace) -> Any:
-    from zoo.hub import find
+    from zoo.hub.hub import find
     from zoo.report.page import write_page
 
     path = write_page(given.out, [find(name, given.hub) for name in given.checkpoints])
@@ -359,7 +359,7 @@ def quickstart(given: argparse.Namespace) -> Any:
 
 
 def pull(given: argparse.Namespace) -> Any:
-    from zoo import hub
+    from zoo.hub import hub
 
     folder = hub.pull(given.name, hub=given.hub)
     _say(given, str(folder))
@@ -399,7 +399,7 @@ def import_(given: argparse.Namespace) -> Any:
 
 
 def export(given: argparse.Namespace) -> Any:
-    from zoo.exporting import export_checkpoint
+    from zoo.checkpoint.runtime import export_checkpoint
 
     found = export_checkpoint(given.checkpoint, given.to, given.out, given.hub)
     _say(given, found.sentence)
@@ -414,11 +414,11 @@ def export(given: argparse.Namespace) -> Any:
 
 
 def push(given: argparse.Namespace) -> Any:
-    from zoo import hub
+    from zoo.hub import hub
 
     folder = hub.find(given.checkpoint)
     if given.license:
-        from zoo.checkpoint import update_card
+        from zoo.checkpoint.read import update_card
 
         update_card(folder, license=given.license)
     where = hub.push(folder, given.to, name=given.name, replace=given.replace)
@@ -427,7 +427,7 @@ def push(given: argparse.Namespace) -> Any:
 
 
 def verify(given: argparse.Namespace) -> Any:
-    from zoo import hub
+    from zoo.hub import hub
 
     problems = hub.verify(given.target)
     for problem in problems:

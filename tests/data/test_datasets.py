@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.data import catalogue, datasets, sources
+from zoo.data.named import catalogue
+from zoo.data import datasets
+from zoo.data.sources import sources
 from zoo.data.datasets import data_info, get_data, list_data, load_data, resize
 from zoo.errors import ZooError
 
@@ -110,7 +112,7 @@ def test_wrong_sizes(size):
 
 
 def test_folders_go_to_the_folder_reader(tmp_path, monkeypatch):
-    from zoo.data import folder
+    from zoo.data.folder import folder
 
     monkeypatch.setattr(folder, "folder_info", lambda path: ("info", path))
     monkeypatch.setattr(folder, "load_folder", lambda path, *given: ("set", path, *given))

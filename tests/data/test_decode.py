@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data import decode as decoding
+from zoo.data.media import decode as decoding
 from zoo.errors import ZooError
 
 RED, BLUE = (200, 40, 30), (20, 60, 210)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.data import emoji, sources
+from zoo.data.named import emoji
+from zoo.data.sources import sources
 from zoo.data.datasets import load_data
 from zoo.errors import ZooError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data import fetch
+from zoo.data.sources import fetch
 from zoo.errors import ZooError
 
 FILES = {"set/a.bin": b"first" * 100, "set/b.bin": b"second" * 100}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data import folder as module
+from zoo.data.folder import folder as module
 from zoo.errors import ZooError
 
 

@@ -14,7 +14,8 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
-from zoo.data import catalogue, readers, sources
+from zoo.data.named import catalogue, readers
+from zoo.data.sources import sources
 from zoo.data.datasets import get_data, load_data
 from zoo.errors import ZooError
 

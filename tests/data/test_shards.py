@@ -19,11 +19,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from shards_example import folder, home, numbers, png, refused, shard, tar  # noqa: F401
 
-from zoo.data import shards as streaming
+from zoo.data.shards import shards as streaming
 from zoo.data.datasets import data_info, load_data
 from zoo.data.module import Batches, ZooData, create_data
-from zoo.data.shard_writer import write_shards
-from zoo.data.shards import in_windows
+from zoo.data.shards.writer import write_shards
+from zoo.data.shards.shards import in_windows
 from zoo.errors import ZooError
 
 # ---- what a sample holds -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from shards_example import folder, home, numbers, refused  # noqa: F401
 import zoo
 from zoo.data.datasets import Dataset, load_data
 from zoo.data.module import Batches, ZooData
-from zoo.data.shards import Pictures
+from zoo.data.shards.shards import Pictures
 
 INSTEAD = {
     60: 66,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data import fetch, sources
-from zoo.data.sources import SOURCES, Source
+from zoo.data.sources import fetch, sources
+from zoo.data.sources.sources import SOURCES, Source
 from zoo.errors import ZooError
 
 GOOD = {"a.txt": b"alpha", "b.txt": b"beta"}

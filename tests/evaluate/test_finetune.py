@@ -12,7 +12,7 @@ from zoo.data.datasets import DataInfo, Dataset
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate import finetune as module
-from zoo.evaluate.features import choose_labelled, extract, labels_of
+from zoo.evaluate.banks import choose_labelled, extract, labels_of
 from zoo.evaluate.finetune import Classifier, FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.linear import Probe, fit_probe

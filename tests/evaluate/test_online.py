@@ -9,9 +9,9 @@ import torch
 
 import zoo
 from zoo.data.module import ZooData
-from zoo.evaluate.features import extract
+from zoo.evaluate.banks import extract
 from zoo.evaluate.knn import accuracy, knn
-from zoo.evaluate.online import FeatureHealth, OnlineKNN
+from zoo.train.looks import FeatureHealth, OnlineKNN
 from zoo.evaluate.rank import effective_rank, spread
 
 VIT = {

@@ -12,12 +12,12 @@ from checkpoint_example import pictures, trained, untrained
 
 import zoo
 from zoo import card as cards
-from zoo import hub
+from zoo.hub import hub
 from zoo.card import read_card
-from zoo.checkpoint import load_task, update_card
+from zoo.checkpoint.read import load_task, update_card
 from zoo.errors import ZooError
 from zoo.evaluate import table
-from zoo.evaluate.features import choose_labelled, extract, labels_of, raw_pixels
+from zoo.evaluate.banks import choose_labelled, extract, labels_of, raw_pixels
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import Probe, fit_probe

@@ -20,10 +20,10 @@ import torch
 import zoo
 from zoo import recipe as recipes
 from zoo.card import read_card
-from zoo.checkpoint import load_backbone, load_task
+from zoo.checkpoint.read import load_backbone, load_task
 from zoo.data.module import create_data
 from zoo.pretrain import build
-from zoo.provenance import machine
+from zoo.machine.provenance import machine
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OLD = ["simclr", "mae"]

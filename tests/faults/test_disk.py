@@ -28,11 +28,12 @@ from killing import (
     state,
 )  # noqa: F401
 
-from zoo import checkpoint, paths
+from zoo.checkpoint import read as checkpoint
+from zoo import paths
 from zoo.errors import ZooError
-from zoo.logs import Curves
+from zoo.machine.logs import Curves
 from zoo.paths import sync_folder
-from zoo.resumable import SafeCheckpointIO, newest_good
+from zoo.machine.resumable import SafeCheckpointIO, newest_good
 
 long = pytest.mark.faults
 SIZE = 300_000  # bytes of the states here, about
@@ -84,7 +85,7 @@ def _full_at(disk: Path, leave: int, monkeypatch, told: bool) -> None:
     before = content(disk / "run")
     with monkeypatch.context() as patched:
         if not told:
-            patched.setattr("zoo.resumable.shutil.disk_usage", lambda path: types.SimpleNamespace(free=10**12))
+            patched.setattr("zoo.machine.resumable.shutil.disk_usage", lambda path: types.SimpleNamespace(free=10**12))
         try:
             writer.save_checkpoint(made(3), disk / "run" / "last.ckpt")
             assert leave > SIZE and step_of(newest_good(disk / "run")) == 3

@@ -26,7 +26,8 @@ from hub_server import MODEL, NAME, Server, answer, in_cache, place, there, web 
 from killing import at, forked
 
 from zoo import card as cards
-from zoo import cli, hub, paths
+from zoo import cli, paths
+from zoo.hub import hub
 from zoo.errors import ZooError
 
 # ---- H3: two processes ---------------------------------------------------------------------------

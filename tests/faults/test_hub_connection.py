@@ -15,7 +15,8 @@ import time
 import pytest
 from hub_server import MODEL, NAME, answer, dropping, in_cache, place, stall, status, there, web  # noqa: F401
 
-from zoo import carriers, cli, hub
+from zoo.hub import carriers, hub
+from zoo import cli
 from zoo.errors import ZooError
 
 # ---- H1: the connection --------------------------------------------------------------------------

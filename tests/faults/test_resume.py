@@ -30,9 +30,9 @@ from killing import (
 )  # noqa: F401
 
 import zoo
-from zoo import resumable
+from zoo.machine import resumable
 from zoo.errors import Terminated, ZooError
-from zoo.resumable import SafeCheckpointIO, newest_good
+from zoo.machine.resumable import SafeCheckpointIO, newest_good
 
 long = pytest.mark.faults
 TASKS = [entry.name for entry in zoo.list_tasks() if entry.origin == "zoo"]

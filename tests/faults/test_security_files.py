@@ -28,8 +28,9 @@ from run_example import RECIPE, place, train  # noqa: F401
 
 import zoo
 from zoo import card as cards
-from zoo import cli, hub
-from zoo.checkpoint import load_task
+from zoo import cli
+from zoo.hub import hub
+from zoo.checkpoint.read import load_task
 from zoo.errors import ZooError
 from zoo.recipe import flat, keys, read
 

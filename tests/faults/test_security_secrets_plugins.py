@@ -22,7 +22,8 @@ from run_example import place, recipe, recipe_file  # noqa: F401
 from site_example import TASK, Site, as_found, site  # noqa: F401
 
 import zoo
-from zoo import cli, hub, registry
+from zoo import cli, registry
+from zoo.hub import hub
 from zoo.errors import ZooError
 
 # ---- S4: secrets ---------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from killing import within
 from recipe_example import BASE, sentence
 
 import zoo
-from zoo import building
-from zoo.building import Bounded
-from zoo.checkpoint import export, load_task
+from zoo.machine import bounds as building
+from zoo.machine.bounds import Bounded
+from zoo.checkpoint.read import export, load_task
 from zoo.errors import ZooError
 from zoo.importing import read_tensors
 

@@ -24,7 +24,7 @@ from killing import (
 import zoo
 from zoo import cli, registry
 from zoo.errors import ZooError
-from zoo.logs import Curves
+from zoo.machine.logs import Curves
 from zoo.tasks.base import TaskOutput
 
 long = pytest.mark.faults

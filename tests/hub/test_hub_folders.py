@@ -13,7 +13,7 @@ from card_example import METRIC, a_card, write_folder
 from hub_server import MODEL, NAME, contents, in_cache
 
 from zoo import card as cards
-from zoo import hub
+from zoo.hub import hub
 from zoo.errors import ZooError
 
 # ---- folders -------------------------------------------------------------------------------------

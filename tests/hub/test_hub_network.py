@@ -11,8 +11,8 @@ from card_example import write_folder
 from hub_server import MODEL, NAME, answer, dropping, in_cache, status
 
 from zoo import card as cards
-from zoo import carriers, hub
-from zoo.carriers import open_carrier
+from zoo.hub import carriers, hub
+from zoo.hub.carriers import open_carrier
 from zoo.errors import ZooError
 
 # ---- over a network ------------------------------------------------------------------------------

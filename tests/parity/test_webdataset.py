@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.data.folder import load_folder
-from zoo.data.shard_writer import write_shards
-from zoo.data.shards import load_shards
+from zoo.data.folder.folder import load_folder
+from zoo.data.shards.writer import write_shards
+from zoo.data.shards.shards import load_shards
 from zoo.errors import ZooError
 
 wds = pytest.importorskip("webdataset")

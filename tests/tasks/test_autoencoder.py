@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, kl_divergence
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.heads import PatchDecoder, picture_decoder
-from zoo.tasks.autoencoder import Autoencoder, kl_bernoulli
+from zoo.tasks.image.autoencoder import Autoencoder, kl_bernoulli
 from zoo.tasks.base import counted
 
 VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
@@ -116,12 +116,12 @@ def test_the_activity_is_that_of_the_global_batch(monkeypatch):
         whole = task(tuple(views)).loss
         sums: list[list[torch.Tensor]] = [[], []]
         for rank in (0, 1):
-            monkeypatch.setattr("zoo.tasks.autoencoder.total", lambda x, rank=rank: sums[rank].append(x) or x)
+            monkeypatch.setattr("zoo.tasks.image.autoencoder.total", lambda x, rank=rank: sums[rank].append(x) or x)
             task(tuple(views[:, rank::2]))
         together = []
         for rank in (0, 1):
             calls = zip(*sums)
-            monkeypatch.setattr("zoo.tasks.autoencoder.total", lambda x, calls=calls: sum(next(calls)))
+            monkeypatch.setattr("zoo.tasks.image.autoencoder.total", lambda x, calls=calls: sum(next(calls)))
             together.append(task(tuple(views[:, rank::2])).loss)
     assert len(sums[0]) == 2
     torch.testing.assert_close(sum(together) / 2, whole)

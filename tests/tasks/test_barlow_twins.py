@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.tasks.barlow_twins import BarlowTwins, barlow_twins, correlation
+from zoo.tasks.image.barlow_twins import BarlowTwins, barlow_twins, correlation
 from zoo.tasks.base import counted
 
 

@@ -12,7 +12,7 @@ from recipe_example import sentence
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
-from zoo.data.catalogue import ENTRIES
+from zoo.data.named.catalogue import ENTRIES
 from zoo.data.generated import generate
 from zoo.data.module import ZooData
 from zoo.tasks.base import PretextTask

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
 from zoo.tasks.base import counted
-from zoo.tasks.byol import BYOL
+from zoo.tasks.image.byol import BYOL
 
 
 def _task(**arguments) -> BYOL:

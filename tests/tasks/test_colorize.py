@@ -8,7 +8,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
-from zoo.tasks.colorize import Colorize, colour_bins
+from zoo.tasks.image.colorize import Colorize, colour_bins
 from zoo.views import lab_to_rgb, rgb_to_lab
 
 

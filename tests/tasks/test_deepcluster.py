@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.tasks.base import counted
-from zoo.tasks.deepcluster import DeepCluster, spherical_kmeans, weighted_cross_entropy
+from zoo.tasks.image.deepcluster import DeepCluster, spherical_kmeans, weighted_cross_entropy
 
 
 def _task(**arguments) -> DeepCluster:

@@ -12,7 +12,7 @@ from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.masks import mask_pixels
 from zoo.tasks.base import counted
-from zoo.tasks.dinov2 import DINOv2, koleo
+from zoo.tasks.image.dinov2 import DINOv2, koleo
 
 VIT = dict(
     patch_size=8,
@@ -128,7 +128,7 @@ def test_the_regulariser_keeps_pictures_apart():
 def test_the_regulariser_is_of_the_global_batch(monkeypatch):
     rows = torch.randn(6, 4, dtype=torch.float64)
     whole = koleo(rows)
-    monkeypatch.setattr("zoo.tasks.dinov2.gather", lambda x: F.normalize(rows))
+    monkeypatch.setattr("zoo.tasks.image.dinov2.gather", lambda x: F.normalize(rows))
     torch.testing.assert_close(koleo(rows[::2]), whole)
     assert not torch.isclose(whole, _authors_koleo(rows[::2]))
 

@@ -12,10 +12,10 @@ import timm
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.checkpoint import load_backbone
+from zoo.checkpoint.read import load_backbone
 from zoo.errors import ZooError
 from zoo.paths import shipped
-from zoo.tasks.distillation import Distillation, load_teacher, nearest, relative_distances, rotation
+from zoo.tasks.image.distillation import Distillation, load_teacher, nearest, relative_distances, rotation
 
 TEACHER = shipped("hub") / "simclr-resnet10t-fashion-mnist"
 

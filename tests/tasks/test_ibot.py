@@ -12,7 +12,7 @@ from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.masks import mask_pixels
 from zoo.tasks.base import counted
-from zoo.tasks.ibot import IBOT
+from zoo.tasks.image.ibot import IBOT
 
 VIT = dict(
     patch_size=8,

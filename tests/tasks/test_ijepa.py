@@ -10,7 +10,7 @@ from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.masks import mask_pixels
 from zoo.tasks.base import counted
-from zoo.tasks.ijepa import IJEPA, blocks
+from zoo.tasks.image.ijepa import IJEPA, blocks
 
 VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 

@@ -8,7 +8,7 @@ import torch
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.tasks.base import counted
-from zoo.tasks.inpaint import Inpaint
+from zoo.tasks.image.inpaint import Inpaint
 
 
 def _task(**arguments) -> Inpaint:

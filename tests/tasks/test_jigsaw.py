@@ -11,7 +11,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
-from zoo.tasks.jigsaw import Jigsaw, distant_permutations
+from zoo.tasks.image.jigsaw import Jigsaw, distant_permutations
 
 
 def _task(size: int = 30, **arguments) -> Jigsaw:

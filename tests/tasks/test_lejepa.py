@@ -11,7 +11,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
-from zoo.tasks.lejepa import FURTHEST, POINTS, LeJEPA, epps_pulley
+from zoo.tasks.image.lejepa import FURTHEST, POINTS, LeJEPA, epps_pulley
 
 
 def _task(**arguments) -> LeJEPA:
@@ -99,7 +99,7 @@ def test_all_ranks_look_along_the_sum_of_what_they_drew(monkeypatch):
     task = _task()
     views, other = task.views(_batch()), torch.randn(8, 12)
     here = views[0].clone()
-    monkeypatch.setattr("zoo.tasks.lejepa.total", lambda x: x + other if x.shape == other.shape else x)
+    monkeypatch.setattr("zoo.tasks.image.lejepa.total", lambda x: x + other if x.shape == other.shape else x)
     first = task(views).loss
     other, views = here, (other, *views[1:])  # as the other rank has it, with the same pictures
     torch.testing.assert_close(task(views).loss, first)

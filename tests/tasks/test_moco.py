@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.tasks.base import counted
-from zoo.tasks.moco import MoCo, contrast
+from zoo.tasks.image.moco import MoCo, contrast
 
 
 def _task(**arguments) -> MoCo:
@@ -76,7 +76,7 @@ def test_version_3_is_algorithm_1_of_the_paper():
 def test_the_negatives_of_version_3_are_of_the_global_batch(monkeypatch):
     query, key = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
     whole = contrast(query, key, 0.2)
-    monkeypatch.setattr("zoo.tasks.moco.gather", lambda x: F.normalize(key))
+    monkeypatch.setattr("zoo.tasks.image.moco.gather", lambda x: F.normalize(key))
     parts = [contrast(query[rank::2], key[rank::2], 0.2) for rank in (0, 1)]
     torch.testing.assert_close(sum(parts) / 2, whole)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
-from zoo.tasks.nnclr import NNCLR, contrast, nearest
+from zoo.tasks.image.nnclr import NNCLR, contrast, nearest
 
 
 def _task(**arguments) -> NNCLR:

@@ -9,7 +9,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
-from zoo.tasks.relative_patch import RelativePatch
+from zoo.tasks.image.relative_patch import RelativePatch
 
 
 def _task(size: int = 28, **arguments) -> RelativePatch:

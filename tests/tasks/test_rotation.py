@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.tasks.rotation import Rotation
+from zoo.tasks.image.rotation import Rotation
 
 
 def _task(**arguments) -> Rotation:

@@ -7,7 +7,7 @@ import torch
 from zoo.backbones import create_backbone
 from zoo.losses import nt_xent
 from zoo.tasks.base import counted
-from zoo.tasks.simclr import SimCLR
+from zoo.tasks.image.simclr import SimCLR
 
 
 def _task(**arguments) -> SimCLR:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
-from zoo.tasks.simsiam import SimSiam, spread
+from zoo.tasks.image.simsiam import SimSiam, spread
 
 
 def _task(**arguments) -> SimSiam:

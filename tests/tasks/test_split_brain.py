@@ -12,7 +12,7 @@ from zoo.backbones import create_backbone
 from zoo.colour import lab_to_rgb
 from zoo.errors import ZooError
 from zoo.tasks.base import counted
-from zoo.tasks.split_brain import MIDDLE, SplitBrain
+from zoo.tasks.image.split_brain import MIDDLE, SplitBrain
 
 
 def _task(**arguments) -> SplitBrain:

@@ -12,7 +12,7 @@ import torch
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.losses import nt_xent
-from zoo.tasks.supcon import SupCon, supervised_contrast
+from zoo.tasks.image.supcon import SupCon, supervised_contrast
 
 
 def _pair(rows: int = 6, dim: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

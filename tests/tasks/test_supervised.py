@@ -10,7 +10,7 @@ import torch
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.registry import list_tasks
-from zoo.tasks.supervised import Supervised
+from zoo.tasks.image.supervised import Supervised
 
 
 def _task(**arguments) -> Supervised:

@@ -10,7 +10,7 @@ import torch
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.losses import sinkhorn
-from zoo.tasks.swav import SwAV, swapped
+from zoo.tasks.image.swav import SwAV, swapped
 
 VIT = dict(patch_size=7, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 

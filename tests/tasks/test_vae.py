@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
 from zoo.tasks.base import counted
-from zoo.tasks.vae import VAE, kl_from_prior
+from zoo.tasks.image.vae import VAE, kl_from_prior
 
 VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 
@@ -174,12 +174,12 @@ def test_the_floor_looks_at_the_global_batch(monkeypatch):
         whole = task((image, noise)).loss
         sums: list[list[torch.Tensor]] = [[], []]
         for rank in (0, 1):
-            monkeypatch.setattr("zoo.tasks.vae.total", lambda x, rank=rank: sums[rank].append(x) or x)
+            monkeypatch.setattr("zoo.tasks.image.vae.total", lambda x, rank=rank: sums[rank].append(x) or x)
             alone = task((image[rank::2], noise[rank::2])).loss
         together = []
         for rank in (0, 1):
             calls = zip(*sums)
-            monkeypatch.setattr("zoo.tasks.vae.total", lambda x, calls=calls: sum(next(calls)))
+            monkeypatch.setattr("zoo.tasks.image.vae.total", lambda x, calls=calls: sum(next(calls)))
             together.append(task((image[rank::2], noise[rank::2])).loss)
     torch.testing.assert_close(sum(together) / 2, whole)
     assert not torch.isclose(alone, together[1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.tasks.vicreg import VICReg, covariance_matrix, entanglement, flatness
+from zoo.tasks.image.vicreg import VICReg, covariance_matrix, entanglement, flatness
 
 
 class Fixed(torch.nn.Module):

@@ -12,7 +12,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.errors import ZooError
-from zoo.tasks.vqvae import USED, VQVAE, Codebook
+from zoo.tasks.image.vqvae import USED, VQVAE, Codebook
 
 VIT = dict(patch_size=8, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 

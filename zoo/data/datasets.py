@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from zoo import paths
 from zoo.card import LARGEST_SIZE, UNPRINTABLE, printable
-from zoo.data.catalogue import ENTRIES, DataInfo, Entry
+from zoo.data.named.catalogue import ENTRIES, DataInfo, Entry
 from zoo.errors import ZooError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.data.sources import Source
+    from zoo.data.sources.sources import Source
 
 FOLDER, SHARDS = "folder:", "shards:"
 MAPPED = 512 << 20  # bytes from which an array is mapped instead of read
@@ -69,11 +69,11 @@ def data_info(name: str) -> DataInfo:
             "link to it by another name"
         )
     if isinstance(name, str) and name.startswith(FOLDER):
-        from zoo.data.folder import folder_info
+        from zoo.data.folder.folder import folder_info
 
         return folder_info(name.removeprefix(FOLDER))
     if isinstance(name, str) and name.startswith(SHARDS):
-        from zoo.data.shards import shards_info
+        from zoo.data.shards.shards import shards_info
 
         return shards_info(name.removeprefix(SHARDS))
     return _entry(name).info
@@ -95,7 +95,7 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
         import sklearn.datasets
 
         return Path(sklearn.datasets.__file__).parent / "data"
-    from zoo.data import sources
+    from zoo.data.sources import sources
 
     return sources.get(sources.SOURCES[entry.source], None if source is None else paths.expanded(source))
 
@@ -114,20 +114,20 @@ def load_data(
     """
     check_size(size)
     if isinstance(name, str) and name.startswith(FOLDER):
-        from zoo.data.folder import load_folder
+        from zoo.data.folder.folder import load_folder
 
         return load_folder(name.removeprefix(FOLDER), size, bad_samples, bad_share)
     if isinstance(name, str) and name.startswith(SHARDS):
-        from zoo.data.shards import load_shards
+        from zoo.data.shards.shards import load_shards
 
         return load_shards(name.removeprefix(SHARDS), size, bad_samples, bad_share)
     entry = _entry(name)
     size = size or entry.info.size
     if entry.source is None:
         fields, splits = _read(entry, size)
-        from zoo.data.readers import DIGITS as digest
+        from zoo.data.named.readers import DIGITS as digest
     else:
-        from zoo.data import sources
+        from zoo.data.sources import sources
 
         source = sources.SOURCES[entry.source]
         fields, splits = _load_decoded(entry, source, size, download)
@@ -204,7 +204,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def _load_decoded(entry: Entry, source: Source, size: int, download: bool) -> tuple[dict, dict]:
-    from zoo.data import sources
+    from zoo.data.sources import sources
 
     folder = sources.folder_of(source.name) / "decoded" / f"{entry.info.name}-{size}"
     found = _read_decoded(folder, entry, source)
@@ -224,7 +224,7 @@ def _load_decoded(entry: Entry, source: Source, size: int, download: bool) -> tu
 def _write_decoded(folder: Path, entry: Entry, source: Source, size: int, raw: Path) -> None:
     import numpy as np
 
-    from zoo.data import sources
+    from zoo.data.sources import sources
 
     try:
         folder.parent.mkdir(exist_ok=True)
@@ -268,7 +268,7 @@ def _read_decoded(folder: Path, entry: Entry, source: Source) -> tuple[dict, dic
     """Fields and splits; None when they aren't there, belong to other raw files, or a byte has changed."""
     import numpy as np
 
-    from zoo.data import sources
+    from zoo.data.sources import sources
 
     try:
         index = json.loads((folder / "index.json").read_text())

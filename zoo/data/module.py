@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.datasets import Dataset, load_data
-from zoo.data.shards import Pictures, Texts, in_windows
+from zoo.data.shards.shards import Pictures, Texts, in_windows
 from zoo.errors import ZooError, nearest
 
 BATCH_SIZE = 256  # where nobody gives one
@@ -70,7 +70,7 @@ class Batches:
     out. Elsewhere the order is that of `rows`, and the last batch is short. With W processes, process r takes
     rows r, r + W, ... of each global batch of W `batch_size` rows, and all take equally many, since losses
     gather over ranks: so outside training up to W - 1 rows are left out at the end. Of shards, in training,
-    each process takes a stretch of its own (`zoo.data.shards.in_windows`).
+    each process takes a stretch of its own (`zoo.data.shards.shards.in_windows`).
     """
 
     def __init__(

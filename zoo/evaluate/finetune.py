@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zoo.backbones import Backbone
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
-from zoo.evaluate.features import BATCH
+from zoo.evaluate.banks import BATCH
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.linear import Probe
 from zoo.optim import Optim

@@ -24,23 +24,11 @@ from torch import Tensor
 
 from zoo.backbones import create_backbone
 from zoo.card import bad_samples_of, label_amount, read_card
-from zoo.checkpoint import load_task, update_card
+from zoo.checkpoint.read import load_task, update_card
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.features import (
-    OWN,
-    PIXELS,
-    RANDOM,
-    Bank,
-    best_device,
-    choose_labelled,
-    extract,
-    labels_of,
-    raw_pixels,
-    require_amount,
-    require_labels,
-)
+from zoo.evaluate.banks import (OWN, PIXELS, RANDOM, Bank, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels)
 from zoo.evaluate.finetune import FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import Probe, fit_probe
@@ -89,7 +77,7 @@ def evaluate(
     Raises ZooError for an unknown checkpoint, data set or protocol, an amount that isn't one, data without labels, and,
     to save, a card that can't be changed; all of it before anything is measured.
     """
-    from zoo.hub import find
+    from zoo.hub.hub import find
 
     for protocol in protocols:
         if protocol not in PROTOCOLS:
@@ -123,7 +111,7 @@ def reproduce(checkpoint: str | Path, hub: str | Path | None = None) -> list[dic
     A value holds when it is within half a point of the card's; for fine-tuning, which rounding can steer, within its
     standard deviation if that is more. Raises ZooError for a card without metrics.
     """
-    from zoo.hub import find
+    from zoo.hub.hub import find
 
     folder = find(checkpoint, hub)
     card = read_card(folder)

@@ -16,7 +16,7 @@ import yaml
 
 from zoo.card import check_metric, read_card, read_file
 from zoo.errors import ZooError
-from zoo.hub import find
+from zoo.hub.hub import find
 from zoo.paths import expanded, write_text
 from zoo.report.charts import Series, lines
 from zoo.report.markup import document, linked, pairs, picture, text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zoo.card import PROTOCOLS, label_amount
-from zoo.evaluate.features import PIXELS, RANDOM
+from zoo.evaluate.banks import PIXELS, RANDOM
 from zoo.report.markup import text
 
 TITLES = {"knn": "nearest neighbours", "linear": "linear probe", "finetune": "fine-tuning"}

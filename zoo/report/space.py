@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.card import bad_samples_of
-from zoo.checkpoint import load_task
+from zoo.checkpoint.read import load_task
 from zoo.data.datasets import FOLDER, SHARDS, Dataset, load_data
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
-from zoo.evaluate.features import OWN, extract
+from zoo.evaluate.banks import OWN, extract
 from zoo.evaluate.knn import neighbours
 from zoo.report.charts import legend, scatter
 from zoo.report.markup import picture, text

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from zoo import cpu
+from zoo.machine import cpu
 from zoo.backbones import Backbone
 from zoo.data.module import ZooData, batches_done, mix
 from zoo.errors import UNFIT, ZooError, because, nearest
@@ -30,7 +30,7 @@ from zoo.heads import use_global_batch_norm
 from zoo.losses import averaged, gather, many
 from zoo.optim import Optim
 from zoo.ranges import check_ranges
-from zoo.resumable import LocalCheckpointIO
+from zoo.machine.resumable import LocalCheckpointIO
 from zoo.views import to_float
 
 

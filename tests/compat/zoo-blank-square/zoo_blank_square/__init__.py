@@ -1,0 +1,1 @@
+"""The pretext task blank-square, in task.py."""

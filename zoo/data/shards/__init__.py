@@ -1,0 +1,1 @@
+"""Data sets in tar files, larger than the memory."""

@@ -1,0 +1,252 @@
+"""`shards:PATH`: a data set larger than the memory, in tar files that are read where they lie.
+
+An index says where each picture is (see `shard_index`), so any row is read and decoded when it is asked for, and a run
+is resumed by counting, as with a set in memory: nothing is replayed and no state of a reader is kept. What differs is
+the order in training. A permutation of all rows would read the disk all over the place; here blocks of neighbouring
+rows are permuted, each process takes a stretch of them for itself, and rows are mixed within windows of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.card import LARGEST_SIZE
+from zoo.data.media.decode import decode_bytes
+from zoo.data.folder.folder import DEFAULT_SIZE, check_policy
+from zoo.data.folder.cache import PATIENCE, shown
+from zoo.data.shards.index import VERSION, Index, indexed
+from zoo.data.shards.spares import Spares
+from zoo.data.media.threads import Threads
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.data.datasets import DataInfo, Dataset
+
+BLOCK = 256  # neighbouring rows that stay together in the order of an epoch
+WINDOW = 8192  # rows of a process that are mixed with each other
+AHEAD = 2  # batches that are decoded while one is trained on
+AT_ONCE = 16  # pictures that a thread takes
+
+
+def shards_info(path: str) -> DataInfo:
+    """What `shards:PATH` holds. The tars' headers are read once. Raises ZooError as `load_shards` does, but for
+    unreadable pictures.
+    """
+    return _info(path, indexed(path))
+
+
+def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
+    """The samples of the .tar files below a folder, or of those that a pattern names (a-*.tar, or, with the extra
+    webdataset, a-{00..99}.tar), in the order of names and members.
+
+    `image` decodes rows when they are indexed: uint8 (B, 3, size, size), each made as `folder:` makes them (default
+    size 64). `label` int64 (n,) and `text` are fields where every sample has them. All that is kept of them lies in
+    memory-mapped files below `ZOO_HOME`/cache, so that memory doesn't grow with the set.
+
+    Splits: shards whose name or folder begins with train, val or test. Without such names, and for a split that is
+    absent, a tenth of the rest, at most 10,000 samples, by a hash of shard and key. Class names are the lines of
+    classes.txt beside the shards, else numbers.
+
+    Pictures aren't decoded beforehand (`zoo data shard` writes only good ones). One that can't be read is, when it is
+    asked for, an error that names it; or, where `bad_samples` is `replace`, gives way to the next good one of the same
+    split and class, text included, for at most `bad_share` of all samples. Those that were met are listed in `bad` of
+    what is returned, and a run adds them to its bad_samples.jsonl.
+
+    Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, a bad
+    size, and `skip`: without having decoded all there is no telling how many batches would be left.
+    """
+    from zoo.data.datasets import Dataset
+
+    check_policy(bad_samples, bad_share)
+    if bad_samples == "skip":
+        raise ZooError(
+            "data.bad_samples is 'skip', and shards aren't decoded beforehand, so nobody knows how many batches that "
+            "would leave, which all "
+            "processes have to agree on; set it to replace, or make shards with `zoo data shard`, which takes only "
+            "pictures that can be read"
+        )
+    size = DEFAULT_SIZE if size is None else size
+    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
+        raise ZooError(f"data.size is {size!r}; for shards it is a whole number of pixels from 4 to {LARGEST_SIZE}")
+    index = indexed(path)
+    spares = Spares(index, bad_share) if bad_samples == "replace" else None
+    fields: dict = {"image": Pictures(index, size, spares)}
+    if "label" in index.fields:
+        fields["label"] = torch.from_numpy(index.column("label"))
+    if "text" in index.fields:
+        fields["text"] = Texts(index, spares)
+    splits = {name: torch.from_numpy(index.column(name)) for name in index.splits}
+    return Dataset(
+        replace(_info(path, index), size=size),
+        fields,
+        splits,
+        f"{index.fingerprint[:56]}{size:08x}",
+        spares.bad if spares else [],
+    )
+
+
+def _info(path: str, index: Index) -> DataInfo:
+    from zoo.data.datasets import DataInfo
+
+    kind = f"{len(index.classes):,} classes" if index.classes else "unlabelled"
+    summary = f"{sum(index.counts):,} images in {len(index.shards):,} shards, {kind}"
+    return DataInfo(
+        name=f"shards:{str(path).removeprefix('shards:')}",
+        fields=index.fields,
+        channels=3,
+        size=DEFAULT_SIZE,
+        classes=index.classes,
+        version=VERSION,
+        license="unknown",
+        attribution="",
+        homepage="",
+        splits=dict(index.splits),
+        summary=summary,
+    )
+
+
+class Texts:
+    """Text of each row, in a file; where a picture was replaced, that of the picture."""
+
+    def __init__(self, index: Index, spares: Spares | None = None):
+        self.path, self.end, self.spares = index.folder / "text.bin", index.column("text_end"), spares
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+    def __getitem__(self, row: int) -> str:
+        row = self.spares.rows.get(row, row) if self.spares else row
+        start = int(self.end[row - 1]) if row else 0
+        with open(self.path, "rb") as file:
+            return os.pread(file.fileno(), int(self.end[row]) - start, start).decode()
+
+
+class Pictures:
+    """Looks like a uint8 tensor (n, 3, size, size) that can only be indexed by rows, and reads and decodes them then,
+    in threads.
+    """
+
+    dtype, device = torch.uint8, torch.device("cpu")
+
+    def __init__(self, index: Index, size: int, spares: Spares | None = None):
+        self.shards, self.size, self.spares = index.shards, size, spares
+        self._shard, self._offset, self._bytes = (index.column(name) for name in ("shard", "offset", "size"))
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self._shard), 3, self.size, self.size))
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def __getitem__(self, rows: Tensor | slice | int) -> Tensor:
+        if isinstance(rows, int):
+            return self[torch.tensor([rows])][0]
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(len(self)))
+        return self._answer(self._ask(rows))
+
+    def ahead(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, their images) of each part, the next ones being decoded meanwhile."""
+        waiting: deque = deque()
+        try:
+            for rows in parts:
+                waiting.append((rows, self._ask(rows)))
+                if len(waiting) > AHEAD:
+                    rows, asked = waiting.popleft()
+                    yield rows, self._answer(asked)
+            while waiting:
+                rows, asked = waiting.popleft()
+                yield rows, self._answer(asked)
+        finally:
+            for _, asked in waiting:
+                for future in asked:
+                    future.cancel()
+
+    @cached_property
+    def _threads(self) -> Threads:
+        return Threads(min(8, os.cpu_count() or 1), "shards")
+
+    def _ask(self, rows: Tensor) -> list[Future]:
+        rows = rows.cpu().numpy()
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows are numbered from 0 to {len(self) - 1}")
+        return [self._threads.submit(self._decoded, rows[k : k + AT_ONCE]) for k in range(0, len(rows), AT_ONCE)]
+
+    def _answer(self, asked: list[Future]) -> Tensor:
+        try:
+            parts = [future.result(timeout=PATIENCE) for future in asked]
+        except TimeoutError:
+            raise ZooError(
+                f"the shards in {shown(self.shards[0].parent)} gave no picture for {PATIENCE:g} s; see to the disk or "
+                "server that they "
+                "lie on"
+            ) from None
+        return (
+            torch.from_numpy(np.concatenate(parts))
+            if parts
+            else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        )
+
+    def _decoded(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), 3, self.size, self.size), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            out[place] = self._picture(row) if self.spares is None else self.spares.picture(row, self._picture)
+        return out
+
+    def _picture(self, row: int) -> np.ndarray:
+        shard, offset, size = self.shards[self._shard[row]], int(self._offset[row]), int(self._bytes[row])
+        return decode_bytes(self._read(shard, offset, size), self.size, f"at byte {offset:,} of {shown(shard)}")
+
+    @staticmethod
+    def _read(shard: Path, offset: int, size: int) -> bytes:
+        try:
+            with open(shard, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise ZooError(f"the shard {shown(shard)} can't be read: {error.strerror or error}") from error
+        if len(data) != size:
+            raise ZooError(f"the shard {shown(shard)} has become shorter since it was indexed; get or make it again")
+        return data
+
+
+def in_windows(
+    rows: Tensor, seeds: tuple[int, ...], batch_size: int, rank: int, world: int, start: int = 0
+) -> Iterator[Tensor]:
+    """Rows (B,) of each batch of process `rank` of `world` in one epoch, from batch number `start` on; a function of
+    its arguments alone.
+
+    Args:
+        rows: (n,) the split. Every process takes n // (world B) batches; no row is taken twice, and less than world B
+            are left out.
+        seeds: what the order is drawn from.
+
+    Memory: one window, and eight bytes for each block of the split.
+    """
+    from zoo.data.module import mix
+
+    length = len(rows) // (world * batch_size) * batch_size  # of each process
+    order = torch.randperm(-(-len(rows) // BLOCK), generator=torch.Generator().manual_seed(mix(*seeds)))
+    ends = torch.full((len(order),), BLOCK)
+    ends[order == len(order) - 1] = len(rows) - BLOCK * (len(order) - 1)  # the last block may be short
+    ends = ends.cumsum(0)
+    size = max(1, WINDOW // batch_size) * batch_size  # whole batches
+    for window in range(start * batch_size // size, -(-length // size)):
+        place = torch.arange(window * size, min(length, (window + 1) * size)) + rank * length
+        block = torch.searchsorted(ends, place, right=True)
+        within = place - torch.where(block > 0, ends[block - 1], 0)
+        mixed = torch.randperm(len(place), generator=torch.Generator().manual_seed(mix(*seeds, rank, window)))
+        chosen = rows[(order[block] * BLOCK + within)[mixed]]
+        rest = chosen[max(0, start * batch_size - window * size) :]
+        yield from rest.split(batch_size) if len(rest) else ()

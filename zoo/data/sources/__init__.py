@@ -1,0 +1,1 @@
+"""Where the files of named data sets come from."""

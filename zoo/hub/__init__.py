@@ -1,0 +1,1 @@
+"""Hubs: folders and servers that hold checkpoints."""

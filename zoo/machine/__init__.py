@@ -1,0 +1,1 @@
+"""The machine a run stands on: processor, devices, processes, saved states and logs."""

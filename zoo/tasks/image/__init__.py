@@ -1,0 +1,1 @@
+"""Pretext tasks that read images, one file each."""
