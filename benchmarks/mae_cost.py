@@ -21,8 +21,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo import recipe as recipes
-from zoo.pretrain import build
 from zoo.tasks.base import PretextTask
+from zoo.train.fit import build
 
 RECIPE, SIZE = "mae-vit-fashion-mnist", 28
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.9)

@@ -26,7 +26,8 @@ import torch
 from torch import nn
 
 from zoo.backbones import create_backbone
-from zoo.data.datasets import DataInfo, Dataset
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import DataInfo
 from zoo.data.module import ZooData
 from zoo.heads import projector
 from zoo.losses import nt_xent

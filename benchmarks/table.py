@@ -27,13 +27,14 @@ import torch
 import yaml
 from filelock import FileLock
 
-from zoo.checkpoint.read import load_task
-from zoo.data.datasets import Dataset, data_info
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
-from zoo.evaluate.banks import (OWN, PIXELS, RANDOM, Bank, extract, raw_pixels)
+from zoo.evaluate.banks import OWN, PIXELS, RANDOM, Bank, extract, raw_pixels
 from zoo.evaluate.table import NETWORKS, Candidate, measure, random_task
 from zoo.recipe import flat, read, resolve
 from zoo.registry import find_task, list_tasks
+from zoo.tasks.load import load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "recipes" / "table.json"

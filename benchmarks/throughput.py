@@ -21,11 +21,12 @@ from rich.table import Table
 from simclr import Clock, apart, trainer
 from table import BATCH, SIZE, recipes_of
 
-from zoo.machine import cpu
-from zoo.data.datasets import DataInfo, Dataset
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import DataInfo
 from zoo.data.module import ZooData
-from zoo.pretrain import build
+from zoo.machine import cpu
 from zoo.registry import list_tasks
+from zoo.train.fit import build
 
 CLASSES = tuple("0123456789")
 

@@ -11,9 +11,9 @@ from card_example import a_card
 from PIL import Image
 
 import zoo
-from zoo.checkpoint.read import export
-from zoo.data.named.catalogue import ENTRIES
+from zoo.checkpoint.write import export
 from zoo.data.generated import generate
+from zoo.data.named.catalogue import ENTRIES
 
 RECIPE = {
     "data": {"name": "digits", "batch_size": 128},

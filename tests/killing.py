@@ -20,9 +20,9 @@ import torch
 from recipe_example import no_hang, sentence
 
 import zoo
-from zoo.machine.cpu import give_memory_back
-from zoo.data.named.catalogue import DataInfo
 from zoo.data.generated import generate
+from zoo.data.info import DataInfo
+from zoo.machine.cpu import give_memory_back
 from zoo.registry import find_task
 from zoo.testing import SIZES, _backbone_for
 

@@ -11,7 +11,7 @@ import torch
 from card_example import METRIC, a_card
 
 import zoo
-from zoo.checkpoint.read import export
+from zoo.checkpoint.write import export
 from zoo.grid import image_grid
 
 

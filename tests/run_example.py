@@ -12,7 +12,7 @@ import yaml
 import zoo
 from zoo import cli
 from zoo.card import read_card
-from zoo.checkpoint.read import update_card
+from zoo.checkpoint.write import update_card
 
 RECIPE = {
     "data": {"name": "digits", "batch_size": 128, "size": 16},

@@ -15,14 +15,16 @@ from PIL import Image
 
 import zoo
 from zoo import card as cards
-from zoo.adapt import Adapted, adapt, with_classifier
-from zoo.checkpoint.read import load_task, update_card
+from zoo.adapt import Adapted, adapt
+from zoo.checkpoint.classifier import with_classifier
+from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
 from zoo.evaluate import table
 from zoo.evaluate.banks import choose_labelled, extract, labels_of, raw_pixels
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import fit_probe
+from zoo.tasks.load import load_task
 
 module = sys.modules["zoo.adapt"]  # as an attribute of the package that name is the function
 

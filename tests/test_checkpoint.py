@@ -19,11 +19,13 @@ from PIL import Image
 
 import zoo
 from zoo import card as cards
-from zoo.checkpoint import read as checkpoint
 from zoo import paths
-from zoo.checkpoint.read import export, load_backbone, load_task, update_card
+from zoo.checkpoint import read as checkpoint
 from zoo.checkpoint import read_card
+from zoo.checkpoint.read import load_backbone
+from zoo.checkpoint.write import export, update_card
 from zoo.errors import ZooError
+from zoo.tasks.load import load_task
 
 BACKBONES = {
     "resnet": ("test_resnet", 32, {"output_stride": 8}),

@@ -21,7 +21,7 @@ from run_example import hub, place, recipe_file, refused, trained, zoo_says  # n
 import zoo
 from zoo import cli, registry
 from zoo.card import read_card
-from zoo.checkpoint.read import update_card
+from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
 from zoo.evaluate.finetune import FineTuning
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from zoo import registry
 from zoo.heads import Teacher
 from zoo.registry import find_task, list_tasks
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.testing import SIZES, _backbone_for, _batch, _make, check_task
 from zoo.views import to_float
 

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zoo.machine import cpu
 from zoo.backbones import create_backbone
 from zoo.data.datasets import data_info
 from zoo.data.generated import generate
 from zoo.data.module import ZooData
-from zoo.tasks.base import create_task
+from zoo.machine import cpu
+from zoo.tasks.create import create_task
 
 GEOMETRIES = [  # kernel, stride, padding, map: all of them fewer pixels than the filter has
     ((3, 3), (1, 1), (1, 1), (1, 1)),

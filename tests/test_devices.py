@@ -8,8 +8,8 @@ from run_example import place, recipe, train  # noqa: F401
 
 import zoo
 from zoo.card import read_card
-from zoo.machine.devices import computes_bf16
 from zoo.errors import ZooError
+from zoo.machine.devices import computes_bf16
 from zoo.recipe import read
 from zoo.tasks.base import PretextTask
 

@@ -6,9 +6,10 @@ import timm
 import torch
 
 import zoo
-from zoo.hub import hub
-from zoo.checkpoint.read import load_backbone, update_card
 from zoo.checkpoint import read_card
+from zoo.checkpoint.read import load_backbone
+from zoo.checkpoint.write import update_card
+from zoo.hub import hub
 from zoo.views import to_float
 
 RECIPE = {

@@ -16,8 +16,8 @@ from run_example import hub, place, refused, train, trained, zoo_says  # noqa: F
 
 import zoo
 from zoo import cli
-from zoo.checkpoint import runtime as exporting
 from zoo.card import read_card
+from zoo.checkpoint import runtime as exporting
 from zoo.errors import ZooError
 
 FORMATS = list(exporting.FORMATS)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 import zoo
 from zoo import card as cards
 from zoo import cli
-from zoo.checkpoint.read import load_task
+from zoo.checkpoint.tensors import read_tensors
 from zoo.errors import ZooError
-from zoo.importing import Imported, import_checkpoint, read_tensors
+from zoo.importing import import_checkpoint
+from zoo.tasks.imported import Imported
+from zoo.tasks.load import load_task
 
 
 class Foreign(L.LightningModule):

@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 import zoo
-from zoo.machine import logs
 from zoo.errors import ZooError
+from zoo.machine import logs
 from zoo.machine.logs import Careful, create_logger, log_checkpoint, log_pictures
 
 PICTURES = {"guess": torch.linspace(0, 1, 3 * 4 * 6).view(3, 4, 6)}

@@ -27,14 +27,15 @@ from run_example import RECIPE, recipe, train, weights
 import zoo
 from zoo import registry
 from zoo.card import read_card
-from zoo.checkpoint.read import load_task
 from zoo.errors import ZooError
 from zoo.evaluate.table import check_metric
-from zoo.pretrain import Training
 from zoo.machine.provenance import commit
-from zoo.registry import find_task
 from zoo.machine.resumable import newest_good
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.registry import find_task
+from zoo.tasks.base import PretextTask
+from zoo.tasks.load import load_task
+from zoo.tasks.output import TaskOutput
+from zoo.train.settings import Training
 from zoo.views import to_float
 
 
@@ -229,7 +230,7 @@ def test_overrides_nested_and_dotted(tmp_path):
 
 
 def test_the_name_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.pretrain._Run.train", lambda self, *given: (self.name, self.folder))
+    monkeypatch.setattr("zoo.train.run._Run.train", lambda self, *given: (self.name, self.folder))
     assert zoo.pretrain(recipe()) == ("autoencoder-test_resnet-digits", Path("runs/autoencoder-test_resnet-digits-s0"))
     Path("My Recipe (2).yaml").write_text(yaml.safe_dump(recipe()))
     assert zoo.pretrain("My Recipe (2).yaml", seed=7) == ("my-recipe-2", Path("runs/my-recipe-2-s7"))

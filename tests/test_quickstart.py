@@ -15,11 +15,11 @@ from run_example import weights
 
 import zoo
 from zoo import cli
-from zoo.hub import hub
 from zoo.card import read_card
-from zoo.checkpoint.read import update_card
+from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
 from zoo.evaluate import finetune, table
+from zoo.hub import hub
 
 STEPS = 9
 

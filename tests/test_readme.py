@@ -29,10 +29,10 @@ import torch
 
 import zoo
 from zoo import cli, registry
-from zoo.hub import hub
-from zoo.checkpoint.read import update_card
-from zoo.data.named.catalogue import ENTRIES, Entry
+from zoo.checkpoint.write import update_card
 from zoo.data.generated import generate
+from zoo.data.named.catalogue import ENTRIES, Entry
+from zoo.hub import hub
 from zoo.recipe import list_recipes
 from zoo.testing import check_task
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint.read import load_task
 from zoo.checkpoint import read_card
 from zoo.pretrain import pretrain
 from zoo.recipe import list_recipes, read, resolve
 from zoo.registry import list_tasks
+from zoo.tasks.load import load_task
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes" / "pretrain").glob("*.yaml"))
 

@@ -20,22 +20,15 @@ from site_example import TASK, Site, as_found, site  # noqa: F401
 
 import zoo
 from zoo import registry
+from zoo.backbones.names import list_backbones
 from zoo.data.module import create_data
 from zoo.errors import ZooError
 from zoo.optim import Optim
-from zoo.pretrain import Training
 from zoo.recipe import groups, keys, parser
-from zoo.registry import (
-    check_tasks,
-    find_task,
-    list_backbones,
-    list_tasks,
-    notices,
-    register_task,
-    task_arguments,
-    task_outline,
-)
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.registry import check_tasks, find_task, list_tasks, notices, register_task, task_arguments, task_outline
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
+from zoo.train.settings import Training
 
 BUILT_IN = sorted(
     path.stem.replace("_", "-")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from zoo import paths
-from zoo.machine import resumable
 from zoo.errors import ZooError
+from zoo.machine import resumable
 from zoo.machine.resumable import SafeCheckpointIO, newest_good
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from run_example import place, weights  # noqa: F401
 
 import zoo
-from zoo.train import run_folder
 from zoo.card import read_card
 from zoo.errors import ZooError
+from zoo.train import run_folder
 
 USUAL = Path("runs/autoencoder-test_resnet-digits-s0")
 

@@ -24,14 +24,16 @@ from test_ranks import CLOSE, WORLD, each_tensor, group, make, share, views_of
 from torch import Tensor, nn
 
 import zoo
-from zoo.train import fsdp
 from zoo.errors import ZooError
-from zoo.heads import use_global_batch_norm
 from zoo.losses import total
+from zoo.machine.norms import use_global_batch_norm
 from zoo.optim import Optim
-from zoo.pretrain import Clock, Training, _smaller, build
+from zoo.pretrain import Clock
 from zoo.tasks.base import PretextTask
 from zoo.testing import CONV, CPU, SIZES, VIT
+from zoo.train import fsdp
+from zoo.train.fit import _smaller, build
+from zoo.train.settings import Training
 
 CASES = {
     "mae": "adamw",

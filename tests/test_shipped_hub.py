@@ -9,15 +9,16 @@ import pytest
 import timm
 import torch
 
-from zoo.hub import hub
 from zoo.card import read_card
-from zoo.checkpoint.read import load_backbone, load_task
+from zoo.checkpoint.read import load_backbone
 from zoo.data.datasets import load_data
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate.banks import OWN, RANDOM
 from zoo.evaluate.table import check_metric
+from zoo.hub import hub
 from zoo.recipe import find, flat, read, resolve
+from zoo.tasks.load import load_task
 
 HUB = Path(__file__).parent.parent / "hub"
 NAMES = sorted(json.loads((HUB / "index.json").read_text())["checkpoints"])

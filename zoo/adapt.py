@@ -17,20 +17,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo import card as cards
-from zoo.backbones import Backbone
-from zoo.checkpoint.read import CONFIG, MODEL, load_task, timm_config, weights
+from zoo.checkpoint.classifier import with_classifier
+from zoo.checkpoint.files import CONFIG, MODEL, timm_config
+from zoo.checkpoint.write import weights
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.banks import (OWN, PIXELS, RANDOM, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels)
+from zoo.evaluate.banks import (
+    OWN,
+    PIXELS,
+    RANDOM,
+    choose_labelled,
+    extract,
+    labels_of,
+    raw_pixels,
+    require_amount,
+    require_labels,
+)
 from zoo.evaluate.finetune import LOW_RANK, Classifier, FineTuning, finetune, low_rank_layers, predict
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
+from zoo.machine.devices import best_device
 from zoo.paths import expanded, explain, successors, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask
+from zoo.tasks.load import load_task
 
 MODES = ("knn", "probe", "finetune", "lora")
 TUNED = ("finetune", "lora")
@@ -162,36 +175,6 @@ def _classifier(mode: str, task: PretextTask, data: ZooData, rows: Tensor, seed:
 def _tuning(mode: str, task: PretextTask, seed: int) -> FineTuning:
     how = tuning_for(task, seed)
     return replace(how, **LOW_RANK) if mode == "lora" else how
-
-
-def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Module:
-    """timm's model of the backbone with a classifier of these weights (K, D) and bias (K,), in eval mode.
-
-    Raises ZooError when timm's classifier of this model isn't one linear layer on the pooled features.
-    """
-    import timm
-
-    config = timm_config(backbone, None)
-    with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(backbone.name, num_classes=len(weight), **config["model_args"]).eval()
-    last = model.get_classifier()
-    if not isinstance(last, nn.Linear) or last.weight.shape != weight.shape or last.bias is None:
-        raise ZooError(
-            f"timm's classifier of {backbone.name} is {type(last).__name__}, not one linear layer on its "
-            f"{weight.shape[1]} pooled "
-            "features; use --mode knn, or another backbone"
-        )
-    missing, unexpected = model.load_state_dict(backbone.model.state_dict(), strict=False)
-    names = {id(p): name for name, p in model.named_parameters()}
-    if unexpected or set(missing) != {names[id(last.weight)], names[id(last.bias)]}:
-        raise ZooError(
-            f"timm's {backbone.name} has more than its classifier that the backbone lacks ({', '.join(missing[:3])}); "
-            "use --mode knn"
-        )
-    with torch.no_grad():
-        last.weight.copy_(weight)
-        last.bias.copy_(bias)
-    return model
 
 
 def _is_taken(folder: Path) -> bool:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import shlex
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.strict import LARGEST, Missing, check_fields, open_plain, read_json
 
 SCHEMA, FILE, README = 1, "zoo.json", "README.md"
-LARGEST, DEEPEST = 1024 * 1024, 12  # bytes of a card; levels of nesting
 LARGEST_SIZE, MOST_CHANNELS = (
     2048,
     64,
@@ -80,48 +78,6 @@ METRIC: dict[str, tuple] = {
 }
 CHECK: dict[str, tuple] = {"protocol": (str,), "data": (str,), "images": (int,), "value": NUMBER, "tolerance": NUMBER}
 FILES: dict[str, tuple] = {"path": (str,), "size": (int,), "sha256": (str,)}
-COUNTS = (
-    "steps",
-    "samples_seen",
-    "minutes",
-    "peak_memory_mb",
-    "parameters",
-    "size",
-    "channels",
-    "seeds",
-    "images",
-    "tolerance",
-)
-# what could move a terminal's cursor, turn a line around or not be written at all: controls but tab and newline, halves
-# of characters
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-class Missing(ZooError):
-    """A file isn't where it was looked for, though the place itself can be reached."""
-
-
-def read_json(text: str | bytes, where: str, limit: int = LARGEST) -> Any:
-    """JSON from a stranger: of bounded size and depth, plain numbers and printable text, no key twice. Raises ZooError
-    and nothing else.
-    """
-    if len(text) > limit:
-        raise ZooError(f"{where} is larger than {limit // 1024} KiB, so it isn't what it should be")
-    try:
-        text = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(
-            text,
-            object_pairs_hook=_no_duplicates,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_moderate,
-        )
-        _check_plain(value)
-    except ZooError as error:
-        raise ZooError(f"{where}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ZooError(f"{where} is not valid JSON: {str(error)[:200]}") from None
-    return value
 
 
 def parse(text: str | bytes, where: str) -> dict:
@@ -207,67 +163,6 @@ def _check_files(entries: list, where: str) -> None:
         seen.add(path.lower())
 
 
-def check_fields(value: Any, fields: dict[str, tuple], where: str) -> None:
-    """Raises ZooError unless `value` is a mapping of exactly `fields`, each of one of its types."""
-    if not isinstance(value, dict):
-        raise ZooError(f"{where} has to be a mapping, and is a {type(value).__name__}")
-    for key in value:
-        if key not in fields:
-            raise ZooError(f"{where}: {key[:80]!r} is not a field here{nearest(key[:80], fields)}")
-    for key, kinds in fields.items():
-        if key not in value:
-            raise ZooError(f"{where} lacks {key}")
-        given = value[key]
-        if not isinstance(given, kinds) or isinstance(given, bool):
-            raise ZooError(
-                f"{where}: {key} has to be {' or '.join(kind.__name__ for kind in kinds)}, and is {str(given)[:80]!r}"
-            )
-        if key in COUNTS and given < 0:
-            raise ZooError(f"{where}: {key} is {given}; it can't be below 0")
-
-
-def _check_plain(value: Any) -> None:
-    """Raises ZooError unless every text in `value` can be printed and nothing is nested deeper than DEEPEST."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > DEEPEST:
-            raise ZooError(f"it is nested deeper than {DEEPEST} levels")
-        below: list = []
-        for part in level:
-            if isinstance(part, dict):
-                below += [*part.keys(), *part.values()]
-            elif isinstance(part, list):
-                below += part
-            elif isinstance(part, str) and UNPRINTABLE.search(part):
-                raise ZooError(f"it has control characters in {part[:40]!r}")
-        level = below
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict:
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise ZooError(f"{key[:80]!r} is given twice")
-        out[key] = value
-    return out
-
-
-def _no_constant(name: str) -> None:
-    raise ZooError(f"{name} is not a finite number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_constant(text[:40])
-
-
-def _moderate(text: str) -> int:
-    if len(text.lstrip("-")) > 19:
-        raise ZooError(f"{text[:40]} is too large a number")
-    return int(text)
-
-
 def dump(card: dict) -> str:
     """The text of zoo.json. Raises ZooError for what `parse` wouldn't read back."""
     try:
@@ -281,26 +176,6 @@ def dump(card: dict) -> str:
 # ---- a folder and its card -----------------------------------------------------------------------
 
 
-def open_plain(root: Path, path: str) -> BinaryIO:
-    """Open a file below `root`, where nothing below it may be a link, a pipe or a device. Raises Missing and
-    ZooError.
-    """
-    where = root
-    try:
-        for name in path.split("/"):
-            where = where / name
-            mode = os.lstat(where).st_mode
-            if stat.S_ISLNK(mode):
-                raise ZooError(f"{where} is a link; a checkpoint holds plain files only")
-        if not stat.S_ISREG(mode):
-            raise ZooError(f"{where} is not a plain file")
-        return os.fdopen(os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise Missing(f"{where} is missing") from None
-    except OSError as error:
-        raise ZooError(f"{where} can't be read: {error.strerror or error}") from error
-
-
 def read_card(folder: str | Path, hashed: bool = True) -> dict:
     """The card of a checkpoint folder, after comparing size and (if `hashed`) sha256 of every file it lists.
 
@@ -311,11 +186,6 @@ def read_card(folder: str | Path, hashed: bool = True) -> dict:
     for entry in card["files"]:
         check_file(folder, entry, hashed)
     return card
-
-
-def printable(text: str) -> str:
-    """Text as a card may hold it: what can't be printed becomes a question mark."""
-    return UNPRINTABLE.sub("?", text)[:200]
 
 
 def short_name(data: str) -> str:
@@ -423,81 +293,8 @@ def sha256(path: Path) -> str:
 # ---- the README that people see ------------------------------------------------------------------
 
 
-def render(card: dict) -> str:
-    """README.md of a checkpoint, made from its card alone; text from the card is escaped."""
-    name, data, machine = card["name"], card["data"], card["machine"]
-    lines = [
-        "---",
-        *([f"license: {json.dumps(card['license'].lower())}"] if card["license"] else []),
-        "library_name: timm",
-        "pipeline_tag: image-feature-extraction",
-        "tags: [self-supervised, pretext-zoo]",
-        "---",
-        "",
-        f"# {_text(name)}",
-        "",
-        _text(card["summary"]),
-        "",
-        (
-            f"Task `{_code(card['task']['name'])}`, backbone `{_code(card['backbone']['name'])}` of "
-            f"{card['parameters']:,} parameters, "
-            f"pretrained on {_text(data['name'])} for {card['steps']:,} steps, {card['samples_seen']:,} pictures, "
-            f"{card['minutes']:g} minutes "
-            f"on {_text(machine.get('device'))} ({_text(machine.get('cpu'))}, {_text(machine.get('threads'))} "
-            f"threads), seed {card['seed']}, "
-            f"commit {_text(card['commit'])}. Licence: {_text(card['license'] or 'none given yet')}."
-        ),
-        "",
-        "```python",
-        "import zoo",
-        f'model, transform = zoo.load("{name}")',
-        "```",
-        "",
-        "Without this package:",
-        "",
-        "```python",
-        "import timm",
-        'model = timm.create_model("local-dir:PATH", pretrained=True)',
-        "```",
-        "",
-    ]
-    if card["metrics"]:
-        lines += [
-            "## Measured",
-            "",
-            "| data | features | protocol | labels | accuracy on test, % | sd | runs |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {_text(m['data'])} | {_text(m['features'])} | {m['protocol']} | {label_amount(m['labels'])} | "
-            f"{m['value']:.1f} | "
-            f"{'' if m['sd'] is None else format(m['sd'], '.1f')} | {m['seeds']} |"
-            for m in card["metrics"]
-        ]
-        commands = dict.fromkeys(_code(m["command"]) for m in card["metrics"])
-        lines += ["", "Measured by:", "", *(f"    {command}" for command in commands), ""]
-    for entry in card["files"]:
-        if entry["path"].endswith(".png"):
-            lines += [f"![{entry['path'].removesuffix('.png')}]({entry['path']})", ""]
-    source = (
-        f"{_text(data['name'])}, version {_text(data['version'])}, licence {_text(data['license'])}. "
-        f"{_text(data['attribution'])}"
-    )
-    return "\n".join([*lines, "## Data", "", source.strip(), ""])
-
-
 def label_amount(labels: float) -> str:
     """1.0 -> all, 0.01 -> 1 %, 5 -> 5 per class."""
     if isinstance(labels, int):
         return f"{labels} per class"
     return "all" if labels == 1.0 else f"{100 * labels:g} %"
-
-
-def _text(value: Any) -> str:
-    """One line without markup; of a value that isn't text, its Python form."""
-    value = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|#])", r"\\\1", value)
-
-
-def _code(value: str) -> str:
-    return " ".join(str(value).replace("`", "'").split())

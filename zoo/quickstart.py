@@ -27,10 +27,10 @@ def quickstart(
     Returns {data, rows, checkpoint, hub, page, minutes}. Uses Fashion-MNIST, or scikit-learn's digits where that can't
     be had.
     """
-    from zoo.hub import hub
     from zoo.card import read_card
-    from zoo.checkpoint.read import update_card
+    from zoo.checkpoint.write import update_card
     from zoo.evaluate.table import measure_checkpoint, print_table
+    from zoo.hub import hub
     from zoo.pretrain import pretrain
     from zoo.report.page import write_page
 

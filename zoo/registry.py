@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import fnmatch
 import functools
 import importlib
 import importlib.util
@@ -298,13 +297,6 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def list_backbones(pattern: str = "*") -> list[str]:
-    """Names of timm's models that match a shell pattern, as `timm.list_models()` gives them, read from timm's
-    sources.
-    """
-    return fnmatch.filter(_timm_models(), pattern)
-
-
 # ---- how they are found --------------------------------------------------------------------------
 
 
@@ -448,14 +440,3 @@ def _fault(point: metadata.EntryPoint, origin: str) -> str | None:
         if importlib.util.find_spec(module) is None:
             return f"{origin} has no package {module!r}, which its entry point names"
     return None
-
-
-@functools.cache
-def _timm_models() -> list[str]:
-    spec = importlib.util.find_spec("timm")
-    folder = Path(spec.submodule_search_locations[0]) / "models"
-    pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
-    names = {name for path in folder.glob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))}
-    return sorted(
-        names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
-    )

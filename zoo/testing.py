@@ -25,15 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.checkpoint import read as checkpoint
 from zoo import recipe
 from zoo.backbones import Backbone, create_backbone
-from zoo.data.named.catalogue import DataInfo
+from zoo.checkpoint import read as checkpoint
 from zoo.data.generated import generate
+from zoo.data.info import DataInfo
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.grid import is_picture
 from zoo.registry import find_task
-from zoo.tasks.base import TRAINING, VALIDATION, PretextTask, TaskOutput, counted, kind_of
+from zoo.tasks.base import TRAINING, VALIDATION, PretextTask
+from zoo.tasks.output import TaskOutput, kind_of
 
 SIZES, IMAGES, STEPS = (32, 24), 16, 40  # pixels; pictures of the fixed batch; steps in which its loss has to fall
 FALL = 0.02  # of the first loss, at least

@@ -90,7 +90,7 @@ def _recipes(given: argparse.Namespace) -> list[dict]:
 
 
 def _backbones(given: argparse.Namespace) -> list[dict]:
-    from zoo.registry import list_backbones
+    from zoo.backbones.names import list_backbones
 
     return [{"name": name} for name in list_backbones()]
 
@@ -418,7 +418,7 @@ def push(given: argparse.Namespace) -> Any:
 
     folder = hub.find(given.checkpoint)
     if given.license:
-        from zoo.checkpoint.read import update_card
+        from zoo.checkpoint.write import update_card
 
         update_card(folder, license=given.license)
     where = hub.push(folder, given.to, name=given.name, replace=given.replace)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.data.named import catalogue
 from zoo.data import datasets
+from zoo.data.datasets import data_info, get_data, list_data, load_data
+from zoo.data.media.resize import resize
+from zoo.data.named import catalogue
 from zoo.data.sources import sources
-from zoo.data.datasets import data_info, get_data, list_data, load_data, resize
 from zoo.errors import ZooError
 
 ROOT = Path(datasets.__file__).parents[2]

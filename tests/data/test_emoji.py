@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.data.datasets import load_data
 from zoo.data.named import emoji
 from zoo.data.sources import sources
-from zoo.data.datasets import load_data
 from zoo.errors import ZooError
 
 HOME = os.environ.get("ZOO_HOME")  # as the person who runs the tests has it

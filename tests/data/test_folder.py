@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from zoo.data import datasets
-from zoo.data.media import decode as decoding
-from zoo.data.folder import folder as module
 from zoo.data.folder import cache as caching
+from zoo.data.folder import folder as module
 from zoo.data.folder.folder import folder_info, load_folder
+from zoo.data.media import decode as decoding
 from zoo.errors import ZooError
 
 

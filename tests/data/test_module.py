@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from zoo.data import module
-from zoo.data.datasets import DataInfo, Dataset
-from zoo.data.module import Batches, ZooData, batches_done, create_data
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import DataInfo
+from zoo.data.module import ZooData, create_data
+from zoo.data.order import Batches, batches_done
 from zoo.errors import ZooError
 
 

@@ -14,9 +14,9 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
+from zoo.data.datasets import get_data, load_data
 from zoo.data.named import catalogue, readers
 from zoo.data.sources import sources
-from zoo.data.datasets import get_data, load_data
 from zoo.errors import ZooError
 
 

@@ -19,11 +19,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from shards_example import folder, home, numbers, png, refused, shard, tar  # noqa: F401
 
-from zoo.data.shards import shards as streaming
 from zoo.data.datasets import data_info, load_data
-from zoo.data.module import Batches, ZooData, create_data
+from zoo.data.module import ZooData, create_data
+from zoo.data.order import Batches, in_windows
+from zoo.data.shards import shards as streaming
 from zoo.data.shards.writer import write_shards
-from zoo.data.shards.shards import in_windows
 from zoo.errors import ZooError
 
 # ---- what a sample holds -------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from killing import at, forked, kill
 from shards_example import folder, home, numbers, refused  # noqa: F401
 
 import zoo
-from zoo.data.datasets import Dataset, load_data
-from zoo.data.module import Batches, ZooData
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import load_data
+from zoo.data.module import ZooData
+from zoo.data.order import Batches
 from zoo.data.shards.shards import Pictures
 
 INSTEAD = {

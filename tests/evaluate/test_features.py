@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import zoo
-from zoo.data.named.catalogue import ENTRIES
 from zoo.data.datasets import data_info
 from zoo.data.generated import generate
 from zoo.data.module import ZooData
+from zoo.data.named.catalogue import ENTRIES
 from zoo.errors import ZooError
-from zoo.evaluate.banks import (SPLITS, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels)
+from zoo.evaluate.banks import SPLITS, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels
 from zoo.views import to_float
 
 

@@ -8,7 +8,8 @@ import torch
 
 import zoo
 from zoo.backbones import Backbone
-from zoo.data.datasets import DataInfo, Dataset
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import DataInfo
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate import finetune as module

@@ -11,8 +11,8 @@ import zoo
 from zoo.data.module import ZooData
 from zoo.evaluate.banks import extract
 from zoo.evaluate.knn import accuracy, knn
-from zoo.train.looks import FeatureHealth, OnlineKNN
 from zoo.evaluate.rank import effective_rank, spread
+from zoo.train.looks import FeatureHealth, OnlineKNN
 
 VIT = {
     "patch_size": 4,

@@ -12,9 +12,8 @@ from checkpoint_example import pictures, trained, untrained
 
 import zoo
 from zoo import card as cards
-from zoo.hub import hub
 from zoo.card import read_card
-from zoo.checkpoint.read import load_task, update_card
+from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
 from zoo.evaluate import table
 from zoo.evaluate.banks import choose_labelled, extract, labels_of, raw_pixels
@@ -22,6 +21,8 @@ from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import Probe, fit_probe
 from zoo.evaluate.table import check_metric, evaluate, print_table, random_task, reproduce
+from zoo.hub import hub
+from zoo.tasks.load import load_task
 
 
 @pytest.fixture(autouse=True)

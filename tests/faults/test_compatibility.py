@@ -20,10 +20,11 @@ import torch
 import zoo
 from zoo import recipe as recipes
 from zoo.card import read_card
-from zoo.checkpoint.read import load_backbone, load_task
+from zoo.checkpoint.read import load_backbone
 from zoo.data.module import create_data
-from zoo.pretrain import build
 from zoo.machine.provenance import machine
+from zoo.tasks.load import load_task
+from zoo.train.fit import build
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OLD = ["simclr", "mae"]

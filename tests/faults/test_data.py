@@ -21,9 +21,9 @@ from PIL import Image
 import zoo
 from zoo import cli
 from zoo.card import read_card
-from zoo.data.media import decode as decoding
 from zoo.data.folder import cache as caching
 from zoo.data.folder.folder import load_folder
+from zoo.data.media import decode as decoding
 from zoo.errors import ZooError
 from zoo.recipe import read
 

@@ -28,12 +28,12 @@ from killing import (
     state,
 )  # noqa: F401
 
-from zoo.checkpoint import read as checkpoint
 from zoo import paths
+from zoo.checkpoint import read as checkpoint
 from zoo.errors import ZooError
 from zoo.machine.logs import Curves
-from zoo.paths import sync_folder
 from zoo.machine.resumable import SafeCheckpointIO, newest_good
+from zoo.paths import sync_folder
 
 long = pytest.mark.faults
 SIZE = 300_000  # bytes of the states here, about

@@ -27,8 +27,8 @@ from killing import at, forked
 
 from zoo import card as cards
 from zoo import cli, paths
-from zoo.hub import hub
 from zoo.errors import ZooError
+from zoo.hub import hub
 
 # ---- H3: two processes ---------------------------------------------------------------------------
 

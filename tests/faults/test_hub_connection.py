@@ -15,9 +15,9 @@ import time
 import pytest
 from hub_server import MODEL, NAME, answer, dropping, in_cache, place, stall, status, there, web  # noqa: F401
 
-from zoo.hub import carriers, hub
 from zoo import cli
 from zoo.errors import ZooError
+from zoo.hub import carriers, hub
 
 # ---- H1: the connection --------------------------------------------------------------------------
 

@@ -23,11 +23,11 @@ from PIL import Image
 from run_example import weights
 
 import zoo
-from zoo.machine import ranks
 from zoo.card import read_card
 from zoo.data.datasets import load_data
 from zoo.data.shards.writer import write_shards
 from zoo.errors import ZooError
+from zoo.machine import ranks
 from zoo.machine.resumable import newest_good
 
 # neither 3 nor anything else divides the digits: the last training batch is left out, and the last of validation is

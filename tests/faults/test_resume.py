@@ -30,8 +30,8 @@ from killing import (
 )  # noqa: F401
 
 import zoo
-from zoo.machine import resumable
 from zoo.errors import Terminated, ZooError
+from zoo.machine import resumable
 from zoo.machine.resumable import SafeCheckpointIO, newest_good
 
 long = pytest.mark.faults

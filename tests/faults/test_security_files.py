@@ -29,10 +29,10 @@ from run_example import RECIPE, place, train  # noqa: F401
 import zoo
 from zoo import card as cards
 from zoo import cli
-from zoo.hub import hub
-from zoo.checkpoint.read import load_task
 from zoo.errors import ZooError
+from zoo.hub import hub
 from zoo.recipe import flat, keys, read
+from zoo.tasks.load import load_task
 
 # ---- S1: what would run code ---------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from site_example import TASK, Site, as_found, site  # noqa: F401
 
 import zoo
 from zoo import cli, registry
-from zoo.hub import hub
 from zoo.errors import ZooError
+from zoo.hub import hub
 
 # ---- S4: secrets ---------------------------------------------------------------------------------
 

@@ -14,11 +14,12 @@ from killing import within
 from recipe_example import BASE, sentence
 
 import zoo
+from zoo.checkpoint.tensors import read_tensors
+from zoo.checkpoint.write import export
+from zoo.errors import ZooError
 from zoo.machine import bounds as building
 from zoo.machine.bounds import Bounded
-from zoo.checkpoint.read import export, load_task
-from zoo.errors import ZooError
-from zoo.importing import read_tensors
+from zoo.tasks.load import load_task
 
 VIT = {
     "patch_size": 8,

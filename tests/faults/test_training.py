@@ -25,7 +25,7 @@ import zoo
 from zoo import cli, registry
 from zoo.errors import ZooError
 from zoo.machine.logs import Curves
-from zoo.tasks.base import TaskOutput
+from zoo.tasks.output import TaskOutput
 
 long = pytest.mark.faults
 TASKS = [entry.name for entry in zoo.list_tasks() if entry.origin == "zoo"]

@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from zoo.backbones import create_backbone
-from zoo.tasks.image.autoencoder import Autoencoder
 from zoo.tasks.base import PretextTask
+from zoo.tasks.image.autoencoder import Autoencoder
 from zoo.tasks.image.vae import VAE
 
 CODE = 4  # the fourth and fifth variance of these digits lie well apart: 0.45 and 0.33

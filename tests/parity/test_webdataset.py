@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from zoo.data.folder.folder import load_folder
-from zoo.data.shards.writer import write_shards
 from zoo.data.shards.shards import load_shards
+from zoo.data.shards.writer import write_shards
 from zoo.errors import ZooError
 
 wds = pytest.importorskip("webdataset")

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch.distributions import Bernoulli, kl_divergence
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.heads import PatchDecoder, picture_decoder
 from zoo.tasks.image.autoencoder import Autoencoder, kl_bernoulli
-from zoo.tasks.base import counted
 
 VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.tasks.image.barlow_twins import BarlowTwins, barlow_twins, correlation
-from zoo.tasks.base import counted
 
 
 def _pair(rows: int = 12, dim: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,9 +12,9 @@ from recipe_example import sentence
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo
-from zoo.data.named.catalogue import ENTRIES
 from zoo.data.generated import generate
 from zoo.data.module import ZooData
+from zoo.data.named.catalogue import ENTRIES
 from zoo.tasks.base import PretextTask
 
 FC_NORM = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "class_token": False, "global_pool": "avg"}

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
-from zoo.checkpoint.read import load_task
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.masks import mask_pixels
-from zoo.tasks.base import counted
 from zoo.tasks.image.beit import BEiT
+from zoo.tasks.load import load_task
 
 HUB = Path(__file__).parent.parent.parent / "hub"
 NAME = "vqvae-test-resnet-fashion-mnist"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
-from zoo.tasks.base import counted
+from zoo.draws import counted
 from zoo.tasks.image.byol import BYOL
 
 

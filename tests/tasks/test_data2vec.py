@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.masks import mask_pixels
-from zoo.tasks.base import counted
 from zoo.tasks.image.data2vec import Data2Vec
 
 VIT = dict(patch_size=8, depth=3, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.losses import view_cross_entropy
-from zoo.tasks.base import counted
 from zoo.tasks.image.dino import DINO, entropy
 
 VIT = dict(patch_size=8, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)

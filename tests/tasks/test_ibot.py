@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.masks import mask_pixels
-from zoo.tasks.base import counted
 from zoo.tasks.image.ibot import IBOT
 
 VIT = dict(

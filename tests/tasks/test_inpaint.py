@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
-from zoo.tasks.base import counted
 from zoo.tasks.image.inpaint import Inpaint
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.masks import patchify, unpatchify
-from zoo.tasks.base import counted
 from zoo.tasks.image.mae import MAE
 
 VIT = dict(patch_size=8, depth=2, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)

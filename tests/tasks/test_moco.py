@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
-from zoo.tasks.base import counted
 from zoo.tasks.image.moco import MoCo, contrast
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.losses import nt_xent
-from zoo.tasks.base import counted
 from zoo.tasks.image.simclr import SimCLR
 
 

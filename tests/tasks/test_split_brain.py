@@ -10,8 +10,8 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.colour import lab_to_rgb
+from zoo.draws import counted
 from zoo.errors import ZooError
-from zoo.tasks.base import counted
 from zoo.tasks.image.split_brain import MIDDLE, SplitBrain
 
 

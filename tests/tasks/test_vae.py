@@ -10,8 +10,8 @@ import torch
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
 from zoo.backbones import create_backbone
+from zoo.draws import counted
 from zoo.errors import ZooError
-from zoo.tasks.base import counted
 from zoo.tasks.image.vae import VAE, kl_from_prior
 
 VIT = dict(patch_size=4, depth=1, embed_dim=32, num_heads=2, class_token=False, global_pool="avg", fc_norm=False)

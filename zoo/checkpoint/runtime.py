@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from zoo import card as cards
-from zoo.adapt import FACTS, with_classifier
+from zoo.adapt import FACTS
 from zoo.backbones import Backbone, create_backbone
-from zoo.machine.bounds import BESIDE, Bounded
-from zoo.checkpoint.read import CONFIG, MODEL, load_backbone
+from zoo.checkpoint.classifier import with_classifier
+from zoo.checkpoint.files import CONFIG, MODEL
+from zoo.checkpoint.read import load_backbone
 from zoo.errors import ZooError, because, nearest
 from zoo.hub.hub import find
+from zoo.machine.bounds import BESIDE, Bounded
 from zoo.paths import expanded, write_bytes
 
 FORMATS = {"torch-export": ".pt2", "onnx": ".onnx"}  # as the command line has them too, which can't import this

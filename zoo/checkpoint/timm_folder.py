@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from zoo.backbones import Backbone, create_backbone
-from zoo.machine.bounds import BESIDE, Bounded
-from zoo.card import FILE, LARGEST, Missing, read_json
-from zoo.hub.carriers import HuggingFace
-from zoo.checkpoint.read import CONFIG, MODEL
+from zoo.card import FILE, LARGEST
+from zoo.checkpoint.files import CONFIG, MODEL
+from zoo.checkpoint.tensors import read_tensors
 from zoo.errors import ZooError
+from zoo.hub.carriers import HuggingFace
 from zoo.hub.hub import local_checkpoint
-from zoo.importing import read_tensors
+from zoo.machine.bounds import BESIDE, Bounded
 from zoo.paths import beside, expanded, explain, home, offline, swap, write_bytes
+from zoo.strict import Missing, read_json
 
 MOST = 32 << 30  # bytes of a model.safetensors that is taken from elsewhere
 

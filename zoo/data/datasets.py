@@ -14,44 +14,22 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo import paths
-from zoo.card import LARGEST_SIZE, UNPRINTABLE, printable
-from zoo.data.named.catalogue import ENTRIES, DataInfo, Entry
+from zoo.data.dataset import Dataset
+from zoo.data.info import FOLDER, SHARDS, DataInfo, check_size
+from zoo.data.media.resize import resize
+from zoo.data.named.catalogue import ENTRIES, Entry
+from zoo.data.sources.sources import Source
 from zoo.errors import ZooError, nearest
+from zoo.strict import UNPRINTABLE, printable
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from zoo.data.sources.sources import Source
-
-FOLDER, SHARDS = "folder:", "shards:"
 MAPPED = 512 << 20  # bytes from which an array is mapped instead of read
 LAYOUT = 1  # of the decoded files; raise it when what they hold changes
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Dataset:
-    """A set in memory, or where it lies.
-
-    fields       image uint8 (n, C, size, size), RGB or grey; label and other numbers int64 (n,); text n str;
-                 of shards, `Pictures` and `Texts`, which read the rows that are indexed
-    splits       train, validation, test: int64 indices into the fields
-    fingerprint  sha256 hex of the files that were read, the version and the size
-    bad          of a folder: {path, reason, maybe replaced_by} of each image that can't be read; of shards: of
-                 each that was met, with its byte in the shard
-    """
-
-    info: DataInfo
-    fields: dict[str, Tensor | list[str]]
-    splits: dict[str, Tensor]
-    fingerprint: str
-    bad: list[dict] = field(default_factory=list)
 
 
 def list_data() -> list[DataInfo]:
@@ -135,12 +113,6 @@ def load_data(
     return _as_dataset(entry, size, fields, splits, digest)
 
 
-def check_size(size: int | None) -> None:
-    """Raises ZooError unless `size` is a side in pixels, or None for the set's own."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
-        raise ZooError(f"data.size is {size!r}; it has to be a whole number of pixels from 1 to {LARGEST_SIZE}")
-
-
 def _entry(name: str) -> Entry:
     if not isinstance(name, str) or name not in ENTRIES:
         if isinstance(name, (str, Path)) and os.path.isdir(name):
@@ -178,26 +150,6 @@ def _read(entry: Entry, size: int, raw: Path | None = None, folder: Path | None 
     if fields["image"].shape[-2:] != (size, size):
         fields["image"] = resize(torch.from_numpy(np.ascontiguousarray(fields["image"])), size).numpy()
     return fields, splits
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 (n, C, H, W) -> (n, C, size, size): short side to `size`, bilinear, antialiased, centre crop."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    height, width = images.shape[-2:]
-    if (height, width) == (size, size):
-        return images
-    scale = size / min(height, width)
-    shape = max(size, round(height * scale)), max(size, round(width * scale))
-    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-    out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
-    for begin in range(0, len(images), 512):  # bounds the float copy
-        part = interpolate(
-            images[begin : begin + 512].float(), shape, mode="bilinear", antialias=True, align_corners=False
-        )
-        out[begin : begin + 512] = part[..., top : top + size, left : left + size].round().clamp(0, 255).to(torch.uint8)
-    return out
 
 
 # Decoded files

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from zoo.data.datasets import DataInfo, Dataset
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import DataInfo
 
 
 def generate(info: DataInfo, size: int | None = None, images: int = 96, seed: int = 0) -> Dataset:

@@ -7,122 +7,21 @@ the order.
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.data.datasets import Dataset, load_data
-from zoo.data.shards.shards import Pictures, Texts, in_windows
+from zoo.data.columns import Fields
+from zoo.data.dataset import Dataset, some_of, taken
+from zoo.data.datasets import load_data
+from zoo.data.order import Batches
 from zoo.errors import ZooError, nearest
 
 BATCH_SIZE = 256  # where nobody gives one
-Fields = dict[str, Tensor | list[str] | Pictures | Texts]
-
-
-def mix(*counters: int) -> int:
-    """A 63-bit seed from integers, the same on every machine and in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(counters).encode(), digest_size=8).digest(), "little") >> 1
-
-
-def take(fields: Fields, rows: Tensor) -> dict[str, Tensor | list[str]]:
-    """A batch: these rows of every field, and `index` (B,) int64, the rows themselves."""
-    batch = {}
-    for name, field in fields.items():
-        if isinstance(field, (Tensor, Pictures)):
-            batch[name] = field[rows.to(field.device)]
-        else:
-            batch[name] = [field[row] for row in rows.tolist()]
-    return batch | {"index": rows}
-
-
-def taken(fields: Fields, parts: Iterable[Tensor]) -> Iterator[dict]:
-    """The batch of each part of rows; pictures in shards are decoded ahead."""
-    image = fields.get("image")
-    if not isinstance(image, Pictures):
-        yield from (take(fields, rows) for rows in parts)
-        return
-    others = {name: field for name, field in fields.items() if name != "image"}
-    for rows, pictures in image.ahead(parts):
-        yield {"image": pictures} | take(others, rows)
-
-
-def some_of(rows: Tensor, most: int | None) -> Tensor:
-    """The rows, or `most` of them, always the same: not the first ones, which in a folder are all of one class."""
-    if most is None or len(rows) <= most:
-        return rows
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values]
-
-
-def batches_done(trainer: L.Trainer) -> int:
-    """Training batches done since the run began: the count that Lightning (2.6) always restores exactly."""
-    return trainer.fit_loop.epoch_loop.batch_progress.total.completed
-
-
-class Batches:
-    """One pass over a split. Checkpoints hold nothing of it: the trainer's own counters say where to start.
-
-    In training the order is drawn from (seed, epoch), and a global batch that would stay incomplete is left
-    out. Elsewhere the order is that of `rows`, and the last batch is short. With W processes, process r takes
-    rows r, r + W, ... of each global batch of W `batch_size` rows, and all take equally many, since losses
-    gather over ranks: so outside training up to W - 1 rows are left out at the end. Of shards, in training,
-    each process takes a stretch of its own (`zoo.data.shards.shards.in_windows`).
-    """
-
-    def __init__(
-        self, fields: Fields, rows: Tensor, batch_size: int, trainer: L.Trainer, seed: int = 0, training: bool = False
-    ):
-        self.fields, self.rows, self.batch_size, self.trainer = fields, rows, batch_size, trainer
-        self.seed, self.training = seed, training
-
-    @property
-    def global_batch(self) -> int:
-        return self.batch_size * self.trainer.world_size
-
-    def __len__(self) -> int:
-        full, rest = divmod(len(self.rows), self.global_batch)
-        return full if self.training else full + (rest >= self.trainer.world_size)
-
-    def __iter__(self) -> Iterator[dict]:
-        # A generator: the counters are read at the first next(), and by then Lightning has restored them.
-        yield from taken(self.fields, self._parts())
-
-    def _parts(self) -> Iterator[Tensor]:
-        """This process's rows of each batch."""
-        rank, world, size = self.trainer.global_rank, self.trainer.world_size, self.global_batch
-        start, epoch = self._place() if self.training else (0, 0)
-        order = self.rows
-        if self.training and isinstance(self.fields.get("image"), Pictures):
-            yield from in_windows(self.rows, (self.seed, epoch), self.batch_size, rank, world, start)
-            return
-        if self.training:
-            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-            order = self.rows[torch.randperm(len(self.rows), generator=generator)]
-        for number in range(start, len(self)):
-            rows = order[number * size : (number + 1) * size]
-            yield rows[: len(rows) // world * world][rank::world]
-
-    def _place(self) -> tuple[int, int]:
-        """The batch of the epoch to start with, and the epoch.
-
-        The epoch is counted in batches: Lightning's own count of epochs (2.6) is one too high after resuming,
-        under max_steps, from a state saved at the end of an epoch or of a run. `overfit_batches` wants the
-        same each time.
-        """
-        start = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        epoch = -(-(batches_done(self.trainer) - start) // self.trainer.num_training_batches)
-        return start, 0 if self.trainer.overfit_batches else epoch
-
-    # Both tell Lightning that resuming within an epoch is fine; there is nothing to keep.
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        return
 
 
 class ZooData(L.LightningDataModule):

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zoo.data.dataset import some_of
 from zoo.data.datasets import DataInfo
-from zoo.data.module import ZooData, mix, some_of
+from zoo.data.module import ZooData
+from zoo.draws import counted, mix
 from zoo.errors import ZooError
-from zoo.tasks.base import PretextTask, counted
+from zoo.tasks.base import PretextTask
 from zoo.views import resize, to_float
 
 OWN, RANDOM, PIXELS = "backbone", "random weights", "pixels"
@@ -29,11 +31,6 @@ class Bank:
 
     x: dict[str, Tensor]
     y: dict[str, Tensor]
-
-
-def best_device() -> torch.device:
-    """A GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def extract(

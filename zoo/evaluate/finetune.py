@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from zoo.backbones import Backbone
 from zoo.data.module import ZooData
+from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.evaluate.banks import BATCH
 from zoo.evaluate.knn import accuracy
 from zoo.evaluate.linear import Probe
 from zoo.optim import Optim
-from zoo.tasks.base import counted
 from zoo.views import random_resized_crop, to_float
 
 FINETUNE = 4  # first counter of its random numbers

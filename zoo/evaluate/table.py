@@ -24,16 +24,31 @@ from torch import Tensor
 
 from zoo.backbones import create_backbone
 from zoo.card import bad_samples_of, label_amount, read_card
-from zoo.checkpoint.read import load_task, update_card
+from zoo.checkpoint.write import update_card
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
+from zoo.draws import counted
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.banks import (OWN, PIXELS, RANDOM, Bank, best_device, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels)
+from zoo.evaluate.banks import (
+    OWN,
+    PIXELS,
+    RANDOM,
+    Bank,
+    choose_labelled,
+    extract,
+    labels_of,
+    raw_pixels,
+    require_amount,
+    require_labels,
+)
 from zoo.evaluate.finetune import FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy, choose_k, knn
 from zoo.evaluate.linear import Probe, fit_probe
+from zoo.machine.devices import best_device
 from zoo.registry import IMPORTED
-from zoo.tasks.base import PretextTask, counted, create_task
+from zoo.tasks.base import PretextTask
+from zoo.tasks.create import create_task
+from zoo.tasks.load import load_task
 
 PROTOCOLS = ("knn", "linear", "finetune")
 DRAWS, FINETUNE_DRAWS = 5, 3  # of the labels, where not all are used

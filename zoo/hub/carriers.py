@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from zoo.card import Missing, open_plain
+from zoo.strict import Missing, open_plain
 from zoo.errors import ZooError, bare_address
 from zoo.paths import expanded, explain
 

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zoo import card as cards
-from zoo.card import Missing, check_file, check_name, read_card
+from zoo.strict import Missing
+from zoo.card import check_file, check_name, read_card
 from zoo.hub.carriers import HF, Carrier, Folder, open_carrier
 from zoo.errors import ZooError, nearest
 from zoo.hub.index import INDEX, LARGEST, entry_of, index_text, parse_index
@@ -333,7 +334,7 @@ def push(folder: str | Path, to: str | Path, name: str | None = None, replace: b
     if card["license"] is None:
         raise ZooError(
             f"{source} has no licence yet, and nobody may use it without; decide on one and push with it, as by "
-            "--license Apache-2.0, or from Python zoo.checkpoint.read.update_card(folder, license=...) first"
+            "--license Apache-2.0, or from Python zoo.checkpoint.write.update_card(folder, license=...) first"
         )
     if name is not None:
         card["name"] = check_name(name, "the name in the hub")

@@ -53,3 +53,8 @@ def with_precision(resolved: dict) -> dict:
     if training["precision"] != "bf16" or computes_bf16(training["accelerator"]):
         return resolved
     return resolved | {"trainer": training | {"precision": "32"}}
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

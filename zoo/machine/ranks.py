@@ -85,17 +85,6 @@ def first() -> bool:
     return rank_zero_only.rank == 0
 
 
-def strategy(world: int, timeout: float, kind: str) -> Processes | str:
-    """Lightning's strategy for `world` processes, which share the work by `kind`, ddp or fsdp: NCCL between GPUs, Gloo
-    between CPUs, and `timeout` seconds for whatever one waits for.
-    """
-    if world == 1:
-        return "auto"
-    from zoo.train.fsdp import Sharded
-
-    return {"ddp": Processes, "fsdp": Sharded}[kind](timeout=datetime.timedelta(seconds=timeout))
-
-
 class Processes(DDPStrategy):
     """As Lightning's, but for the first meeting there is more time: some processes import torch for longer than
     others.

@@ -11,14 +11,16 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.card import bad_samples_of
-from zoo.checkpoint.read import load_task
-from zoo.data.datasets import FOLDER, SHARDS, Dataset, load_data
+from zoo.data.dataset import Dataset
+from zoo.data.datasets import load_data
+from zoo.data.info import FOLDER, SHARDS
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate.banks import OWN, extract
 from zoo.evaluate.knn import neighbours
 from zoo.report.charts import legend, scatter
 from zoo.report.markup import picture, text
+from zoo.tasks.load import load_task
 
 BANK, MAPPED, QUERIES, NEAREST = 10_000, 1_000, 8, 8
 PIXELS = 16_000_000  # of the bank: fewer images where they are larger, so that it takes as long

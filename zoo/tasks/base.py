@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -22,55 +21,19 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from zoo.machine import cpu
 from zoo.backbones import Backbone
-from zoo.data.module import ZooData, batches_done, mix
-from zoo.errors import UNFIT, ZooError, because, nearest
-from zoo.heads import use_global_batch_norm
+from zoo.data.module import ZooData
+from zoo.data.order import batches_done
+from zoo.draws import counted
+from zoo.errors import ZooError
 from zoo.losses import averaged, gather, many
+from zoo.machine import cpu
+from zoo.machine.norms import use_global_batch_norm
+from zoo.machine.resumable import LocalCheckpointIO
 from zoo.optim import Optim
 from zoo.ranges import check_ranges
-from zoo.machine.resumable import LocalCheckpointIO
+from zoo.tasks.output import TaskOutput, kind_of
 from zoo.views import to_float
-
-
-@dataclass
-class TaskOutput:
-    """`loss` is the scalar to minimise; `logs` holds its named terms and whatever else is worth a curve (scalars)."""
-
-    loss: Tensor
-    logs: dict[str, Tensor] = field(default_factory=dict)
-
-
-def kind_of(value: Any) -> str:
-    """What somebody gave, for a sentence: a tensor by its shape, all else by its type."""
-    return (
-        f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-        if isinstance(value, Tensor)
-        else f"a {type(value).__name__}"
-    )
-
-
-class counted:
-    """Inside, torch's generators (CPU, and `device` if it is a GPU) are seeded by counters; outside they are as
-    found.
-    """
-
-    def __init__(self, device: torch.device, *counters: int):
-        self.gpus = [device] if device.type == "cuda" else []
-        self.seed = mix(*counters)
-
-    def __enter__(self) -> None:
-        self.fork = torch.random.fork_rng(self.gpus)
-        self.fork.__enter__()
-        torch.default_generator.manual_seed(self.seed)
-        for gpu in self.gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(self.seed)
-
-    def __exit__(self, *error) -> bool | None:
-        return self.fork.__exit__(*error)
-
 
 TRAINING, VALIDATION = 0, 1  # first counter: the two never share a draw
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -361,32 +324,3 @@ class PretextTask(L.LightningModule, ABC):
             f"{what} at epoch {self.current_epoch}, batch {batch_idx}{f' ({listed})' if listed else ''}; "
             "a lower optim.lr or a longer optim.warmup usually mends it"
         )
-
-
-def create_task(name: str, backbone: Backbone, **arguments) -> PretextTask:
-    """A pretext task by its registered name. Raises ZooError for an unknown name or argument, and for arguments that it
-    can't be made with.
-    """
-    from zoo import registry
-
-    task = registry.find_task(name)
-    parameters = inspect.signature(task.__init__).parameters
-    known = [key for key in parameters if key not in ("self", "backbone")]
-    for key in arguments:
-        if key not in known:
-            raise ZooError(f"{key} is not an argument of the task {name}{nearest(key, known)}")
-    try:
-        return task(backbone, **arguments)
-    except ZooError:
-        raise
-    except BaseException as error:  # a plugin may raise anything, SystemExit included
-        origin = "zoo" if name == registry.IMPORTED else registry.task_entry(name).origin
-        ours = origin in ("zoo", "this session")
-        if isinstance(error, KeyboardInterrupt) or (ours and not isinstance(error, UNFIT)):
-            raise
-        given = {key: value for key, value in arguments.items() if value != parameters[key].default}
-        raise ZooError(
-            f"the task {name}{'' if ours else f' of {origin}'} can't be made with {given or 'its defaults'} and the "
-            f"backbone {backbone.name}: "
-            f"{because(error)}"
-        ) from error

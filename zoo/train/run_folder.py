@@ -15,8 +15,8 @@ from typing import Any
 from zoo import recipe as recipes
 from zoo.data.folder.cache import BAD_SAMPLES
 from zoo.errors import ZooError
-from zoo.paths import clear_leftovers, explain, successors
 from zoo.machine.resumable import LAST, PREVIOUS
+from zoo.paths import clear_leftovers, explain, successors
 
 RECIPE, CHECKPOINT, FACTS = "recipe.yaml", "checkpoint", "run.json"
 WRITTEN = (LAST, PREVIOUS, CHECKPOINT, FACTS, RECIPE, BAD_SAMPLES, "metrics.csv")  # what a run replaces

@@ -24,7 +24,8 @@ from zoo.heads import projector
 from zoo.losses import gather, normalized
 from zoo.ranges import Count, Positive, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import simclr_view
 
 

@@ -15,15 +15,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo.card import LARGEST_SIZE
+from zoo.data.dataset import Dataset
 from zoo.data.folder.cache import VERSION, File, Policy, cached
 from zoo.data.folder.cache import shown as _shown
+from zoo.data.info import DataInfo
 from zoo.errors import ZooError, nearest
-
-if TYPE_CHECKING:
-    from zoo.data.datasets import DataInfo, Dataset
 
 DEFAULT_SIZE = 64
 IGNORED = ("__MACOSX",)  # beside everything whose name begins with a dot
@@ -81,8 +79,6 @@ def load_folder(
     """
     import torch
 
-    from zoo.data.datasets import Dataset
-
     size = DEFAULT_SIZE if size is None else size
     if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
         raise ZooError(f"data.size is {size!r}; for a folder it is a whole number of pixels from 4 to {LARGEST_SIZE}")
@@ -110,8 +106,6 @@ def check_policy(bad_samples: str, bad_share: float) -> None:
 
 
 def _info(path: str | Path, files: list[File], layout: Layout, size: int) -> DataInfo:
-    from zoo.data.datasets import DataInfo
-
     plain, labelled = str(path).removeprefix("folder:"), layout.labels is not None
     kind = f"{len(layout.classes)} classes, one per folder" if labelled else f"unlabelled: {layout.why}"
     return DataInfo(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.media.resize import resize
 from zoo.errors import ZooError
 
 Read = tuple[dict, dict[str, np.ndarray]]
@@ -128,8 +129,6 @@ def read_imagenette(raw: Path, size: int, folder: Path) -> Read:
     """
     import torch
     import torchvision.datasets
-
-    from zoo.data.datasets import resize
 
     parts = [torchvision.datasets.Imagenette(raw, split=split, size="160px") for split in ("train", "val")]
     labels = [np.array([label for _, label in part._samples], np.int64) for part in parts]

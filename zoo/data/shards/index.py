@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo import paths
-from zoo.data.media.decode import EXTENSIONS
-from zoo.data.folder.folder import SPLITS
 from zoo.data.folder.cache import shown
+from zoo.data.folder.folder import SPLITS
+from zoo.data.media.decode import EXTENSIONS
 from zoo.errors import ZooError, nearest
 
 VERSION = "1"  # of the columns and the splits; part of every index's name and fingerprint

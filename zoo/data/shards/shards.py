@@ -15,26 +15,23 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.card import LARGEST_SIZE
-from zoo.data.media.decode import decode_bytes
-from zoo.data.folder.folder import DEFAULT_SIZE, check_policy
+from zoo.data.columns import Column
+from zoo.data.dataset import Dataset
 from zoo.data.folder.cache import PATIENCE, shown
+from zoo.data.folder.folder import DEFAULT_SIZE, check_policy
+from zoo.data.info import DataInfo
+from zoo.data.media.decode import decode_bytes
+from zoo.data.media.threads import Threads
 from zoo.data.shards.index import VERSION, Index, indexed
 from zoo.data.shards.spares import Spares
-from zoo.data.media.threads import Threads
 from zoo.errors import ZooError
 
-if TYPE_CHECKING:
-    from zoo.data.datasets import DataInfo, Dataset
-
-BLOCK = 256  # neighbouring rows that stay together in the order of an epoch
-WINDOW = 8192  # rows of a process that are mixed with each other
 AHEAD = 2  # batches that are decoded while one is trained on
 AT_ONCE = 16  # pictures that a thread takes
 
@@ -66,8 +63,6 @@ def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", 
     Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, a bad
     size, and `skip`: without having decoded all there is no telling how many batches would be left.
     """
-    from zoo.data.datasets import Dataset
-
     check_policy(bad_samples, bad_share)
     if bad_samples == "skip":
         raise ZooError(
@@ -97,8 +92,6 @@ def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", 
 
 
 def _info(path: str, index: Index) -> DataInfo:
-    from zoo.data.datasets import DataInfo
-
     kind = f"{len(index.classes):,} classes" if index.classes else "unlabelled"
     summary = f"{sum(index.counts):,} images in {len(index.shards):,} shards, {kind}"
     return DataInfo(
@@ -116,7 +109,7 @@ def _info(path: str, index: Index) -> DataInfo:
     )
 
 
-class Texts:
+class Texts(Column):
     """Text of each row, in a file; where a picture was replaced, that of the picture."""
 
     def __init__(self, index: Index, spares: Spares | None = None):
@@ -125,6 +118,9 @@ class Texts:
     def __len__(self) -> int:
         return len(self.end)
 
+    def take(self, rows: Tensor) -> list[str]:
+        return [self[row] for row in rows.tolist()]
+
     def __getitem__(self, row: int) -> str:
         row = self.spares.rows.get(row, row) if self.spares else row
         start = int(self.end[row - 1]) if row else 0
@@ -132,12 +128,13 @@ class Texts:
             return os.pread(file.fileno(), int(self.end[row]) - start, start).decode()
 
 
-class Pictures:
+class Pictures(Column):
     """Looks like a uint8 tensor (n, 3, size, size) that can only be indexed by rows, and reads and decodes them then,
     in threads.
     """
 
     dtype, device = torch.uint8, torch.device("cpu")
+    near = False  # neighbouring rows lie in one tar
 
     def __init__(self, index: Index, size: int, spares: Spares | None = None):
         self.shards, self.size, self.spares = index.shards, size, spares
@@ -156,6 +153,9 @@ class Pictures:
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)))
         return self._answer(self._ask(rows))
+
+    def take(self, rows: Tensor) -> Tensor:
+        return self[rows]
 
     def ahead(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows, their images) of each part, the next ones being decoded meanwhile."""
@@ -219,34 +219,3 @@ class Pictures:
         if len(data) != size:
             raise ZooError(f"the shard {shown(shard)} has become shorter since it was indexed; get or make it again")
         return data
-
-
-def in_windows(
-    rows: Tensor, seeds: tuple[int, ...], batch_size: int, rank: int, world: int, start: int = 0
-) -> Iterator[Tensor]:
-    """Rows (B,) of each batch of process `rank` of `world` in one epoch, from batch number `start` on; a function of
-    its arguments alone.
-
-    Args:
-        rows: (n,) the split. Every process takes n // (world B) batches; no row is taken twice, and less than world B
-            are left out.
-        seeds: what the order is drawn from.
-
-    Memory: one window, and eight bytes for each block of the split.
-    """
-    from zoo.data.module import mix
-
-    length = len(rows) // (world * batch_size) * batch_size  # of each process
-    order = torch.randperm(-(-len(rows) // BLOCK), generator=torch.Generator().manual_seed(mix(*seeds)))
-    ends = torch.full((len(order),), BLOCK)
-    ends[order == len(order) - 1] = len(rows) - BLOCK * (len(order) - 1)  # the last block may be short
-    ends = ends.cumsum(0)
-    size = max(1, WINDOW // batch_size) * batch_size  # whole batches
-    for window in range(start * batch_size // size, -(-length // size)):
-        place = torch.arange(window * size, min(length, (window + 1) * size)) + rank * length
-        block = torch.searchsorted(ends, place, right=True)
-        within = place - torch.where(block > 0, ends[block - 1], 0)
-        mixed = torch.randperm(len(place), generator=torch.Generator().manual_seed(mix(*seeds, rank, window)))
-        chosen = rows[(order[block] * BLOCK + within)[mixed]]
-        rest = chosen[max(0, start * batch_size - window * size) :]
-        yield from rest.split(batch_size) if len(rest) else ()

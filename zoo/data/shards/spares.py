@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.media.decode import Unreadable
 from zoo.data.folder.cache import bad_lines, shown
+from zoo.data.media.decode import Unreadable
 from zoo.data.shards.index import Index
 from zoo.errors import ZooError
 from zoo.paths import write_text

@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 from zoo import paths
-from zoo.data.media.decode import Unreadable
-from zoo.data.folder.folder import look
 from zoo.data.folder.cache import decoded, shown
+from zoo.data.folder.folder import look
+from zoo.data.media.decode import Unreadable
 from zoo.errors import ZooError
 
 NAMES = {"train": "train", "validation": "val", "test": "test"}

@@ -26,7 +26,8 @@ from zoo.heads import projector
 from zoo.losses import total, wide
 from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import simclr_view
 
 EPSILON = 1e-5  # of BatchNorm, which the authors standardise with

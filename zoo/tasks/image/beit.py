@@ -26,7 +26,8 @@ from zoo.masks import block_mask, hidden_count, mask_pixels
 from zoo.paths import shipped
 from zoo.ranges import Part, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop
 
 
@@ -134,8 +135,8 @@ def _load(name: str, size: int, side: int) -> PretextTask:
     fits.
     """
     from zoo.card import read_card
-    from zoo.checkpoint.read import load_task
     from zoo.hub.hub import find, list_checkpoints
+    from zoo.tasks.load import load_task
 
     ours = shipped("hub")
     known = {entry["name"] for entry in list_checkpoints(ours)} if ours is not None else set()

@@ -29,7 +29,8 @@ from zoo.heads import map_head
 from zoo.losses import log_likelihood, total
 from zoo.ranges import BinWidth, Count, Positive, Range, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab
 
 NEIGHBOURS, SOFTNESS = 5, 5.0  # soft encoding: the paper's 5 nearest bins and sigma of 5 units of ab

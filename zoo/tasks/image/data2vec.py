@@ -31,7 +31,8 @@ from zoo.masks import block_mask, hidden_count, mask_pixels
 from zoo.optim import cosine
 from zoo.ranges import Natural, Part, Positive, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop
 
 

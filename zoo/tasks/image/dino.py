@@ -28,7 +28,8 @@ from zoo.losses import view_cross_entropy
 from zoo.optim import cosine
 from zoo.ranges import Count, LargeCrop, Natural, Positive, Several, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import each_view, in_turn, multi_crop, resize
 
 

@@ -31,7 +31,8 @@ from zoo.losses import gather, negative_cosine, normalized, wide
 from zoo.paths import expanded
 from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import luminance, random_resized_crop, resize, to_float
 
 ROTATION = 0  # seed of the rotation that wide teachers are seen through
@@ -128,9 +129,11 @@ def load_teacher(name: str) -> Backbone:
     """The frozen backbone of a checkpoint: a folder of ours or timm's, a name in the hub, or an address hf:// of
     either. Raises ZooError.
     """
-    from zoo.checkpoint.read import load_backbone  # above this file in the order of imports: a teacher is a finished checkpoint
-    from zoo.hub.hub import find
+    from zoo.checkpoint.read import (
+        load_backbone,  # above this file in the order of imports: a teacher is a finished checkpoint
+    )
     from zoo.checkpoint.timm_folder import find_timm, load_timm
+    from zoo.hub.hub import find
 
     local = str(expanded(name.removeprefix("local-dir:"))) if name.startswith("local-dir:") else name
     try:

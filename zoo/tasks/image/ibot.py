@@ -29,7 +29,8 @@ from zoo.masks import block_mask, hidden_count, hidden_tokens, mask_pixels
 from zoo.optim import cosine
 from zoo.ranges import Count, LargeCrop, Natural, Part, Positive, Several, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import each_view, in_turn, multi_crop
 
 

@@ -27,7 +27,8 @@ from zoo.heads import picture_decoder
 from zoo.losses import wide
 from zoo.ranges import Count, Natural, Range, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop
 
 

@@ -33,7 +33,8 @@ from zoo.heads import mlp
 from zoo.losses import wide
 from zoo.ranges import Count, Fraction, Several, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import crop_resize, random_grayscale, random_resized_crop
 
 MOST = 100_000  # permutations to choose from where there are too many to list

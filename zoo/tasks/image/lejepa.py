@@ -26,7 +26,8 @@ from zoo.heads import mlp
 from zoo.losses import total, wide
 from zoo.ranges import Count, LargeCrop, Natural, Part, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import in_turn, multi_crop
 
 POINTS, FURTHEST = 9, 5.0  # of the integral's positive half: the authors' 17 points from -5 to 5

@@ -24,7 +24,8 @@ from zoo.heads import TransformerDecoder, check_heads
 from zoo.masks import hidden_count, patchify, random_keep, unpatchify
 from zoo.ranges import Count, Part, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop
 
 

@@ -28,7 +28,8 @@ from zoo.losses import wide
 from zoo.masks import block_mask, hidden_count, mask_pixels
 from zoo.ranges import Count, Part, Several, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop, resize
 
 STROKE = 8  # pixels to a side of a cell that is drawn

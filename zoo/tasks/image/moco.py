@@ -35,7 +35,8 @@ from zoo.losses import gather, info_nce, normalized
 from zoo.optim import cosine
 from zoo.ranges import Count, Positive, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_solarize, simclr_view
 
 

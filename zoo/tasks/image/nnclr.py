@@ -23,7 +23,8 @@ from zoo.heads import Queue, mlp, projector
 from zoo.losses import gather, normalized
 from zoo.ranges import Count, Positive, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import simclr_view, to_float
 
 

@@ -30,7 +30,8 @@ from zoo.heads import mlp
 from zoo.losses import wide
 from zoo.ranges import Count, Part, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import crop_resize, random_resized_crop, to_float
 
 STEPS = tuple(

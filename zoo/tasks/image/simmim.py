@@ -24,7 +24,8 @@ from zoo.losses import wide
 from zoo.masks import hidden_count, mask_pixels, patchify, random_mask, unpatchify
 from zoo.ranges import Part, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop
 
 

@@ -22,7 +22,8 @@ from zoo.heads import mlp, projector
 from zoo.losses import negative_cosine, normalized
 from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import simclr_view
 
 

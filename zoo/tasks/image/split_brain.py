@@ -29,7 +29,8 @@ from zoo.heads import map_head
 from zoo.losses import log_likelihood
 from zoo.ranges import BinWidth, Count, Several, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab
 
 MIDDLE = 55.0  # the lightness, 0 to 100, at which sRGB shows most colours

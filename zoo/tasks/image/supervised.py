@@ -24,7 +24,8 @@ from zoo.grid import rows_of
 from zoo.losses import wide
 from zoo.ranges import Fraction, Several, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop, to_float
 
 

@@ -23,7 +23,8 @@ from zoo.heads import Prototypes, mlp
 from zoo.losses import sinkhorn, soft_cross_entropy
 from zoo.ranges import Count, LargeCrop, Natural, Positive, Several, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import in_turn, multi_crop, to_float
 
 

@@ -35,7 +35,8 @@ from zoo.heads import picture_decoder
 from zoo.losses import total, wide
 from zoo.ranges import Count, Share, Weight
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask, TaskOutput
+from zoo.tasks.base import PretextTask
+from zoo.tasks.output import TaskOutput
 from zoo.views import random_resized_crop, to_float
 
 ACTIVE = 0.1  # nats from which a dimension is said to tell something
