@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from zoo import card as cards
 from zoo.errors import ZooError
+from zoo.hub import page
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -62,7 +63,7 @@ def test_a_card_with_anything_anywhere_gives_a_dict_or_a_zoo_error(data):
     except ZooError:
         return
     assert cards.parse(cards.dump(read), "zoo.json") == read  # what is accepted can be written again
-    cards.render(read).encode()  # and shown
+    page.render(read).encode()  # and shown
 
 
 @settings(max_examples=200, deadline=None)
@@ -208,7 +209,7 @@ def test_the_readme_shows_the_card_and_nothing_it_smuggles_in():
         ],
         files=[cards.entry_for("views.png", b"")],
     )
-    text = cards.render(card)
+    text = page.render(card)
     front = yaml.safe_load(text.split("---")[1])
     assert front["license"] == "apache-2.0" and front["library_name"] == "timm"
     assert "<script>" not in text and "\n# heading" not in text and not re.search(r"(?<!\\)\[x(?<!\\)\]", text)
@@ -222,7 +223,7 @@ def test_the_readme_shows_the_card_and_nothing_it_smuggles_in():
 
 
 def test_no_licence_is_shown_as_none():
-    text = cards.render(a_card(license=None))
+    text = page.render(a_card(license=None))
     assert "license:" not in text.split("---")[1] and "none given yet" in text
 
 

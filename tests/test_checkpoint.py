@@ -20,8 +20,9 @@ from PIL import Image
 import zoo
 from zoo import card as cards
 from zoo import paths
-from zoo.checkpoint import read as checkpoint
-from zoo.checkpoint import read_card
+from zoo.card import read_card
+from zoo.checkpoint import read as reading
+from zoo.checkpoint import write as checkpoint
 from zoo.checkpoint.read import load_backbone
 from zoo.checkpoint.write import export, update_card
 from zoo.errors import ZooError
@@ -75,7 +76,7 @@ def test_timm_alone_gives_the_same_features_to_the_bit(kind, tmp_path):
         wanted, normal = task.backbone.pool(images), task.backbone.normalize(images)
         plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         assert torch.equal(plain(normal), wanted)
-        model, _ = checkpoint.load(folder)
+        model, _ = reading.load(folder)
         assert type(model) is type(plain) and torch.equal(model(normal), wanted)
         assert not any(module.__class__.__module__.startswith("zoo") for module in model.modules())
         assert torch.equal(load_backbone(folder).pool(images), wanted)
@@ -141,7 +142,7 @@ def test_saving_and_loading_leave_the_generator_alone(saved):
     before = torch.get_rng_state()
     export(task, folder.parent / "again", a_card_for(task))
     load_task(folder)
-    checkpoint.load(folder)
+    reading.load(folder)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -157,7 +158,7 @@ def test_an_export_takes_the_place_of_the_one_before(saved):
 
 def test_transform_is_what_the_backbone_expects(saved):
     task, folder = saved
-    _, transform = checkpoint.load(folder)
+    _, transform = reading.load(folder)
     picture = Image.effect_noise((48, 40), 80).convert("RGB").resize((32, 32))
     tensor = (
         torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)[None] / 255
@@ -176,7 +177,7 @@ def test_transform_is_what_the_backbone_expects(saved):
 def test_transform_reads_a_picture_as_a_folder_does(kind, saved, tmp_path):
     """Otherwise features of a picture would be others than those that were trained and measured."""
     _, folder = saved
-    model, transform = checkpoint.load(folder)
+    model, transform = reading.load(folder)
     noise = np.random.default_rng(0).integers(0, 256, (48, 70, 4), dtype=np.uint8)
     image, options = Image.fromarray(noise[..., :3]), {}
     if kind in ("L", "P", "CMYK"):
@@ -202,7 +203,7 @@ def test_transform_reads_a_picture_as_a_folder_does(kind, saved, tmp_path):
 
 def test_transform_agrees_with_timms_own(saved):
     _, folder = saved
-    model, transform = checkpoint.load(folder)
+    model, transform = reading.load(folder)
     plain = timm.create_model(f"local-dir:{folder}", pretrained=True)
     theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(plain))
     random.seed(0)
@@ -214,7 +215,7 @@ def test_transform_agrees_with_timms_own(saved):
 
 def test_a_grey_transform_for_a_grey_backbone(tmp_path):
     task = make("grey")
-    _, transform = checkpoint.load(export(task, tmp_path / "c", a_card_for(task)))
+    _, transform = reading.load(export(task, tmp_path / "c", a_card_for(task)))
     assert transform(Image.new("RGB", (64, 48), (255, 0, 0))).shape == (1, 32, 32) and "upright grey" in repr(transform)
 
 
@@ -253,7 +254,7 @@ def test_foreign_and_partial_weights_are_refused_with_the_share_that_fits(saved)
         load_backbone(folder)
     replace_file(folder, "model.safetensors", checkpoint.weights({"evil.weight": torch.ones(3)}))
     with pytest.raises(ZooError, match=r"fits only 0\.0 %"):
-        checkpoint.load(folder)
+        reading.load(folder)
     replace_file(folder, "model.safetensors", checkpoint.weights(state | {"more": torch.ones(1)}))
     with pytest.raises(ZooError, match=r"100\.0 % .*first difference: more"):
         load_backbone(folder)
@@ -291,14 +292,14 @@ def test_pickles_beside_or_instead_of_the_weights_are_never_opened(saved, tmp_pa
     for name in ("pytorch_model.bin", "model.pth", "model.ckpt"):
         (folder / name).write_bytes(pickle.dumps(Canary(canary)))
     load_task(folder)
-    checkpoint.load(folder)
+    reading.load(folder)
     (folder / "model.safetensors").unlink()  # no fallback to them either
     with pytest.raises(ZooError, match="model.safetensors is missing"):
-        checkpoint.load(folder)
+        reading.load(folder)
     (folder / "model.safetensors").write_bytes(b"")
     replace_file(folder, "model.safetensors", pickle.dumps(Canary(canary)))
     with pytest.raises(ZooError):
-        checkpoint.load(folder)
+        reading.load(folder)
     assert not canary.exists()
 
 

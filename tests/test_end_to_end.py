@@ -6,7 +6,7 @@ import timm
 import torch
 
 import zoo
-from zoo.checkpoint import read_card
+from zoo.card import read_card
 from zoo.checkpoint.read import load_backbone
 from zoo.checkpoint.write import update_card
 from zoo.hub import hub

@@ -286,7 +286,7 @@ def test_a_logger_that_fails_is_warned_of_once(where, tmp_path, monkeypatch):
     inner = Broken(where)
     with warnings.catch_warnings(record=True) as caught, monkeypatch.context() as patched:
         warnings.simplefilter("always")
-        patched.setattr("zoo.pretrain.create_logger", lambda *given: Careful(inner, "broken"))
+        patched.setattr("zoo.train.run.create_logger", lambda *given: Careful(inner, "broken"))
         run = run_example.train(tmp_path / "run")
     (warning,) = [str(warning.message) for warning in caught if "logger" in str(warning.message)]
     assert warning == "the broken logger failed and is left out from here on: ConnectionError: the service is down"

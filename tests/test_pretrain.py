@@ -251,7 +251,7 @@ def test_the_name_of_a_run(tmp_path, monkeypatch):
 
 
 def test_smoke_needs_no_data_and_takes_two_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.pretrain.create_data", lambda *given, **also: pytest.fail("the data were asked for"))
+    monkeypatch.setattr("zoo.train.run.create_data", lambda *given, **also: pytest.fail("the data were asked for"))
     run = zoo.pretrain(
         recipe(data={"name": "cifar10"}, trainer={"max_steps": 10**6, "max_epochs": 50}),
         out=tmp_path / "run",

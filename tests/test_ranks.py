@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from zoo.draws import Draw as TRAINING
 from zoo.draws import counted
 from zoo.errors import ZooError
 from zoo.heads import projector
 from zoo.losses import gather, total
 from zoo.machine.norms import use_global_batch_norm
 from zoo.registry import find_task, list_tasks
-from zoo.tasks.base import TRAINING, PretextTask
+from zoo.tasks.base import PretextTask
 from zoo.testing import CPU, SIZES, _backbone_for, _batch, _make
 
 WORLD, IMAGES, STEPS = 2, 14, 2  # 14 pictures: a number of rows that nothing else in a batch has

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import read_card
+from zoo.card import read_card
 from zoo.pretrain import pretrain
 from zoo.recipe import list_recipes, read, resolve
 from zoo.registry import list_tasks

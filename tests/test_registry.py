@@ -24,15 +24,16 @@ from zoo.backbones.names import list_backbones
 from zoo.data.module import create_data
 from zoo.errors import ZooError
 from zoo.optim import Optim
+from zoo.plugin_trial import check_tasks
 from zoo.recipe import groups, keys, parser
-from zoo.registry import check_tasks, find_task, list_tasks, notices, register_task, task_arguments, task_outline
+from zoo.registry import find_task, list_tasks, notices, register_task, task_arguments, task_outline
 from zoo.tasks.base import PretextTask
 from zoo.tasks.output import TaskOutput
 from zoo.train.settings import Training
 
 BUILT_IN = sorted(
     path.stem.replace("_", "-")
-    for path in (Path(zoo.__file__).parent / "tasks").glob("*.py")
+    for path in (Path(zoo.__file__).parent / "tasks" / "image").glob("*.py")
     if path.stem not in ("__init__", "base")
 )
 

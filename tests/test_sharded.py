@@ -27,8 +27,8 @@ import zoo
 from zoo.errors import ZooError
 from zoo.losses import total
 from zoo.machine.norms import use_global_batch_norm
+from zoo.machine.resumable import Clock
 from zoo.optim import Optim
-from zoo.pretrain import Clock
 from zoo.tasks.base import PretextTask
 from zoo.testing import CONV, CPU, SIZES, VIT
 from zoo.train import fsdp

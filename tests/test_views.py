@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from zoo import views
+from zoo.views import image
 
 TURNS = (-0.5, -0.37, -1 / 6, -0.1, 0.0, 0.03, 1 / 3, 0.49, 0.5)
 FACTORS = (0.0, 0.2, 0.6, 1.0, 1.4, 1.8, 3.0)
@@ -401,7 +402,7 @@ def test_simclr_view_is_its_parts_in_the_papers_order():
 
 
 def test_a_large_batch_keeps_its_order_and_draws_anew_for_each_part(monkeypatch):
-    monkeypatch.setattr(views, "PART", 7 * 32 * 32)
+    monkeypatch.setattr(image, "PART", 7 * 32 * 32)
     x = pictures(50)
     torch.manual_seed(8)
     same = views.random_resized_crop(x, 32, (1.0, 1.0), (1.0, 1.0), flip=0)

@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "list_tasks": "zoo.registry",
-    "list_backbones": "zoo.registry",
+    "list_backbones": "zoo.backbones.names",
     "register_task": "zoo.registry",
     "list_data": "zoo.data.datasets",
     "load_data": "zoo.data.datasets",
     "create_data": "zoo.data.module",
     "create_backbone": "zoo.backbones",
-    "create_task": "zoo.tasks.base",
+    "create_task": "zoo.tasks.create",
     "PretextTask": "zoo.tasks.base",
     "TaskOutput": "zoo.tasks.base",
     "load": "zoo.checkpoint.read",

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo import card as cards
 from zoo.checkpoint.classifier import with_classifier
-from zoo.checkpoint.files import CONFIG, MODEL, timm_config
+from zoo.checkpoint.files import CONFIG, FACTS, MODEL, timm_config
 from zoo.checkpoint.write import weights
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
@@ -47,7 +47,6 @@ from zoo.tasks.load import load_task
 
 MODES = ("knn", "probe", "finetune", "lora")
 TUNED = ("finetune", "lora")
-FACTS = "adapted.json"
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,12 @@ from zoo import card as cards
 from zoo.backbones import create_backbone
 from zoo.checkpoint.tensors import read_tensors
 from zoo.checkpoint.write import export
-from zoo.draws import counted
+from zoo.draws import Draw, counted
 from zoo.errors import ZooError, nearest
 from zoo.machine.provenance import commit, machine, packages, peak_memory_mb
 from zoo.paths import expanded
+from zoo.strict import printable
 from zoo.tasks.imported import Imported
-
-WEIGHTS = 7  # first counter of the random numbers that a partial import leaves in place
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def import_checkpoint(
         out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ZooError(f"{out} exists already; remove it, or give another folder")
-    with counted(torch.device("cpu"), 0, WEIGHTS):
+    with counted(torch.device("cpu"), 0, Draw.IMPORTED):
         made = create_backbone(backbone, size=size, **arguments)
     tensors = read_tensors(file)
     wanted = made.model.state_dict()
@@ -202,12 +201,12 @@ def _check_share(
 
 def _card(file: Path, out: Path, backbone: Any, share: float, license: str | None) -> dict:
     name = re.sub(r"[^a-z0-9._-]+", "-", out.name.lower()).strip("-._")[:100] or "imported"
-    source = f"{cards.printable(file.name)} sha256:{cards.sha256(file)}"
+    source = f"{printable(file.name)} sha256:{cards.sha256(file)}"
     rest = "" if share == 1 else f" It holds {100 * share:.1f} % of the parameters; the others are random."
     return {
         "schema": cards.SCHEMA,
         "name": name,
-        "summary": f"Weights imported from {cards.printable(file.name)}.{rest}",
+        "summary": f"Weights imported from {printable(file.name)}.{rest}",
         "data": {
             "name": "unknown",
             "version": "",

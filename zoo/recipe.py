@@ -194,7 +194,7 @@ def groups() -> dict[str, Callable]:
     return {
         "data": outline(here / "data" / "module.py", "create_data"),
         "optim": outline(here / "optim.py", "Optim"),
-        "trainer": outline(here / "pretrain.py", "Training"),
+        "trainer": outline(here / "train" / "settings.py", "Training"),
     }
 
 

@@ -15,18 +15,12 @@ import importlib.util
 import inspect
 import os
 import re
-import select
-import signal
-import subprocess
-import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from zoo.errors import ZooError, because, nearest
 from zoo.outline import outline
@@ -71,23 +65,10 @@ def register_task(name: str) -> Callable[[type], type]:
 
     def register(task: type) -> type:
         target = _target(task) if isinstance(task, type) else repr(task)
-        base = getattr(
-            sys.modules.get("zoo.tasks.base"), "PretextTask", None
-        )  # whoever inherits from it has imported it
-        if base is None or not (isinstance(task, type) and issubclass(task, base)):
-            raise ZooError(
-                f"{target} can't be registered as the task {name!r}: it doesn't inherit from zoo.PretextTask"
-            )
+        _check_class(name, task, target)
         for owner in _owners(name):
             if not _same(owner, target):
                 raise ZooError(f"the task name {name!r} is taken by {owner}; choose another for {target}")
-        for argument, parameter in inspect.signature(task.__init__).parameters.items():
-            if SECRET.search(argument) and parameter.annotation not in (bool, "bool"):  # as a ViT's class_token
-                raise ZooError(
-                    f"the task {name!r} has an argument {argument}, and what looks like a secret would be published "
-                    "in recipes and cards; "
-                    "have the task read it from the environment instead, or give it another name"
-                )
         task.name = name
         _here[name] = task
         return task
@@ -95,10 +76,22 @@ def register_task(name: str) -> Callable[[type], type]:
     return register
 
 
+def _check_class(name: str, task: Any, target: str) -> None:
+    """Raises ZooError unless `task` is a pretext task whose arguments may be published in recipes and cards."""
+    if not isinstance(task, type) or not getattr(task, "is_pretext_task", False):
+        raise ZooError(f"{target} can't be registered as the task {name!r}: it doesn't inherit from zoo.PretextTask")
+    for argument, parameter in inspect.signature(task.__init__).parameters.items():
+        if SECRET.search(argument) and parameter.annotation not in (bool, "bool"):  # as a ViT's class_token
+            raise ZooError(
+                f"the task {name!r} has an argument {argument}, and what looks like a secret would be published in "
+                "recipes and cards; have the task read it from the environment instead, or give it another name"
+            )
+
+
 def _owners(name: str) -> list[str]:
     """The targets that have a right to a name: the registered class, or else what is declared."""
     if name == IMPORTED:
-        return ["zoo.importing:Imported"]
+        return ["zoo.tasks.imported:Imported"]
     return [_target(_here[name])] if name in _here else [entry.target for entry in _declared() if entry.name == name]
 
 
@@ -121,19 +114,14 @@ def list_tasks() -> list[TaskEntry]:
 
 
 def find_task(name: str) -> type:
-    """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution.
-
-    One of another package is imported in a copy of this process first, and so twice: what ends the process or never
-    comes back couldn't be told of otherwise. That is once in a process, and costs as long as the package itself takes
-    to import, without torch.
-    """
+    """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution."""
     if name == IMPORTED:
-        return importlib.import_module("zoo.importing").Imported
+        return importlib.import_module("zoo.tasks.imported").Imported
     entry = task_entry(name)
     if name in _here and not entry.problem:
         return _here[name]
-    if problem := entry.problem or (None if entry.origin == "zoo" else _rehearse(entry)):
-        raise ZooError(f"the task {name} can't be used: {problem}")
+    if entry.problem:
+        raise ZooError(f"the task {name} can't be used: {entry.problem}")
     return _load(entry)
 
 
@@ -159,12 +147,18 @@ def _load(entry: TaskEntry) -> type:
         raise ZooError(
             f"the task {name} of {entry.origin} can't be imported: {type(error).__name__}: {error}"
         ) from error
-    if _here.get(name) is not task:
-        raise ZooError(
-            f"the task {name} of {entry.origin} can't be used: its entry point {entry.target} is not a class "
-            "registered under that "
-            f'name; decorate it with @register_task("{name}")'
-        )
+    if _here.get(name) is not task:  # an entry point alone registers, under the name that it gives
+        try:
+            _check_class(name, task, entry.target)
+        except ZooError as error:
+            raise ZooError(f"the task {name} of {entry.origin} can't be used: {error}") from None
+        if task.name not in ("", name):
+            raise ZooError(
+                f"the task {name} of {entry.origin} can't be used: {entry.target} is registered as {task.name!r}; give "
+                "the entry point and the decorator the same name"
+            )
+        task.name = name
+        _here[name] = task
     return task
 
 
@@ -183,118 +177,7 @@ def task_outline(name: str) -> type:
     if name == IMPORTED or (entry := task_entry(name)).origin != "zoo":
         return find_task(name)
     module, _, attribute = entry.target.partition(":")
-    return outline(Path(__file__).parent / "tasks" / f"{module.rsplit('.', 1)[1]}.py", attribute)
-
-
-def check_tasks(timeout: float = 60) -> list[TaskEntry]:
-    """Import every listed task in a process of its own and say what became of it, in `problem`. `timeout` is in
-    seconds, for each.
-    """
-    running: set[subprocess.Popen] = set()
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-    try:
-        return list(
-            pool.map(
-                lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), list_tasks()
-            )
-        )
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in list(running):  # only if we were interrupted: they wouldn't hear of it
-            _kill(child.pid)
-
-
-def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> str | None:
-    """What goes wrong when a task is imported, found out in a child process, which is in `running` as long as it
-    runs.
-    """
-    if entry.origin == "this session":
-        return None
-    code = f"from zoo.registry import _load, task_entry; _load(task_entry({entry.name!r})); print('imported')"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    running.add(child)
-    try:
-        out, err = child.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _kill(child.pid)
-        child.communicate()
-        return f"{entry.origin}: importing it takes more than {timeout:g} seconds"
-    finally:
-        running.discard(child)
-    if child.returncode == 0 and out.rstrip().endswith("imported"):
-        return None
-    last = (
-        err.strip().splitlines()[-1]
-        if err.strip()
-        else f"importing it ends the process, with exit code {child.returncode}"
-    )
-    return (
-        last
-        if (last := last.removeprefix("zoo.errors.ZooError: ")).startswith("the task")
-        else f"{entry.origin}: {last}"
-    )
-
-
-def _rehearse(entry: TaskEntry) -> str | None:
-    """What an import does that can't be caught: ending the process, or never coming back. What it raises shows when it
-    is imported here.
-    """
-    module = entry.target.partition(":")[0]
-    if module in sys.modules:
-        return None
-    if sys.platform != "linux":  # elsewhere a copy of a process with threads may be broken
-        return _trial(entry, LONGEST_IMPORT, set())
-    importlib.import_module("zoo.tasks.base")  # which it inherits from, so that torch isn't imported twice
-    ours, theirs = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of threads, which the copy has none of
-        child = os.fork()
-    if not child:
-        _import_and_tell(module, theirs)
-    os.close(theirs)
-    try:
-        told, _, _ = select.select([ours], [], [], LONGEST_IMPORT)
-        came_back = bool(told) and os.read(ours, 1) != b""
-    finally:
-        os.close(ours)
-        _kill(child)
-        status = os.waitpid(child, 0)[1]
-    if came_back:
-        return None
-    if not told:
-        return f"{entry.origin}: importing it takes more than {LONGEST_IMPORT:g} seconds"
-    return f"{entry.origin}: importing it ends the process, with exit code {os.waitstatus_to_exitcode(status)}"
-
-
-def _import_and_tell(module: str, pipe: int) -> NoReturn:
-    """In the copy: import, in silence, write a byte, and end."""
-    try:
-        os.setsid()
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nowhere, stream)
-        sys.stdout = sys.stderr = open(nowhere, "w")
-        sys.modules["torch"].set_num_threads(1)  # its other threads weren't copied, and would be waited for
-        with contextlib.suppress(BaseException):
-            importlib.import_module(module)
-        os.write(pipe, b"!")
-    finally:
-        os._exit(0)
-
-
-def _kill(pid: int) -> None:
-    """A child and what it started, which would hold its pipes open."""
-    for kill in (os.killpg, os.kill):  # it may not have its own group yet
-        with contextlib.suppress(ProcessLookupError):
-            kill(pid, signal.SIGKILL)
+    return outline(Path(__file__).parent / f"{module.removeprefix('zoo.').replace('.', '/')}.py", attribute)
 
 
 # ---- how they are found --------------------------------------------------------------------------
@@ -308,10 +191,14 @@ def _declared() -> list[TaskEntry]:
     return _built_in() + _installed()
 
 
+def _module_of(path: Path) -> str:
+    return ".".join(("zoo", *path.relative_to(Path(__file__).parent).with_suffix("").parts))
+
+
 @functools.cache
 def _built_in() -> list[TaskEntry]:
     entries = []
-    for path in sorted((Path(__file__).parent / "tasks").glob("*.py")):
+    for path in sorted((Path(__file__).parent / "tasks").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         summary, _, text = (ast.get_docstring(tree) or "").partition("\n")
         for node in tree.body:
@@ -319,7 +206,7 @@ def _built_in() -> list[TaskEntry]:
             if name is not None:
                 entries.append(
                     TaskEntry(
-                        name, f"zoo.tasks.{path.stem}:{node.name}", "zoo", summary, _needs(node), text=text.strip("\n")
+                        name, f"{_module_of(path)}:{node.name}", "zoo", summary, _needs(node), text=text.strip("\n")
                     )
                 )
     return entries

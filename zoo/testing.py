@@ -27,14 +27,15 @@ from torch import Tensor
 
 from zoo import recipe
 from zoo.backbones import Backbone, create_backbone
-from zoo.checkpoint import read as checkpoint
+from zoo.checkpoint.write import export
 from zoo.data.generated import generate
 from zoo.data.info import DataInfo
-from zoo.draws import counted
+from zoo.draws import Draw, counted
 from zoo.errors import ZooError
 from zoo.grid import is_picture
 from zoo.registry import find_task
-from zoo.tasks.base import TRAINING, VALIDATION, PretextTask
+from zoo.tasks.base import PretextTask
+from zoo.tasks.load import load_task
 from zoo.tasks.output import TaskOutput, kind_of
 
 SIZES, IMAGES, STEPS = (32, 24), 16, 40  # pixels; pictures of the fixed batch; steps in which its loss has to fall
@@ -209,7 +210,7 @@ def _batch(task: type[PretextTask], size: int, images: int = IMAGES, channels: i
 
 
 def _views(task: PretextTask, batch: dict, *counters: int) -> tuple:
-    with torch.no_grad(), counted(CPU, *(counters or (TRAINING, 0))):
+    with torch.no_grad(), counted(CPU, *(counters or (Draw.TRAINING, 0))):
         return task.views(batch)
 
 
@@ -275,7 +276,7 @@ def _check_randomness(task: PretextTask, batch: dict) -> None:
     random.seed(1), np.random.seed(1)  # of no consequence, if all randomness follows the counters
     first = _views(twins[0], batch)
     random.seed(2), np.random.seed(2)
-    again, other = _views(twins[1], batch), _views(twins[2], batch, TRAINING, 1)
+    again, other = _views(twins[1], batch), _views(twins[2], batch, Draw.TRAINING, 1)
     _promise(
         _equal(first, again), "views differ though the counters are the same; draw only from torch's default generator"
     )
@@ -308,11 +309,11 @@ def _check_state(task: PretextTask, batch: dict) -> None:
     used, fresh = copy.deepcopy(task), copy.deepcopy(task)
     for step in range(3):
         with torch.no_grad():
-            _run(used, batch, TRAINING, step)
+            _run(used, batch, Draw.TRAINING, step)
             used.after_step((step + 1) / 3)
     fresh.load_state_dict(used.state_dict())
     with torch.no_grad():
-        here, there = (_run(twin, batch, TRAINING, 3).loss.item() for twin in (used, fresh))
+        here, there = (_run(twin, batch, Draw.TRAINING, 3).loss.item() for twin in (used, fresh))
     _promise(
         here == there,
         f"after three steps the loss is {here}, and {there} for a task that was given its state: a resumed run would "
@@ -359,7 +360,7 @@ def _check_leaves_as_found(task: PretextTask, batch: dict) -> None:
             before = _global_state()
             with (
                 torch.no_grad(),
-                counted(CPU, VALIDATION, 0),
+                counted(CPU, Draw.VALIDATION, 0),
             ):  # torch's generator is there to be used, and put back by the caller
                 call()
             changed = [name for name, value in _global_state().items() if value != before[name]]
@@ -385,7 +386,7 @@ def _check_features(task: PretextTask, batch: dict) -> None:
 
 def _check_pictures(task: PretextTask, batch: dict) -> None:
     twin = copy.deepcopy(task).eval()
-    with torch.no_grad(), counted(CPU, VALIDATION, 0):
+    with torch.no_grad(), counted(CPU, Draw.VALIDATION, 0):
         drawn = twin.picture(batch)
     _promise(isinstance(drawn, dict), f"picture gave a {type(drawn).__name__}; it is a dict of pictures by name")
     for name, image in drawn.items():
@@ -461,7 +462,7 @@ def _check_export(task: PretextTask, batch: dict) -> None:
         "parent": None,
     }
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        loaded = checkpoint.load_task(checkpoint.export(twin, Path(folder) / "checkpoint", card))
+        loaded = load_task(export(twin, Path(folder) / "checkpoint", card))
         before, after = twin.features(image), loaded.features(image)
     _promise(
         before.keys() == after.keys(),

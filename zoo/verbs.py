@@ -49,8 +49,9 @@ def _matching(given: argparse.Namespace, kind: str) -> list[dict]:
 
 def _tasks(given: argparse.Namespace) -> list[dict]:
     from zoo import registry
+    from zoo.plugin_trial import check_tasks
 
-    entries = registry.check_tasks() if getattr(given, "check", False) else registry.list_tasks()
+    entries = check_tasks() if getattr(given, "check", False) else registry.list_tasks()
     for sentence in registry.notices():
         print(f"zoo: {sentence}", file=sys.stderr)
     return [

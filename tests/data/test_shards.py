@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from shards_example import folder, home, numbers, png, refused, shard, tar  # noqa: F401
 
+from zoo.data import order
 from zoo.data.datasets import data_info, load_data
 from zoo.data.module import ZooData, create_data
 from zoo.data.order import Batches, in_windows
-from zoo.data.shards import shards as streaming
 from zoo.data.shards.writer import write_shards
 from zoo.errors import ZooError
 
@@ -106,8 +106,8 @@ def test_the_index_follows_the_shards(folder):
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [64, 1000, 1030])
 def test_the_parts_of_the_processes_are_disjoint_and_complete(monkeypatch, world, count):
-    monkeypatch.setattr(streaming, "BLOCK", 16)
-    monkeypatch.setattr(streaming, "WINDOW", 100)
+    monkeypatch.setattr(order, "BLOCK", 16)
+    monkeypatch.setattr(order, "WINDOW", 100)
     rows = torch.arange(count) * 2 + 1
     parts = [[batch.tolist() for batch in in_windows(rows, (0, 0), 8, rank, world)] for rank in range(world)]
     assert {len(part) for part in parts} == {count // (8 * world)} and all(
@@ -118,8 +118,8 @@ def test_the_parts_of_the_processes_are_disjoint_and_complete(monkeypatch, world
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_and_mixes(monkeypatch):
-    monkeypatch.setattr(streaming, "BLOCK", 16)
-    monkeypatch.setattr(streaming, "WINDOW", 128)
+    monkeypatch.setattr(order, "BLOCK", 16)
+    monkeypatch.setattr(order, "WINDOW", 128)
     rows = torch.arange(1000)
     first, again, epoch, seed = (
         torch.cat(list(in_windows(rows, s, 10, 0, 1))).tolist() for s in ((0, 0), (0, 0), (0, 1), (1, 0))
@@ -131,7 +131,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_mixes(monkeypatch):
 
 @pytest.mark.parametrize("start", [0, 1, 11, 12, 13, 24, 30, 31])
 def test_any_batch_is_reached_without_those_before_it(monkeypatch, start):
-    monkeypatch.setattr(streaming, "WINDOW", 96)
+    monkeypatch.setattr(order, "WINDOW", 96)
     whole = [batch.tolist() for batch in in_windows(torch.arange(500), (3, 1), 8, 1, 2)]
     assert [batch.tolist() for batch in in_windows(torch.arange(500), (3, 1), 8, 1, 2, start)] == whole[start:]
 
@@ -177,7 +177,7 @@ class Learner(L.LightningModule):
 @pytest.mark.parametrize("step", [4, 10, 13])
 def test_a_run_resumed_in_the_middle_is_the_undisturbed_one(folder, tmp_path, monkeypatch, step):
     """Ten batches are an epoch."""
-    monkeypatch.setattr(streaming, "WINDOW", 40)
+    monkeypatch.setattr(order, "WINDOW", 40)
 
     def run(steps: int, state: Path | None = None, save: Path | None = None) -> Learner:
         task, data = Learner(), create_data(f"shards:{folder}", batch_size=10, size=4)

@@ -29,7 +29,8 @@ from killing import (
 )  # noqa: F401
 
 from zoo import paths
-from zoo.checkpoint import read as checkpoint
+from zoo.checkpoint import read
+from zoo.checkpoint import write as checkpoint
 from zoo.errors import ZooError
 from zoo.machine.logs import Curves
 from zoo.machine.resumable import SafeCheckpointIO, newest_good
@@ -374,7 +375,7 @@ def test_r22_killed_while_a_licence_is_written(exchanges, tmp_path, monkeypatch)
         code = forked(lambda: (at(owner, name, moment), checkpoint.update_card(made, license=f"MIT-{moment}")))
         assert code == -signal.SIGKILL
         paths.restore(made)  # nothing to do where it is one step
-        checkpoint.load_backbone(made)
+        read.load_backbone(made)
     checkpoint.update_card(made, license="CC0-1.0")
     assert checkpoint.read_card(made)["license"] == "CC0-1.0" and (made / "notes.txt").read_text() == "mine"
     assert not [path.name for path in made.parent.iterdir() if path.name.startswith(".")]

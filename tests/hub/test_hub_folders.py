@@ -13,8 +13,8 @@ from card_example import METRIC, a_card, write_folder
 from hub_server import MODEL, NAME, contents, in_cache
 
 from zoo import card as cards
-from zoo.hub import hub
 from zoo.errors import ZooError
+from zoo.hub import hub, page
 
 # ---- folders -------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def test_push_list_pull_find(there, tmp_path):
         key: value for key, value in made.items() if key not in ("zoo.json", "README.md")
     }
     assert cards.read_card(pulled) == cards.read_card(tmp_path / "made")
-    assert (pulled / "README.md").read_text() == cards.render(cards.read_card(pulled))
+    assert (pulled / "README.md").read_text() == page.render(cards.read_card(pulled))
     assert pulled.name == cards.sha256(there / NAME / "zoo.json") and in_cache() == [pulled.name]
     assert hub.find(NAME, there) == pulled == hub.pull(NAME, f"file://{there}")
     assert hub.verify() == hub.verify(there) == hub.verify(pulled) == []

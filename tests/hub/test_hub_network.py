@@ -11,9 +11,9 @@ from card_example import write_folder
 from hub_server import MODEL, NAME, answer, dropping, in_cache, status
 
 from zoo import card as cards
+from zoo.errors import ZooError
 from zoo.hub import carriers, hub
 from zoo.hub.carriers import open_carrier
-from zoo.errors import ZooError
 
 # ---- over a network ------------------------------------------------------------------------------
 

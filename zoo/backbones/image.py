@@ -8,25 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zoo import registry
-from zoo.errors import UNFIT, ZooError, because, nearest
-
-# Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
-REFUSED = (
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "pretrained_strict",
-    "checkpoint_path",
-    "cache_dir",
-    "num_classes",
-    "features_only",
-    "out_indices",
-    "scriptable",
-    "exportable",
-    "no_jit",
-)
-MOST = 1 << 16  # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
+from zoo.backbones.base import Backbone
+from zoo.errors import ZooError
+from zoo.views import to_float
 
 
 class KeepPatches(nn.Module):
@@ -46,12 +30,14 @@ class KeepPatches(nn.Module):
         return (x, self.index) if self.returns_index else x
 
 
-class Backbone(nn.Module):
+class ImageBackbone(Backbone):
     """A timm model that takes images in [0, 1] and normalises them itself.
 
     `model` is timm's own module with `num_classes=0`; its weights are what a checkpoint holds. A grey image
     (B, 1, H, W) is repeated for an RGB model; a colour image into a one-channel model is refused.
     """
+
+    reads = "image"
 
     def __init__(self, model: nn.Module, name: str, size: int, arguments: dict):
         super().__init__()
@@ -76,6 +62,7 @@ class Backbone(nn.Module):
             model.patch_drop = KeepPatches(self.num_prefix_tokens, returns_index=_is_eva(model))
             self.patch_size: int = model.patch_embed.patch_size[0]
             self.num_patches: int = model.patch_embed.num_patches
+            self.grid = tuple(model.patch_embed.grid_size)
 
     def repeated(self, x: Tensor) -> Tensor:
         """(B, 1 or C, H, W) -> (B, C, H, W): a grey image once for each channel of the model. Raises ZooError for any
@@ -93,8 +80,16 @@ class Backbone(nn.Module):
         x = (self.repeated(x) - self.shift) / self.scale
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last() else x
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool(x)
+    def prepare(self, values: Tensor) -> Tensor:
+        """uint8 or float images (B, 1 or C, H, W) -> float in [0, 1] on the backbone's device."""
+        return to_float(values.to(self.shift.device))
+
+    def example(self, count: int) -> Tensor:
+        """Black images (B, C, H, W)."""
+        return torch.zeros(count, self.channels, self.size, self.size, dtype=torch.uint8)
+
+    def spec(self) -> dict:
+        return {"name": self.name, **self.arguments, "size": self.size}
 
     def pool(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D): exactly what `timm.create_model(..., num_classes=0)(x)` returns."""
@@ -225,119 +220,6 @@ class Backbone(nn.Module):
     def _channels_last(self) -> bool:
         weight = next((p for p in self.model.parameters() if p.ndim == 4), None)
         return weight is not None and weight.shape[2] > 1 and weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def create_backbone(name: str, size: int | None = None, **arguments) -> Backbone:
-    """A timm model by name, with fresh weights drawn from torch's default generator.
-
-    `size` is the image side in pixels: given to models that have an `img_size`, checked against their patch size, and
-    ignored by the others. Every further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
-
-    Raises ZooError for an unknown model, a keyword the model doesn't take, and a size its patches don't divide.
-    """
-    arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
-    model = _timm_model(name, size, arguments)
-    return Backbone(model, name, _checked_size(name, model, size), arguments)
-
-
-def patch_side(name: str, size: int, **arguments) -> int | None:
-    """Pixels along a side of the model's patches; None of one without, and of one that can't be built, of which
-    `create_backbone` says why.
-    """
-    try:
-        with torch.device("meta"):  # for its shape alone
-            return _patch_side(
-                _timm_model(name, size, {key: value for key, value in arguments.items() if key != "img_size"})
-            )
-    except ZooError:
-        return None
-
-
-def _timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
-    import timm
-
-    if name not in registry.list_backbones():
-        raise ZooError(f"{name!r} is not a backbone of timm{nearest(name, registry.list_backbones())}")
-    for word in REFUSED:
-        if word in arguments:
-            raise ZooError(f"backbone.{word} can't be set: a pretext task starts from fresh weights and reads features")
-    if not arguments.get("global_pool", "avg"):
-        raise ZooError(
-            f"backbone.global_pool is empty, and a pretext task reads pooled features; leave it out for {name}'s own "
-            "pooling, or give avg"
-        )
-    for word, value in arguments.items():
-        if _total(value) > MOST:
-            raise ZooError(
-                f"backbone.{word} is {str(value)[:80]}; depths, widths and the like of a backbone are at most {MOST:,}"
-            )
-    size_word = {"img_size": size} if size is not None else {}
-    try:
-        try:
-            return timm.create_model(name, num_classes=0, **size_word, **arguments)
-        except TypeError as error:
-            if not size_word or "img_size" not in str(error):
-                raise
-            return timm.create_model(name, num_classes=0, **arguments)
-    except ZooError:
-        raise
-    except UNFIT as error:
-        words = str(error).split("'")
-        if isinstance(error, TypeError) and "unexpected keyword" in str(error) and len(words) > 1:
-            raise ZooError(
-                f"backbone.{words[1]} is not a keyword of timm's {name}; see timm's documentation of that model for "
-                "what it takes, and take one "
-                f"of the recipe's out by --backbone.{words[1]} null"
-            ) from error
-        raise ZooError(f"timm can't build {name} with {arguments | size_word}: {because(error)}") from error
-
-
-def check_forward(backbone: Backbone) -> None:
-    """Lets one black picture through, as in training. Raises ZooError where the keywords make a network that can be
-    built and not used.
-
-    Draws from torch's default generator. Running statistics stay as they are.
-    """
-    training = backbone.training
-    for layer in backbone.modules():
-        layer.training = not hasattr(layer, "running_mean") and not hasattr(layer, "running_var")
-    try:
-        with torch.no_grad():
-            backbone.pool(torch.zeros(1, backbone.channels, backbone.size, backbone.size))
-    except ZooError:
-        raise
-    except UNFIT as error:
-        raise ZooError(
-            f"{backbone.name} with {backbone.arguments} can't take pictures of {backbone.size} pixels: {because(error)}"
-        ) from error
-    finally:
-        backbone.train(training)
-
-
-def _total(value: object) -> int:
-    if isinstance(value, (list, tuple)):
-        return sum(map(_total, value))
-    return abs(value) if isinstance(value, int) else 0
-
-
-def _patch_side(model: nn.Module) -> int | None:
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    side = patch[0] if isinstance(patch, (tuple, list)) else patch
-    return side if isinstance(side, int) else None
-
-
-def _checked_size(name: str, model: nn.Module, size: int | None) -> int:
-    if size is None:
-        image = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
-        size = int(image[0])
-    side = _patch_side(model)
-    if side is not None and size % side:
-        fitting = [p for p in range(2, size) if size % p == 0]
-        raise ZooError(
-            f"{name} has patches of {side} pixels, which don't divide images of {size}; "
-            f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}"
-        )
-    return size
 
 
 def _is_eva(model: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import nn
 from zoo.backbones import Backbone
 
 MODEL, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
+FACTS = "adapted.json"  # beside the weights of a classifier: what it was made from
 
 
 # all that timm may be told: its other keys would let a stranger's config.json name files and addresses

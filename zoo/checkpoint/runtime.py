@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from zoo import card as cards
-from zoo.adapt import FACTS
 from zoo.backbones import Backbone, create_backbone
 from zoo.checkpoint.classifier import with_classifier
-from zoo.checkpoint.files import CONFIG, MODEL
+from zoo.checkpoint.files import CONFIG, FACTS, MODEL
 from zoo.checkpoint.read import load_backbone
 from zoo.errors import ZooError, because, nearest
 from zoo.hub.hub import find

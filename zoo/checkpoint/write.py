@@ -21,11 +21,11 @@ from zoo.card import README, read_card
 from zoo.checkpoint.files import CONFIG, HEADS, MODEL, timm_config
 from zoo.checkpoint.read import config_of
 from zoo.errors import ZooError
+from zoo.hub import page
 from zoo.paths import beside, explain, home, restore, swap, write_bytes, write_text
-from zoo.tasks.base import PretextTask
 
 
-def export(task: PretextTask, folder: str | Path, card: dict, pictures: dict[str, Tensor] | None = None) -> Path:
+def export(task: Any, folder: str | Path, card: dict, pictures: dict[str, Tensor] | None = None) -> Path:
     """Write a checkpoint folder: everything into a temporary one beside it, synced, then put in the place of what was
     there in one step.
 
@@ -66,7 +66,7 @@ def export(task: PretextTask, folder: str | Path, card: dict, pictures: dict[str
 def write_card(folder: Path, card: dict) -> None:
     """zoo.json, and the README made from it."""
     text = cards.dump(card)
-    write_text(folder / README, cards.render(json.loads(text)))
+    write_text(folder / README, page.render(json.loads(text)))
     write_text(folder / cards.FILE, text)
 
 

@@ -1,15 +1,17 @@
 """Columns of a data set: one field of every sample, in memory or where it lies.
 
-A column is a tensor, a list of texts, or an object that reads rows when they are asked for (`Column`).
+A column is a tensor, a list of texts, or an object that reads rows when they are asked for (`Column`). Importing this
+imports no torch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Column(ABC):
@@ -34,14 +36,14 @@ class Column(ABC):
         return ((rows, self.take(rows)) for rows in parts)
 
 
-Fields = dict[str, Tensor | list[str] | Column]
+Fields = dict[str, "Tensor | list[str] | Column"]
 
 
 def take_column(column: Tensor | list[str] | Column, rows: Tensor) -> Any:
     """The values of `rows` (B,) int64 of any column."""
-    if isinstance(column, Tensor):
-        return column[rows.to(column.device)]
-    return column.take(rows) if isinstance(column, Column) else [column[row] for row in rows.tolist()]
+    if isinstance(column, Column):
+        return column.take(rows)
+    return [column[row] for row in rows.tolist()] if isinstance(column, list) else column[rows.to(column.device)]
 
 
 def is_near(column: Tensor | list[str] | Column) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 
 from zoo.data.columns import Fields, is_near, take_column
 from zoo.data.info import DataInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -52,4 +53,6 @@ def some_of(rows: Tensor, most: int | None) -> Tensor:
     """The rows, or `most` of them, always the same: not the first ones, which in a folder are all of one class."""
     if most is None or len(rows) <= most:
         return rows
+    import torch
+
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values]

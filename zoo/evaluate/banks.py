@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.data.dataset import some_of
 from zoo.data.datasets import DataInfo
 from zoo.data.module import ZooData
-from zoo.draws import counted, mix
+from zoo.draws import Draw, counted, mix
 from zoo.errors import ZooError
 from zoo.tasks.base import PretextTask
 from zoo.views import resize, to_float
@@ -21,7 +21,6 @@ from zoo.views import resize, to_float
 OWN, RANDOM, PIXELS = "backbone", "random weights", "pixels"
 SPLITS = ("train", "validation", "test")
 BATCH = 512
-FEATURES = 6  # first counter of what a task may draw for its features
 PIXEL_SIDE = 32  # raw pixels of larger pictures are averaged down to so many a side
 
 
@@ -45,7 +44,7 @@ def extract(
     modes = {module: module.training for module in task.modules()}
     task.eval()
     try:
-        with torch.no_grad(), counted(task.device, FEATURES):
+        with torch.no_grad(), counted(task.device, Draw.FEATURES):
             for split in splits:
                 for image in _images(data, split, most):
                     for name, x in task.features(to_float(image.to(task.device))).items():

@@ -27,7 +27,7 @@ from zoo.card import bad_samples_of, label_amount, read_card
 from zoo.checkpoint.write import update_card
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
-from zoo.draws import counted
+from zoo.draws import Draw, counted
 from zoo.errors import ZooError, nearest
 from zoo.evaluate.banks import (
     OWN,
@@ -53,7 +53,6 @@ from zoo.tasks.load import load_task
 PROTOCOLS = ("knn", "linear", "finetune")
 DRAWS, FINETUNE_DRAWS = 5, 3  # of the labels, where not all are used
 NETWORKS = 3  # draws of random weights
-RANDOM_WEIGHTS = 5  # first counter of their random numbers
 CHECK_IMAGES = 2000
 TOLERANCE = 0.5  # points by which a value may differ and still hold
 
@@ -295,7 +294,7 @@ def random_task(card: dict, draw: int) -> PretextTask:
     has seen no picture.
     """
     backbone, task = dict(card["backbone"]), dict(card["task"])
-    with counted(torch.device("cpu"), draw, RANDOM_WEIGHTS):
+    with counted(torch.device("cpu"), draw, Draw.RANDOM_WEIGHTS):
         made = create_backbone(backbone.pop("name"), size=card["data"]["size"], **backbone)
         return create_task(task.pop("name"), made, **task).eval()
 

@@ -18,9 +18,9 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from zoo.strict import Missing, open_plain
 from zoo.errors import ZooError, bare_address
 from zoo.paths import expanded, explain
+from zoo.strict import Missing, open_plain
 
 BLOCK = 1 << 20
 STALL = 20.0  # seconds without a byte after which a connection is given up

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zoo import card as cards
-from zoo.strict import Missing
 from zoo.card import check_file, check_name, read_card
-from zoo.hub.carriers import HF, Carrier, Folder, open_carrier
 from zoo.errors import ZooError, nearest
+from zoo.hub import page
+from zoo.hub.carriers import HF, Carrier, Folder, open_carrier
 from zoo.hub.index import INDEX, LARGEST, entry_of, index_text, parse_index
 from zoo.paths import (
     beside,
@@ -39,6 +39,7 @@ from zoo.paths import (
     write_bytes,
     write_text,
 )
+from zoo.strict import Missing
 
 LONGEST_LOCK = 600.0  # seconds that another process may take to pull the same checkpoint
 
@@ -267,7 +268,7 @@ def _bring(carrier: Carrier, name: str, stamp: dict, folder: Path) -> None:
         _bring_file(carrier, f"{prefix}{entry['path']}", staging, entry)
     for extra in set(os.listdir(staging)) - {entry["path"] for entry in card["files"]}:
         remove(staging / extra)  # a carrier's own notes
-    write_text(staging / cards.README, cards.render(card))
+    write_text(staging / cards.README, page.render(card))
     write_bytes(staging / cards.FILE, text)
     for path in staging.iterdir():
         path.chmod(0o444)  # it lies under a checksum: a copy to work on is made with cp
@@ -358,7 +359,7 @@ def _stage(source: Path, card: dict, target: Path) -> bytes:
         with open(target / entry["path"], "rb") as file:
             os.fsync(file.fileno())
     text = cards.dump(card).encode()
-    write_text(target / cards.README, cards.render(card))
+    write_text(target / cards.README, page.render(card))
     write_bytes(target / cards.FILE, text)
     return text
 

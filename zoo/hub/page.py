@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import math
-import os
 import re
-import shlex
-import stat
-from pathlib import Path
-from typing import Any, BinaryIO
-from zoo.errors import ZooError, nearest
+from typing import Any
 
+from zoo.card import label_amount
 
 
 def render(card: dict) -> str:

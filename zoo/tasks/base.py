@@ -1,4 +1,4 @@
-"""PretextTask: what every task shares, and nothing that one task alone needs.
+"""PretextTask: what every pretext task promises, and nothing that one task alone needs.
 
 Letters, used in every docstring: B batch, V views, N tokens, P prefix tokens, D features, M code, C H W image, T text
 length, K classes.
@@ -9,67 +9,81 @@ In the figures at the top of task files --> is followed by the gradient and ..> 
 from __future__ import annotations
 
 import inspect
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-import lightning as L
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.fabric.utilities.data import sized_len
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
-from zoo.backbones import Backbone
-from zoo.data.module import ZooData
-from zoo.data.order import batches_done
-from zoo.draws import counted
+from zoo.backbones.base import Backbone
 from zoo.errors import ZooError
-from zoo.losses import averaged, gather, many
-from zoo.machine import cpu
-from zoo.machine.norms import use_global_batch_norm
-from zoo.machine.resumable import LocalCheckpointIO
 from zoo.optim import Optim
 from zoo.ranges import check_ranges
+from zoo.tasks.fitting import Fitting
 from zoo.tasks.output import TaskOutput, kind_of
 from zoo.views import to_float
 
-TRAINING, VALIDATION = 0, 1  # first counter: the two never share a draw
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+__all__ = ["PretextTask", "TaskOutput"]
 
 
-class PretextTask(L.LightningModule, ABC):
+class PretextTask(Fitting, ABC):
     """A pretext task: views made from a batch, and a loss computed from views.
 
-    A task writes `views` and `forward`; `after_step`, `picture` and `features` where it has something to say. Its
-    constructor takes a backbone and plain typed values, holds what defines the task, and calls
-    `super().__init__(backbone)`. How it is trained (`seed`, `optim`) are attributes, set by `zoo.pretrain` or by hand.
+    A task writes `views` and `forward`, and overrides `after_step`, `figure`, `features` or `represent` where it
+    differs. Its constructor takes its backbones and plain typed values, and calls `super().__init__(backbone)` once.
+    How a task is trained (`seed`, `optim`) are attributes, set by `zoo.pretrain` or by hand.
+
+    name           set by the registration
+    needs          fields of a batch that the task reads
+    towers         its backbones: argument of the constructor -> the kind that the backbone reads (image, text, audio)
+    needs_colour   whether grey images are refused
+    training_only  teachers, queues, centres: attributes whose state is resumed, and left out of checkpoints
     """
 
-    name: str = ""  # set by register_task
-    needs: tuple[str, ...] = ("image",)  # fields of a batch that the task reads; labels only if named here
-    needs_colour: bool = False  # grey pictures are refused, before anything is downloaded where the catalogue tells
-    training_only: tuple[str, ...] = ()  # teachers, queues, centres: resumable state that no checkpoint carries
+    name: str = ""
+    needs: tuple[str, ...] = ("image",)
+    towers: dict[str, str] = {"backbone": "image"}
+    needs_colour: bool = False
+    training_only: tuple[str, ...] = ()
     seed: int = 0
     optim: Optim = Optim()
+    is_pretext_task = False  # True for every class that inherits from this one
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.is_pretext_task = True
+        if "picture" in vars(cls) and "figure" not in vars(cls):  # the method's name in plugins written for 0.1
+            cls.figure = cls.picture
 
     def __new__(cls, *args, **kwargs):
         task = super().__new__(cls)
         if args or kwargs:  # neither when copied or unpickled
             bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
             bound.apply_defaults()
-            plain = {key: value for key, value in list(bound.arguments.items())[1:] if key != "backbone"}
+            plain = {key: value for key, value in list(bound.arguments.items())[1:] if key not in cls.towers}
             check_ranges(cls.__init__, plain, "task")
             object.__setattr__(task, "arguments", plain)
         return task
 
-    def __init__(self, backbone: Backbone):
+    def __init__(self, *backbones: Backbone):
+        """`backbones` in the order of `towers`, each of which becomes an attribute of that name."""
         super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise ZooError(f"a task takes a backbone that zoo.create_backbone made, and this is {kind_of(backbone)}")
         self.arguments: dict[str, Any]
-        self.backbone = backbone
+        if len(backbones) != len(self.towers):
+            raise ZooError(
+                f"the task {self.name or type(self).__name__} gives {len(backbones)} backbones to super().__init__; "
+                f"its towers are {', '.join(self.towers)}"
+            )
+        for tower, backbone in zip(self.towers, backbones, strict=True):
+            if not isinstance(backbone, Backbone):
+                raise ZooError(
+                    f"a task takes a backbone that zoo.create_backbone made, and this is {kind_of(backbone)}"
+                )
+            if backbone.reads != self.towers[tower]:
+                raise ZooError(
+                    f"the tower {tower} of the task {self.name or type(self).__name__} reads {self.towers[tower]}, and "
+                    f"{backbone.name} reads {backbone.reads}"
+                )
+            setattr(self, tower, backbone)
 
     # ---- what a task writes ----------------------------------------------------------------------
     @abstractmethod
@@ -87,240 +101,36 @@ class PretextTask(L.LightningModule, ABC):
         """Float images (B, C, H, W) in [0, 1] -> the representations that are evaluated, by name, each (B, D)."""
         return {"backbone": self.backbone.pool(image)}
 
-    def picture(self, batch: dict) -> dict[str, Tensor]:
-        """What the task predicts, for people to look at: name -> (3, H, W) float in [0, 1]."""
+    def represent(self, batch: dict) -> dict[str, Tensor]:
+        """A batch -> the representations that are evaluated, by name, each (B, D). The first name is a tower's."""
+        if self.towers == {"backbone": "image"}:
+            return self.features(to_float(batch["image"]))
+        return {tower: backbone.pool(backbone.prepare(batch[backbone.field])) for tower, backbone in self.tower.items()}
+
+    def figure(self, batch: dict) -> dict[str, Tensor | str]:
+        """What the task predicts, for people to look at: name -> (3, H, W) float in [0, 1], or text."""
         return {}
+
+    def picture(self, batch: dict) -> dict[str, Tensor | str]:
+        """Another name of `figure`, for plugins written for 0.1."""
+        return self.figure(batch)
 
     # ---- what others ask of it -------------------------------------------------------------------
     @property
     def uses_labels(self) -> bool:
         return "label" in self.needs
 
+    @property
+    def tower(self) -> dict[str, Backbone]:
+        """The backbones by the names of `towers`."""
+        return {name: getattr(self, name) for name in self.towers}
+
+    @property
+    def first_tower(self) -> str:
+        """The name of the tower whose weights lie at the top of a checkpoint: the first that reads images, or the first."""
+        return next((name for name, kind in self.towers.items() if kind == "image"), next(iter(self.towers)))
+
     def heads(self) -> dict[str, Tensor]:
-        """State of everything that a checkpoint carries beside the backbone."""
-        skipped = ("backbone", *self.training_only)
+        """State of everything that a checkpoint carries beside the backbones."""
+        skipped = (*self.towers, *self.training_only)
         return {key: value for key, value in self.state_dict().items() if key.split(".")[0] not in skipped}
-
-    # ---- what Lightning calls --------------------------------------------------------------------
-    def setup(self, stage: str) -> None:
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.trainer.strategy.checkpoint_io = LocalCheckpointIO()
-        if stage == "fit" and str(self.trainer.precision) not in PRECISIONS:
-            raise ZooError(
-                f"precision {self.trainer.precision} would keep the weights in other than 32 bits, in which views and "
-                "losses are computed; use one of " + ", ".join(PRECISIONS)
-            )
-        if self.trainer.world_size > 1:
-            use_global_batch_norm(self)
-        if stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
-            cpu.quicken(self, getattr(self.backbone, "num_patches", None))
-            cpu.keep_memory()
-
-    def teardown(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
-            cpu.restore(self)
-            cpu.give_memory_back()
-
-    def on_train_epoch_start(self) -> None:
-        loader, most = self.trainer.train_dataloader, self.trainer.num_training_batches
-        length = sized_len(loader) if isinstance(loader, DataLoader) else None  # a sampler may give each epoch another
-        self._check_lengths("training", most if length is None else min(most, length))
-
-    def on_validation_epoch_start(self) -> None:
-        self._check_lengths("validation", sum(self.trainer.num_val_batches))
-
-    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        output = self._run(batch, TRAINING, batches_done(self.trainer))
-        logs = averaged(
-            {"loss": output.loss, **output.logs}
-        )  # over the ranks, so that all of them end when one's isn't finite
-        self._check_finite(logs, batch_idx)
-        self._terms = (
-            {key: value.detach() if isinstance(value, Tensor) else value for key, value in logs.items()},
-            batch_idx,
-        )
-        self.log_dict(logs, batch_size=self._pictures_in(batch), prog_bar=True)
-        return output.loss * self._share(batch_idx)
-
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        output = self._run(batch, VALIDATION, batch_idx)
-        self.log("val_loss", output.loss, batch_size=self._pictures_in(batch), sync_dist=True)
-
-    def predict_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return self.features(to_float(batch["image"]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if not math.isfinite(self.trainer.estimated_stepping_batches):
-            raise ZooError("the schedule has to know how long the run is: give max_steps or max_epochs")
-        optimizer = self.optim.build(self)
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-        return optimizer
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """No gradient that isn't finite reaches the weights; but in float16, where Lightning's scaler leaves such steps
-        out, it's nothing special.
-        """
-        if not self.trainer.global_step:
-            self._check_reached()
-        found = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None or bool(
-            torch.nn.utils.get_total_norm(found.values()).isfinite()
-        ):
-            return
-        # where each is, the sum of their squares is not, and then neither is what Adam keeps of them
-        wrong = [name for name, gradient in found.items() if not gradient.square().sum().isfinite()] or list(found)
-        more = f" and of {len(wrong) - 1} more of {len(found)} parameters" if len(wrong) > 1 else ""
-        raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", *self._terms)
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Lightning's, but for a fused optimizer in bfloat16: it refuses those, as some undo the scaling of gradients,
-        and here nothing is scaled.
-        """
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scaled or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
-            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        torch.nn.utils.clip_grad_norm_(
-            [p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val
-        )
-
-    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
-        """One true step: Lightning never calls this for the inner batches of an accumulation."""
-        done, total = self.trainer.global_step, self.trainer.estimated_stepping_batches
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self.optim.scale((done + 0.5) / total)
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        with torch.no_grad():
-            self.after_step((done + 1) / total)
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path, map_location=None, **arguments):
-        """Lightning's, for a .ckpt on this machine, read as tensors and plain values: by itself it would run what an
-        address serves.
-        """
-        if "://" in str(checkpoint_path):
-            raise ZooError(
-                f"{str(checkpoint_path)[:80]} is an address, and a .ckpt that comes from elsewhere isn't loaded; pull "
-                "a checkpoint from a hub"
-            )
-        return super().load_from_checkpoint(
-            checkpoint_path, map_location=map_location, **arguments | {"weights_only": True}
-        )
-
-    def _run(self, batch: dict, *counters: int) -> TaskOutput:
-        self._check_fields(batch)
-        self._check_shares(batch)
-        with counted(self.device, self.seed, self.global_rank, *counters):
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                views = self.views(batch)
-            output = self(views)
-        if not isinstance(output, TaskOutput) or not isinstance(output.loss, Tensor) or output.loss.ndim:
-            raise ZooError(
-                f"forward of the task {self.name or type(self).__name__} gave "
-                f"{kind_of(getattr(output, 'loss', output))}; it has to give a TaskOutput whose loss is a "
-                "tensor with one number"
-            )
-        return output
-
-    def _check_fields(self, batch: dict) -> None:
-        """Of the zoo's own data `zoo.pretrain` has asked before; a DataLoader may give anything."""
-        name = self.name or type(self).__name__
-        if not isinstance(batch, dict):
-            raise ZooError(
-                f"a batch is {kind_of(batch)}, and the task {name} takes a dict with {' and '.join(self.needs)}, as "
-                "zoo.create_data gives it; "
-                "let your data give such, as {'image': image}"
-            )
-        if missing := [field for field in self.needs if field not in batch]:
-            held = ", ".join(map(str, batch)) or "nothing"
-            raise ZooError(
-                f"the task {name} needs {' and '.join(missing)}, which the batches don't have; they hold {held}"
-            )
-
-    def _share(self, batch_idx: int) -> float:
-        """What makes the gradients of a step a mean over its batches: Lightning divides by as many as are accumulated,
-        also where an epoch ends sooner.
-        """
-        many, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        first = batch_idx // many * many
-        return many / (batches - first) if math.isfinite(batches) and batches < first + many else 1.0
-
-    def _pictures_in(self, batch: dict) -> int:
-        return len(batch[self.needs[0]])
-
-    def _check_lengths(self, of: str, batches: float) -> None:
-        """A process that was through sooner would leave the others waiting. Of a loader without a length nothing is
-        known beforehand.
-        """
-        counts = self._of_all(int(batches) if math.isfinite(batches) else -1)
-        if len(set(counts)) > 1 and min(counts) >= 0:
-            raise ZooError(
-                f"the processes have {' and '.join(map(str, counts))} batches of {of}, and they have to have as many "
-                "each; let Lightning put its "
-                "sampler into the loader, or have yours give every process as many"
-            )
-
-    def _check_shares(self, batch: dict) -> None:
-        """Losses gather over ranks, which needs as many pictures on each."""
-        counts = self._of_all(self._pictures_in(batch))
-        if len(set(counts)) > 1:
-            raise ZooError(
-                f"the processes have batches of {' and '.join(map(str, counts))} pictures, and they have to have as "
-                "many each; let Lightning "
-                "put its sampler into the loader, or give it drop_last=True"
-            )
-
-    def _of_all(self, count: int) -> list[int]:
-        """The count of each process; where all are known to be alike, since the data are the zoo's own, this one's."""
-        if not many() or isinstance(self.trainer.datamodule, ZooData):
-            return [count]
-        return gather(torch.tensor([count], device=self.device)).tolist()
-
-    def _check_reached(self) -> None:
-        """What gets no gradient stays as it was drawn, though the features may go through it. (Norms begin as nothing
-        but norms, and may stay so.) And processes that wait for every gradient would fail in the next step.
-        """
-        wait = isinstance(self.trainer.model, DistributedDataParallel) and not self.trainer.model.find_unused_parameters
-        lost = [
-            name
-            for name, p in self.named_parameters()
-            if p.requires_grad and p.grad is None and (wait or p.ndim > 1 and name.startswith("backbone."))
-        ]
-        if not lost:
-            return
-        more = f" and {len(lost) - 1} more of its parameters" if len(lost) > 1 else ""
-        why = (
-            "and processes that train together wait for every gradient"
-            if wait
-            else "so its features would go through random numbers"
-        )
-        mend = (
-            "take one whose features are its last map, pooled, such as test_resnet, or of a ViT one with "
-            "global_pool: avg and fc_norm: false"
-        )
-        if not lost[0].startswith("backbone."):
-            raise ZooError(
-                f"the task {self.name or type(self).__name__} leaves {lost[0]}{more} without gradient, {why}; its "
-                "loss has to depend on all of them"
-            )
-        raise ZooError(
-            f"the task {self.name or type(self).__name__} leaves {lost[0].removeprefix('backbone.model.')} of the "
-            f"backbone {self.backbone.name}"
-            f"{more} without gradient, {why}; {mend}"
-        )
-
-    def _check_finite(self, logs: dict, batch_idx: int) -> None:
-        loss = logs["loss"].item()
-        if not math.isfinite(loss):
-            raise self._not_finite(
-                f"the loss of {self.name or type(self).__name__} is {loss}",
-                {k: v for k, v in logs.items() if k != "loss"},
-                batch_idx,
-            )
-
-    def _not_finite(self, what: str, terms: dict, batch_idx: int) -> ZooError:
-        listed = ", ".join(f"{key} {float(value):.3g}" for key, value in terms.items())
-        return ZooError(
-            f"{what} at epoch {self.current_epoch}, batch {batch_idx}{f' ({listed})' if listed else ''}; "
-            "a lower optim.lr or a longer optim.warmup usually mends it"
-        )

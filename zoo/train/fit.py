@@ -7,10 +7,10 @@ import contextlib
 import torch
 
 from zoo.backbones import create_backbone
-from zoo.backbones.image import patch_side
+from zoo.backbones.create import patch_side
 from zoo.data.datasets import DataInfo, data_info
 from zoo.data.info import FOLDER, SHARDS, check_size
-from zoo.draws import counted
+from zoo.draws import Draw, counted
 from zoo.errors import ZooError
 from zoo.machine import ranks
 from zoo.machine.bounds import Bounded
@@ -61,7 +61,7 @@ def build(resolved: dict, size: int) -> PretextTask:
     """The task of a resolved recipe with its initial weights, a function of the seed alone."""
     keywords = dict(resolved["backbone"])
     arguments = dict(resolved["task"])
-    with counted(torch.device("cpu"), resolved["seed"], WEIGHTS), Bounded("the network of this recipe"):
+    with counted(torch.device("cpu"), resolved["seed"], Draw.WEIGHTS), Bounded("the network of this recipe"):
         backbone = create_backbone(keywords.pop("name"), size=size, **keywords)
         task = create_task(arguments.pop("name"), backbone, **arguments)
     task.seed, task.optim = resolved["seed"], Optim(**resolved["optim"])

@@ -13,15 +13,15 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
 from zoo import recipe as recipes
-from zoo.backbones.image import check_forward
-from zoo.checkpoint import read as checkpoint
+from zoo.backbones.create import check_forward
+from zoo.checkpoint.write import export
 from zoo.colour import require_colour
 from zoo.data.dataset import take
 from zoo.data.datasets import DataInfo
 from zoo.data.folder.cache import BAD_SAMPLES, bad_lines
 from zoo.data.module import ZooData, create_data
 from zoo.data.order import batches_done
-from zoo.draws import counted
+from zoo.draws import Draw, counted
 from zoo.errors import Terminated, ZooError
 from zoo.evaluate.table import check_metric
 from zoo.grid import is_picture
@@ -39,9 +39,7 @@ from zoo.train import fsdp, run_folder
 from zoo.train.fit import build
 from zoo.train.looks import FeatureHealth, Looks, OnlineKNN
 from zoo.train.settings import Training
-
-WEIGHTS, PICTURES = 2, 3  # first counters, beside those of training and validation
-
+from zoo.train.strategy import strategy
 
 LOOKED_AT = 2000  # validation pictures of a look, where a recipe doesn't say how often to look
 
@@ -58,7 +56,7 @@ class _Run:
         self.task = build(resolved, self.size)  # before the data, which may have to be got first
         if self.training.strategy == "fsdp":
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
-        with counted(torch.device("cpu"), WEIGHTS):  # only so that nobody else's generator moves
+        with counted(torch.device("cpu"), Draw.WEIGHTS):  # only so that nobody else's generator moves
             check_forward(self.task.backbone)
         if self.training.precision == "bf16" and device_of(self.training.accelerator) == "cpu":
             cpu.check_strides(self.task.backbone)
@@ -104,7 +102,7 @@ class _Run:
         if not self.first:
             return self.folder
         pictures = self._pictures()
-        path = checkpoint.export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
+        path = export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
         log_pictures(log, pictures, trainer.global_step)
         log_checkpoint(log, path, self.name)
         return self.folder
@@ -163,7 +161,7 @@ class _Run:
             accelerator=t.accelerator,
             devices=t.devices,
             num_nodes=t.nodes,
-            strategy=ranks.strategy(t.processes, t.timeout, t.strategy),
+            strategy=strategy(t.processes, t.timeout, t.strategy),
             precision="bf16-mixed" if t.precision == "bf16" else "32-true",
             accumulate_grad_batches=t.accumulate,
             gradient_clip_val=t.clip or None,
@@ -242,7 +240,7 @@ class _Run:
             self.data.dataset.fields, rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:64]]
         )
         task = self.task.cpu().float().eval()
-        with counted(torch.device("cpu"), self.resolved["seed"], PICTURES), torch.no_grad():
+        with counted(torch.device("cpu"), self.resolved["seed"], Draw.PICTURES), torch.no_grad():
             pictures = task.picture(batch)
         wrong = (
             [kind_of(pictures)]

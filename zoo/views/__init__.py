@@ -1,5 +1,6 @@
 """Views: what a task makes of a batch, on its device and random for each sample."""
 
+from zoo.colour import lab_to_rgb, rgb_to_lab
 from zoo.views.image import (
     adjust_brightness,
     adjust_contrast,
@@ -33,6 +34,7 @@ __all__ = [
     "each_view",
     "gaussian_blur",
     "in_turn",
+    "lab_to_rgb",
     "luminance",
     "multi_crop",
     "random_blur",
@@ -41,6 +43,7 @@ __all__ = [
     "random_resized_crop",
     "random_solarize",
     "resize",
+    "rgb_to_lab",
     "simclr_view",
     "solarize",
     "to_float",

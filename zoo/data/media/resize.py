@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def resize(images: Tensor, size: int) -> Tensor:
     """uint8 (n, C, H, W) -> (n, C, size, size): short side to `size`, bilinear, antialiased, centre crop."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from zoo.backbones import Backbone
-from zoo.colour import colour_bins
+from zoo.colour import colour_bins, lab_to_rgb, rgb_to_lab
 from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.heads import map_head
@@ -31,7 +31,7 @@ from zoo.ranges import BinWidth, Count, Positive, Range, Share
 from zoo.registry import register_task
 from zoo.tasks.base import PretextTask
 from zoo.tasks.output import TaskOutput
-from zoo.views import lab_to_rgb, random_resized_crop, resize, rgb_to_lab
+from zoo.views import random_resized_crop, resize
 
 NEIGHBOURS, SOFTNESS = 5, 5.0  # soft encoding: the paper's 5 nearest bins and sigma of 5 units of ab
 
