@@ -41,7 +41,7 @@ with Watch() as watch:
         rate = seen / (time.perf_counter() - start)
 import json
 print(json.dumps({"private": watch.private, "mapped": watch.mapped, "opened": opened, "first": first, "rate": rate, "seen": seen}))
-"""
+"""  # noqa: E501
 IN_SHARD = 10_000
 
 

@@ -1,7 +1,7 @@
 """One table over all pretext tasks at an equal budget. Can be stopped and taken up again: what is measured is kept in
 recipes/table.json.
 
-    python benchmarks/table.py                          every task on both sets, seed 0; seeds 1 and 2 where the margin is small
+    python benchmarks/table.py                          every task on both sets, seed 0; seeds 1, 2 where it is close
     python benchmarks/table.py --only mae simclr --data emoji --seeds 0 1 2
     python benchmarks/table.py --render                 only write the table in recipes/README.md and its pictures again
 

@@ -58,7 +58,7 @@ def strict_state():
 def check(before, after):
     changed = [key for key in before if before[key] != after[key]]
     assert not changed, f"importing zoo changes {changed}"
-"""
+"""  # noqa: E501
 
 LIGHT = (
     STATE
@@ -90,7 +90,7 @@ import zoo.evaluate.knn                             # before anybody asks for zo
 names = {name: getattr(zoo, name) for name in reversed(zoo.__all__)}
 assert all(value is not None for value in names.values()) and names["evaluate"].knn is zoo.evaluate.knn
 check(before, all_state())
-"""
+"""  # noqa: E501
 )
 
 

@@ -330,48 +330,6 @@ def test_a_broken_plugin_is_named_with_its_error_and_breaks_nothing_else(code, w
 
 
 @pytest.mark.parametrize(
-    ("code", "problem"),
-    [
-        ("import os; print('imported', flush=True); os._exit(0)", "importing it ends the process, with exit code 0"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "importing it ends the process, with exit code -9"),
-        ("import time; time.sleep(1000)", "importing it takes more than 2 seconds"),
-    ],
-)
-def test_a_plugin_that_ends_the_process_or_never_comes_back(code, problem, site, monkeypatch, capfd):
-    monkeypatch.setattr(registry, "LONGEST_IMPORT", 2.0)
-    site.install("zoo-broken", {"theirs": "plugin_a:Task"}, plugin_a=code)
-    with no_hang(60):
-        for use in (
-            lambda: find_task("theirs"),
-            lambda: task_arguments("theirs"),
-            lambda: zoo.create_task("theirs", None),
-        ):
-            assert refusal(use) == f"the task theirs can't be used: zoo-broken 1.0: {problem}"
-    assert capfd.readouterr() == ("", "") and find_task("simclr").name == "simclr"
-
-
-def test_the_rehearsal_of_a_plugin_leaves_nothing_and_is_had_once(site):
-    """It may start processes and ask torch to compute: neither is left behind, or waited for."""
-    code = f"""
-import subprocess, torch
-child = subprocess.Popen(["sleep", "1000"])
-open({str(site.folder / "pids")!r}, "a").write(f"{{child.pid}} ")
-print("loud", float((torch.ones(300, 300) @ torch.ones(300, 300)).sum()), flush=True)
-"""
-    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=code + TASK.format(name="theirs"))
-    with no_hang(60):
-        assert find_task("theirs").name == "theirs" and find_task("theirs").name == "theirs"
-    rehearsed, ours = map(int, (site.folder / "pids").read_text().split())
-    assert site.imported() == ["plugin_a", "plugin_a"] and _alive(ours)
-    os.kill(ours, 9)
-    for _ in range(100):
-        if not _alive(rehearsed):
-            break
-        time.sleep(0.1)
-    assert not _alive(rehearsed)
-
-
-@pytest.mark.parametrize(
     ("raised", "said"),
     [
         ("RuntimeError('no\\nGPU')", "RuntimeError: no GPU"),

@@ -195,7 +195,7 @@ def test_a_picture_that_is_none_or_enormous_is_left_out(tmp_path):
 
 HOSTILE = "</style></title><script>alert('x')</script>\"'><img src=x onerror=alert(1)> &amp; `"
 TAGS = """html head meta title style body main footer article section h1 h2 h3 h4 p a code pre dl dt dd div span small strong b i table thead
-    tbody tr th td figure figcaption img ul li details summary svg g line polyline circle text"""
+    tbody tr th td figure figcaption img ul li details summary svg g line polyline circle text"""  # noqa: E501
 
 
 def check_closed(page: Page) -> None:

@@ -241,4 +241,4 @@ print(model.pretrained_cfg["label_names"][logits.argmax()])
 
 It was trained on pictures that lie on white where they are transparent, and whose values, if they have 16 bits, were scaled to 8: Pillow's `convert`
 does neither. `{FACTS}` says what it was made from.
-"""
+"""  # noqa: E501

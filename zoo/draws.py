@@ -9,7 +9,7 @@ import torch
 
 
 class Draw(enum.IntEnum):
-    """What is drawn: the counter that keeps two kinds of draws apart. Every kind has its number here and nowhere else."""
+    """What is drawn: the counter that keeps two kinds of draws apart. Every kind has its number here alone."""
 
     TRAINING = 0  # views of a training batch, and dropout
     VALIDATION = 1

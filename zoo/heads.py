@@ -216,8 +216,8 @@ class Teacher(nn.Module):
         self._drop_nothing()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Only what keeps running statistics follows `mode`, and convolutions, which zoo.machine.cpu computes more quickly
-        while training.
+        """Only what keeps running statistics follows `mode`, and convolutions, which
+        zoo.machine.cpu computes more quickly while training.
         """
         super().train(mode)
         self._drop_nothing()

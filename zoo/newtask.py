@@ -163,7 +163,7 @@ class @CLASS@(PretextTask):
         guessed = self.head(self.backbone.pool(seen)).float()[:, :, None, None].expand_as(seen)
         hidden = (seen == 0.5).all(1, keepdim=True)
         return {"guess": rows_of(seen, torch.where(hidden, guessed, seen).clamp(0, 1))}
-'''
+'''  # noqa: E501
 
 TEMPLATE["recipes/@NAME@-test-resnet-fashion-mnist.yaml"] = """\
 # @NAME@, timm's test_resnet, Fashion-MNIST.
@@ -234,4 +234,4 @@ zoo pretrain recipes/@NAME@-test-resnet-fashion-mnist.yaml
 
 `@MODULE@/task.py` is a small task that works; make it yours. What is random belongs into `views`, the loss into `forward`, and what
 follows the weights, such as a teacher, into `after_step`. `zoo.testing.check_task` is the contract as a function.
-"""
+"""  # noqa: E501

@@ -29,7 +29,6 @@ GROUP = "zoo.tasks"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 IMPORTED = "imported"  # stands in a card for the task that zoo import doesn't know; never listed
 SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
-LONGEST_IMPORT = 120.0  # seconds after which the import of somebody else's task is given up
 _here: dict[str, type] = {}  # registered in this process, by a script, a notebook or an import
 
 
@@ -114,7 +113,7 @@ def list_tasks() -> list[TaskEntry]:
 
 
 def find_task(name: str) -> type:
-    """The class of a task; imports its one file. Raises ZooError for an unknown or broken one, naming the distribution."""
+    """The class of a task; imports its one file. Raises ZooError for an unknown or broken task."""
     if name == IMPORTED:
         return importlib.import_module("zoo.tasks.imported").Imported
     entry = task_entry(name)

@@ -496,7 +496,7 @@ path, write = sys.argv[1] + "/pictures/cat/006.png", shard_writer._write
 shard_writer._write, folder_cache.PATIENCE = lambda *given: (os.path.isfile(path) and (os.unlink(path), os.mkfifo(path)), write(*given)), 0.3
 try: shard_writer.write_shards(sys.argv[1] + "/pictures", sys.argv[1] + "/shards")
 except ZooError as error: print(error)
-"""
+"""  # noqa: E501
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )

@@ -368,7 +368,7 @@ rank = int(os.environ["RANK"])
 found = [fit(19), fit(8 - rank, use_distributed_sampler=False), fit(12 - 4 * rank, use_distributed_sampler=False),
          fit(8, 8 - 4 * rank, num_sanity_val_steps=0, use_distributed_sampler=False)]
 open(f"own-{rank}.json", "w").write(json.dumps(found))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.faults

@@ -56,7 +56,7 @@ def test_the_loss_is_the_authors():
 
 
 def test_patches_go_there_and_back():
-    task, image = _task(), torch.rand(2, 3, 32, 32)
+    image = torch.rand(2, 3, 32, 32)
     assert torch.equal(patchify(image, 8), _authors_patchify(image, 8))
     assert torch.equal(unpatchify(patchify(image, 8), 8), image)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-
 from zoo.data.columns import Fields, is_near, take_column
 from zoo.data.info import DataInfo
 

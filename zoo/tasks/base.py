@@ -127,7 +127,7 @@ class PretextTask(Fitting, ABC):
 
     @property
     def first_tower(self) -> str:
-        """The name of the tower whose weights lie at the top of a checkpoint: the first that reads images, or the first."""
+        """The tower whose weights lie at the top of a checkpoint: the first that reads images, or else the first."""
         return next((name for name, kind in self.towers.items() if kind == "image"), next(iter(self.towers)))
 
     def heads(self) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ class Index:
     shards         the tars, in order; `counts` has the samples of each
     fields         image, and label or text where every sample has one
     splits         samples of train, validation and test, whose rows are columns too
-    fingerprint    sha256 hex of names and sizes of the shards and of all columns: not of the pixels, which would be read for hours
+    fingerprint    sha256 hex of names and sizes of the shards and of all columns; the pixels are not read
     """
 
     folder: Path

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from zoo_align_uniform.task import AlignUniform
-
 import zoo
 from zoo.errors import ZooError
 from zoo.recipe import read, resolve
 from zoo.testing import check_task
+
+from zoo_align_uniform.task import AlignUniform
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "align-uniform-test-resnet-fashion-mnist.yaml"
 
@@ -32,16 +32,11 @@ def test_the_loss_is_the_papers():
     views = task.views({"image": torch.rand(5, 3, 32, 32)})
     x, y = (torch.nn.functional.normalize(task.projector(task.backbone.pool(view))) for view in views)
     align = sum(((x[i] - y[i]) ** 2).sum() for i in range(5)) / 5
-    uniform = [
-        torch.stack([torch.exp(-3.0 * ((z[i] - z[j]) ** 2).sum()) for i in range(5) for j in range(i)]).mean().log()
-        for z in (x, y)
-    ]
+    uniform = [torch.stack([torch.exp(-3.0 * ((z[i] - z[j]) ** 2).sum()) for i in range(5) for j in range(i)]).mean().log() for z in (x, y)]
     theirs = align + 0.5 * sum(uniform) / 2
     ours = task(views).loss
     torch.testing.assert_close(ours, theirs)
-    mine, other = (
-        torch.autograd.grad(loss, list(task.projector.parameters()), retain_graph=True) for loss in (ours, theirs)
-    )
+    mine, other = (torch.autograd.grad(loss, list(task.projector.parameters()), retain_graph=True) for loss in (ours, theirs))
     for a, b in zip(mine, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -50,7 +45,7 @@ def test_one_point_has_no_spread_and_a_simplex_has_the_most():
     task = _task()
     assert task.spread(torch.tensor([[0.6, 0.8]] * 4)).item() == pytest.approx(0.0, abs=1e-6)
     corners = torch.eye(6) - 1 / 6
-    corners = corners / corners.norm(dim=1, keepdim=True)  # every pair at the squared distance 2 + 2 / 5
+    corners = corners / corners.norm(dim=1, keepdim=True)           # every pair at the squared distance 2 + 2 / 5
     assert task.spread(corners).item() == pytest.approx(-2 * 2.4, abs=1e-5)
     for seed in range(5):
         points = torch.nn.functional.normalize(torch.randn(6, 6, generator=torch.Generator().manual_seed(seed)))

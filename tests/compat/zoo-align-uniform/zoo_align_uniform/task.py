@@ -1,15 +1,13 @@
-"""Two views of one picture should lie close together on a sphere, and all pictures together should spread evenly over
-it.
+"""Two views of one picture should lie close together on a sphere, and all pictures together should spread evenly over it.
 
                 +--> view 1 --> backbone --> pool --> projector --> z1 --+--> alignment: z1 near z2
     picture ----+                                                        |
                 +--> view 2 --> backbone --> pool --> projector --> z2 --+--> uniformity: all pictures apart
 
-Wang, Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-Hypersphere", https://arxiv.org/abs/2005.10242
+Wang, Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
+https://arxiv.org/abs/2005.10242
 
-Differs: a projector with BatchNorm stands on the backbone, and views are weaker than for photographs, both for small
-pictures.
+Differs: a projector with BatchNorm stands on the backbone, and views are weaker than for photographs, both for small pictures.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from zoo.heads import projector
 from zoo.losses import gather, normalized
 from zoo.ranges import Count, Positive, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask
-from zoo.tasks.output import TaskOutput
+from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import simclr_view
 
 
@@ -42,26 +39,15 @@ class AlignUniform(PretextTask):
         flip: chance of a mirrored view.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        uniformity: Positive = 1.0,
-        sharpness: Positive = 2.0,
-        hidden: Count = 512,
-        outputs: Count = 128,
-        smallest_crop: Share = 0.3,
-        flip: Share = 0.5,
-    ):
+    def __init__(self, backbone: Backbone, uniformity: Positive = 1.0, sharpness: Positive = 2.0, hidden: Count = 512, outputs: Count = 128,
+                 smallest_crop: Share = 0.3, flip: Share = 0.5):
         super().__init__(backbone)
         self.uniformity, self.sharpness, self.smallest_crop, self.flip = uniformity, sharpness, smallest_crop, flip
         self.projector = projector(backbone.num_features, hidden, outputs)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Two independent views, each (B, C, H, W)."""
-        first, second = (
-            simclr_view(batch["image"], self.backbone.size, (self.smallest_crop, 1.0), blur=0.0, flip=self.flip)
-            for _ in range(2)
-        )
+        first, second = (simclr_view(batch["image"], self.backbone.size, (self.smallest_crop, 1.0), blur=0.0, flip=self.flip) for _ in range(2))
         return first, second
 
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
@@ -69,15 +55,11 @@ class AlignUniform(PretextTask):
         with torch.autocast(first.device.type, enabled=False):
             first, second = normalized(first), normalized(second)
             align = (first - second).square().sum(1).mean()
-            uniform = (self.spread(gather(first)) + self.spread(gather(second))) / 2  # of the pictures of all processes
-        return TaskOutput(
-            align + self.uniformity * uniform, {"alignment": align.detach(), "uniformity": uniform.detach()}
-        )
+            uniform = (self.spread(gather(first)) + self.spread(gather(second))) / 2       # of the pictures of all processes
+        return TaskOutput(align + self.uniformity * uniform, {"alignment": align.detach(), "uniformity": uniform.detach()})
 
     def spread(self, x: Tensor) -> Tensor:
-        """Points (B, D) on the sphere -> a scalar at most 0, lower the more evenly they spread: log of the mean
-        Gaussian potential of pairs.
-        """
+        """Points (B, D) on the sphere -> a scalar at most 0, lower the more evenly they spread: log of the mean Gaussian potential of pairs."""
         return (-self.sharpness * F.pdist(x).square()).logsumexp(0) - torch.tensor(len(x) * (len(x) - 1) / 2).log()
 
     @torch.no_grad()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from zoo_blank_square.task import BlankSquareTask
-
 import zoo
 from zoo.recipe import read, resolve
 from zoo.testing import check_task
+
+from zoo_blank_square.task import BlankSquareTask
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "blank-square-test-resnet-fashion-mnist.yaml"
 

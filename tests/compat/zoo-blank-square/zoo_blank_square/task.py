@@ -18,8 +18,7 @@ from zoo.errors import ZooError
 from zoo.grid import rows_of
 from zoo.ranges import Part, Share
 from zoo.registry import register_task
-from zoo.tasks.base import PretextTask
-from zoo.tasks.output import TaskOutput
+from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.views import random_resized_crop
 
 
@@ -39,16 +38,14 @@ class BlankSquareTask(PretextTask):
         super().__init__(backbone)
         self.side = round(hidden * backbone.size)
         if not 0 < self.side < backbone.size:
-            raise ZooError(
-                f"task.hidden is {hidden}, which hides {self.side} of {backbone.size} pixels; some have to be seen and some hidden"
-            )
+            raise ZooError(f"task.hidden is {hidden}, which hides {self.side} of {backbone.size} pixels; some have to be seen and some hidden")
         self.smallest_crop, self.flip = smallest_crop, flip
         self.head = nn.Linear(backbone.num_features, backbone.channels)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """All that is random: the picture with its square blanked (B, C, H, W), and the square's mean colour (B, C), in [0, 1]."""
         image = random_resized_crop(batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), flip=self.flip)
-        image = image.expand(-1, self.backbone.channels, -1, -1)  # grey pictures as the backbone sees them
+        image = image.expand(-1, self.backbone.channels, -1, -1)                # grey pictures as the backbone sees them
         mask = self.squares(len(image), image.device)
         colour = (image * mask).sum((2, 3)) / self.side**2
         return torch.where(mask, torch.full_like(image, 0.5), image), colour
@@ -64,7 +61,7 @@ class BlankSquareTask(PretextTask):
     def forward(self, views: tuple[Tensor, Tensor]) -> TaskOutput:
         """Nothing random here, and the loss in float32 whatever autocast says."""
         seen, colour = views
-        guessed = self.head(self.backbone.pool(seen)).float()  # (B, C)
+        guessed = self.head(self.backbone.pool(seen)).float()                   # (B, C)
         with torch.autocast(seen.device.type, enabled=False):
             loss = (guessed - colour).square().mean()
         return TaskOutput(loss, {"error": (guessed.detach() - colour).abs().mean()})
