@@ -153,20 +153,20 @@ VIT = {"name": "vit_tiny_patch16_224", "patch_size": 8, "depth": 2}
         ({"task": {"name": "simclr", "hidden": 10**14}}, "the network of this recipe takes more than"),
         (
             {"backbone": {"name": "test_resnet", "drop_rate": 5.0}},
-            "test_resnet with {'drop_rate': 5.0} can't take pictures of 16 pixels: ValueError: ",
+            "test_resnet with {'drop_rate': 5.0} can't read images of 16 pixels: ValueError: ",
         ),
         (
             {"backbone": VIT | {"drop_path_rate": 5.0}},
-            "'drop_path_rate': 5.0} can't take pictures of 16 pixels: RuntimeError: ",
+            "'drop_path_rate': 5.0} can't read images of 16 pixels: RuntimeError: ",
         ),
         (
             {"backbone": {"name": "test_resnet", "layers": [0]}},
-            "test_resnet with {'layers': [0]} can't take pictures of 16 pixels: AttributeError: ",
+            "test_resnet with {'layers': [0]} can't read images of 16 pixels: AttributeError: ",
         ),
         *(
             (
                 {"backbone": {"name": "test_resnet", "in_chans": number}},
-                f"test_resnet with {{'in_chans': {number}}} can't take pictures",
+                f"test_resnet with {{'in_chans': {number}}} can't read images",
             )
             for number in (0, 2)
         ),

@@ -38,12 +38,19 @@ def outline(file: Path, name: str) -> Any:
     return found
 
 
+def _named(part: ast.stmt) -> str:
+    """The name that a statement assigns to; empty for every other statement."""
+    target = part.targets[0] if isinstance(part, ast.Assign) else getattr(part, "target", None)
+    return getattr(target, "id", "")
+
+
 def _emptied(node: ast.stmt, known: dict) -> ast.stmt:
     body = [part for part in node.body[:1] if isinstance(part, ast.Expr)]  # the docstring
     if isinstance(node, ast.ClassDef):
         data = any(getattr(getattr(mark, "func", mark), "id", "") == "dataclass" for mark in node.decorator_list)
         fields = [part for part in node.body if isinstance(part, ast.AnnAssign)] if data else []
-        body += fields + [_emptied(part, known) for part in node.body if getattr(part, "name", "") == "__init__"]
+        said = [part for part in node.body if _named(part) in ("needs", "towers")]  # what a recipe is checked by
+        body += fields + said + [_emptied(part, known) for part in node.body if getattr(part, "name", "") == "__init__"]
         node.bases, node.decorator_list = [], node.decorator_list if fields else []
     else:
         node.returns, node.decorator_list = None, []

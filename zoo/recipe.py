@@ -30,7 +30,7 @@ RESERVED = {
     "seed": "the seed of a whole run",
     "optim": "the group of the optimizer",
 }
-OPEN = "backbone."  # keywords under it are timm's own, checked when the model is built
+OPEN = "backbone."  # keywords of a network, which are checked when the network is built
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def overrides(words: list[str]) -> dict[str, Any]:
             value = next(rest, None)
             if value is None:
                 raise ZooError(f"--{key} lacks its value")
-        if (key.startswith(OPEN) and key != "backbone.name") or value[:1] == "[":
+        if (key.startswith(OPEN) and not key.endswith(".name")) or value[:1] == "[":
             value = parse(f"value: {value}", f"--{key}")["value"]
         out[key] = value
     return out
@@ -207,13 +207,25 @@ def parser(task: type, schema: dict[str, Callable]):
     check_signature(task)
     out = ArgumentParser(exit_on_error=False, default_env=False, add_help=False)
     out.add_argument("--seed", type=int, default=0, help="the number from which all randomness follows")
-    out.add_argument("--backbone.name", type=str, required=True, help="a timm model; see zoo list backbones")
+    for prefix in tower_prefixes(task):
+        out.add_argument(f"--{prefix}name", type=str, required=True, help="a network; see zoo list backbones")
     out.add_argument("--task.name", type=str, required=True, help="a pretext task; see zoo list tasks")
-    out.add_class_arguments(task, "task", skip={"backbone"})
+    out.add_class_arguments(task, "task", skip=set(towers_of(task)))
     for name, signature in schema.items():
         add = out.add_class_arguments if inspect.isclass(signature) else out.add_function_arguments
         add(signature, name)
     return out
+
+
+def towers_of(task: type) -> dict[str, str]:
+    """The backbones of a task: argument of its constructor -> the kind that the backbone reads."""
+    return getattr(task, "towers", {"backbone": "image"})
+
+
+def tower_prefixes(task: type) -> dict[str, str]:
+    """What the keys of each tower's keywords begin with in a recipe -> the tower."""
+    towers = list(towers_of(task))
+    return {OPEN: "backbone"} if towers == ["backbone"] else {f"{OPEN}{tower}.": tower for tower in towers}
 
 
 def check_signature(task: type) -> None:
@@ -236,9 +248,11 @@ def check_signature(task: type) -> None:
             )
         if name in RESERVED:
             raise ZooError(f"{who} has an argument called {name}, which is {RESERVED[name]}; call it something else")
-        if name != "backbone" and name not in hints:
+        if name in towers_of(task):
+            continue
+        if name not in hints:
             raise ZooError(f"{who} doesn't say what type its argument {name} has")
-        if name != "backbone" and not _is_plain(hints[name]):
+        if not _is_plain(hints[name]):
             raise ZooError(
                 f"{who} has an argument {name} of type {hints[name]}; a recipe holds int, float, bool, str, Literal "
                 "and lists of these"
@@ -279,7 +293,7 @@ def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> l
             "default": None,
             "required": False,
             "value": value,
-            "about": "a keyword of the timm model",
+            "about": "a keyword of the network",
         }
         for key, value in values.items()
         if key.startswith(OPEN) and key not in defaults
@@ -312,7 +326,8 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
         key for key, value in (changes or {}).items() if value is None and key.startswith(OPEN)
     ]:  # a keyword that another backbone lacks
         del values[key]
-    check = parser(_task(values), schema or groups())
+    task = _task(values)
+    prefixes, check = tower_prefixes(task), parser(task, schema or groups())
     defaults = dict(flat(check.get_defaults().as_dict()))
     known = {key.split(".")[0] for key in defaults if "." in key}
     values = {
@@ -327,14 +342,15 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
         ):
             values[action.dest] = str(value)
     for key, value in values.items():
+        _check_key(key, defaults, prefixes)
         _check_value(key, value, defaults)
-    backbone = {key.removeprefix(OPEN): value for key, value in values.items() if key.startswith(OPEN)}
-    typed_here = {key: value for key, value in values.items() if not key.startswith(OPEN) or key == "backbone.name"}
+    networks = {key: value for key, value in values.items() if key.startswith(OPEN)}
+    typed_here = {key: value for key, value in values.items() if key not in networks or key in defaults}
     try:
         typed = check.parse_object(_nested(typed_here))
     except ArgumentError as error:
         raise ZooError(_sentence(str(error))) from None
-    out = typed.as_dict() | {"backbone": backbone}
+    out = typed.as_dict() | {"backbone": _nested(networks).get("backbone", {})}
     for key, value in flat(out):
         _check_plain(key, value)
     return {key: _ordered(out[key]) for key in ORDER if key in out}
@@ -347,10 +363,21 @@ def _ordered(value: Any) -> Any:
     return [_ordered(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
+def _check_key(key: str, defaults: dict[str, Any], prefixes: dict[str, str]) -> None:
+    """Raises ZooError, naming the nearest, for a key that a recipe of this task doesn't have."""
+    if key in defaults or any(key.startswith(p) and key.removeprefix(p).isidentifier() for p in prefixes):
+        return
+    if key.startswith(OPEN) and OPEN not in prefixes:
+        word, keys = key.rpartition(".")[2], " and ".join(prefixes.values())
+        raise ZooError(
+            f"{key} is not a key of this recipe: its task has the backbones {keys}; write "
+            + " or ".join(f"{prefix}{word}" for prefix in prefixes)
+        )
+    raise ZooError(f"{key} is not a key of this recipe{nearest(key, defaults)}")
+
+
 def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
-    if key not in defaults and not (key.startswith(OPEN) and key.removeprefix(OPEN).isidentifier()):
-        raise ZooError(f"{key} is not a key of this recipe{nearest(key, defaults)}")
-    if key in ("backbone.size", "backbone.img_size"):
+    if key.startswith(OPEN) and key.rpartition(".")[2] in ("size", "img_size"):
         raise ZooError(
             f"{key} can't be set in a recipe: the side of the pictures, for the data and the backbone alike, is "
             "data.size"

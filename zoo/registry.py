@@ -42,6 +42,7 @@ class TaskEntry:
     summary: str = ""  # first line of its docstring, or its distribution's summary
     needs: tuple[str, ...] = ()
     problem: str | None = None
+    towers: tuple[tuple[str, str], ...] = (("backbone", "image"),)  # argument of the constructor, kind that it reads
     text: str = ""  # the rest of a built-in task's docstring: figure, papers, departures from them
 
     @property
@@ -108,7 +109,8 @@ def list_tasks() -> list[TaskEntry]:
     for name, task in _here.items():
         if name not in entries:
             summary = (task.__doc__ or "").strip().split("\n")[0]
-            entries[name] = TaskEntry(name, _target(task), "this session", summary, tuple(task.needs))
+            towers = tuple(task.towers.items())
+            entries[name] = TaskEntry(name, _target(task), "this session", summary, tuple(task.needs), towers=towers)
     return [entries[name] for name in sorted(entries)]
 
 
@@ -165,8 +167,10 @@ def task_arguments(name: str) -> dict[str, str]:
     """A task's arguments and their defaults, as written in Python. A built-in task is read, any other imported. Raises
     ZooError.
     """
-    parameters = list(inspect.signature(task_outline(name).__init__).parameters.values())[1:]
-    return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name != "backbone"}
+    task = task_outline(name)
+    parameters = list(inspect.signature(task.__init__).parameters.values())[1:]
+    towers = getattr(task, "towers", ("backbone",))
+    return {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters if p.name not in towers}
 
 
 def task_outline(name: str) -> type:
@@ -205,7 +209,13 @@ def _built_in() -> list[TaskEntry]:
             if name is not None:
                 entries.append(
                     TaskEntry(
-                        name, f"{_module_of(path)}:{node.name}", "zoo", summary, _needs(node), text=text.strip("\n")
+                        name,
+                        f"{_module_of(path)}:{node.name}",
+                        "zoo",
+                        summary,
+                        tuple(_said(node, "needs", ("image",))),
+                        towers=tuple(_said(node, "towers", {"backbone": "image"}).items()),
+                        text=text.strip("\n"),
                     )
                 )
     return entries
@@ -218,14 +228,13 @@ def _decorated(node: ast.AST) -> str | None:
     return None
 
 
-def _needs(node: ast.ClassDef) -> tuple[str, ...]:
+def _said(node: ast.ClassDef, name: str, default: Any) -> Any:
+    """The plain value of a class attribute, with an annotation or without."""
     for line in node.body:
-        target = (
-            line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
-        )  # with an annotation or without
-        if getattr(target, "id", "") == "needs":
-            return tuple(ast.literal_eval(line.value))
-    return ("image",)
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if getattr(target, "id", "") == name:
+            return ast.literal_eval(line.value)
+    return default
 
 
 def _points() -> Iterator[tuple[str, str, metadata.EntryPoint | None]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones.base import Backbone
+from zoo.backbones.timm_model import ImageSize, height_and_width
 from zoo.errors import ZooError
 from zoo.views import to_float
 
@@ -39,11 +40,12 @@ class ImageBackbone(Backbone):
 
     reads = "image"
 
-    def __init__(self, model: nn.Module, name: str, size: int, arguments: dict):
+    def __init__(self, model: nn.Module, name: str, size: ImageSize, arguments: dict):
         super().__init__()
         self.model = model
         self.name, self.arguments = name, dict(arguments)
         self.size, self.channels = size, int(arguments.get("in_chans", 3))
+        self.image_size = height_and_width(size)
         self.num_features: int = (
             getattr(model, "head_hidden_size", None) or model.num_features
         )  # D of pool: some widen after pooling
@@ -86,7 +88,7 @@ class ImageBackbone(Backbone):
 
     def example(self, count: int) -> Tensor:
         """Black images (B, C, H, W)."""
-        return torch.zeros(count, self.channels, self.size, self.size, dtype=torch.uint8)
+        return torch.zeros(count, self.channels, *self.image_size, dtype=torch.uint8)
 
     def spec(self) -> dict:
         return {"name": self.name, **self.arguments, "size": self.size}

@@ -24,10 +24,23 @@ REFUSED = (
 )
 
 
+ImageSize = int | tuple[int, int]  # side of square images in pixels, or (height, width)
 MOST = 1 << 16  # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
 
 
-def timm_model(name: str, size: int | None, arguments: dict) -> nn.Module:
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """(height, width) in pixels of a size."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def plain_size(size: ImageSize | list[int]) -> ImageSize:
+    """A size in the form that is compared and kept: an int for squares, else (height, width)."""
+    height, width = height_and_width(size)
+    return height if height == width else (height, width)
+
+
+def timm_model(name: str, size: ImageSize | None, arguments: dict) -> nn.Module:
+    """timm's own module without a classifier, with fresh weights. Raises ZooError for what timm can't build."""
     import timm
 
     if name not in list_backbones():
@@ -72,21 +85,27 @@ def _total(value: object) -> int:
     return abs(value) if isinstance(value, int) else 0
 
 
-def patch_side_of(model: nn.Module) -> int | None:
+def patches_of(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the model's patches in pixels; None of a model without patches."""
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    side = patch[0] if isinstance(patch, (tuple, list)) else patch
-    return side if isinstance(side, int) else None
+    sides = (patch, patch) if isinstance(patch, int) else patch
+    whole = isinstance(sides, (tuple, list)) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    return tuple(sides) if whole else None
 
 
-def checked_size(name: str, model: nn.Module, size: int | None) -> int:
+def checked_size(name: str, model: nn.Module, size: ImageSize | None) -> ImageSize:
+    """The size that a model was built for. Raises ZooError for a size that its patches don't divide."""
     if size is None:
-        image = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
-        size = int(image[0])
-    side = patch_side_of(model)
-    if side is not None and size % side:
-        fitting = [p for p in range(2, size) if size % p == 0]
+        size = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
+    shape, patch = height_and_width(size), patches_of(model)
+    if patch is not None and any(side % part for side, part in zip(shape, patch, strict=True)):
+        fitting = [part for part in range(2, min(shape)) if all(side % part == 0 for side in shape)]
         raise ZooError(
-            f"{name} has patches of {side} pixels, which don't divide images of {size}; "
-            f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {side}"
+            f"{name} has patches of {_pixels(patch)} pixels, which don't divide images of {_pixels(shape)}; "
+            f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {_pixels(patch)}"
         )
-    return size
+    return plain_size(size)
+
+
+def _pixels(shape: tuple[int, int]) -> str:
+    return str(shape[0]) if shape[0] == shape[1] else f"{shape[0]} x {shape[1]}"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from zoo.backbones import Backbone
+from zoo.backbones.timm_model import ImageSize
 
 MODEL, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
 FACTS = "adapted.json"  # beside the weights of a classifier: what it was made from
@@ -42,7 +43,7 @@ def timm_config(backbone: Backbone, license: str | None) -> dict:
         "model_args": plain_model(backbone.name, backbone.size, backbone.arguments)[1],
         "pretrained_cfg": {
             "num_classes": 0,
-            "input_size": [backbone.channels, backbone.size, backbone.size],
+            "input_size": [backbone.channels, *backbone.image_size],
             "fixed_input_size": bool(default.get("fixed_input_size", False)),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
@@ -56,7 +57,7 @@ def timm_config(backbone: Backbone, license: str | None) -> dict:
     }
 
 
-def plain_model(name: str, size: int, arguments: dict) -> tuple[nn.Module, dict]:
+def plain_model(name: str, size: ImageSize, arguments: dict) -> tuple[nn.Module, dict]:
     """timm's own module for a backbone, and the keywords that make it: `img_size` is among them where the model takes
     it.
     """

@@ -81,7 +81,7 @@ def export_checkpoint(
     out = expanded(out if out is not None else f"{facts['name']}{FORMATS[to]}")
     if out.exists():
         raise ZooError(f"{out} exists already; remove it, or add --out ANOTHER-FILE")
-    shape = (network.channels, network.size, network.size)
+    shape = (network.channels, *network.image_size)
     facts |= {"input": [*shape], "range": [0, 1]}
     try:
         with torch.no_grad(), _quiet():

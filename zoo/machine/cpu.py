@@ -175,7 +175,7 @@ def check_strides(backbone: Backbone) -> None:
     hooks = [layer.register_forward_hook(look) for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
     training = backbone.training
     with torch.no_grad():
-        backbone.eval().pool(torch.zeros(1, backbone.channels, backbone.size, backbone.size))
+        backbone.eval().pool(backbone.prepare(backbone.example(1)))
     backbone.train(training)
     for hook in hooks:
         hook.remove()

@@ -21,7 +21,6 @@ from zoo.machine import cpu
 from zoo.machine.norms import use_global_batch_norm
 from zoo.machine.resumable import LocalCheckpointIO
 from zoo.tasks.output import TaskOutput, kind_of
-from zoo.views.image import to_float
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -40,7 +39,8 @@ class Fitting(L.LightningModule):
         if self.trainer.world_size > 1:
             use_global_batch_norm(self)
         if stage == "fit" and self.trainer.strategy.root_device.type == "cpu":
-            cpu.quicken(self, getattr(self.backbone, "num_patches", None))
+            patches = [math.prod(backbone.grid) for backbone in self.tower.values() if backbone.grid]
+            cpu.quicken(self, max(patches, default=None))
             cpu.keep_memory()
 
     def teardown(self, stage: str) -> None:
@@ -58,23 +58,22 @@ class Fitting(L.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         output = self._run(batch, Draw.TRAINING, batches_done(self.trainer))
-        logs = averaged(
-            {"loss": output.loss, **output.logs}
-        )  # over the ranks, so that all of them end when one's isn't finite
+        # Every process sees the mean, so that all processes end the run when the loss of one is not finite.
+        logs = averaged({"loss": output.loss, **output.logs})
         self._check_finite(logs, batch_idx)
         self._terms = (
             {key: value.detach() if isinstance(value, Tensor) else value for key, value in logs.items()},
             batch_idx,
         )
-        self.log_dict(logs, batch_size=self._pictures_in(batch), prog_bar=True)
+        self.log_dict(logs, batch_size=self._samples_in(batch), prog_bar=True)
         return output.loss * self._share(batch_idx)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         output = self._run(batch, Draw.VALIDATION, batch_idx)
-        self.log("val_loss", output.loss, batch_size=self._pictures_in(batch), sync_dist=True)
+        self.log("val_loss", output.loss, batch_size=self._samples_in(batch), sync_dist=True)
 
     def predict_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return self.features(to_float(batch["image"]))
+        return self.represent(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if not math.isfinite(self.trainer.estimated_stepping_batches):
@@ -95,7 +94,7 @@ class Fitting(L.LightningModule):
             torch.nn.utils.get_total_norm(found.values()).isfinite()
         ):
             return
-        # where each is, the sum of their squares is not, and then neither is what Adam keeps of them
+        # Every element may be finite while the squared norm overflows; Adam's second moment would then be infinite.
         wrong = [name for name, gradient in found.items() if not gradient.square().sum().isfinite()] or list(found)
         more = f" and of {len(wrong) - 1} more of {len(found)} parameters" if len(wrong) > 1 else ""
         raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", *self._terms)
@@ -150,7 +149,7 @@ class Fitting(L.LightningModule):
         return output
 
     def _check_fields(self, batch: dict) -> None:
-        """Of the zoo's own data `zoo.pretrain` has asked before; a DataLoader may give anything."""
+        """Raises ZooError for a batch that lacks a field. A user's own DataLoader may give anything."""
         name = self.name or type(self).__name__
         if not isinstance(batch, dict):
             raise ZooError(
@@ -172,7 +171,7 @@ class Fitting(L.LightningModule):
         first = batch_idx // many * many
         return many / (batches - first) if math.isfinite(batches) and batches < first + many else 1.0
 
-    def _pictures_in(self, batch: dict) -> int:
+    def _samples_in(self, batch: dict) -> int:
         return len(batch[self.needs[0]])
 
     def _check_lengths(self, of: str, batches: float) -> None:
@@ -189,7 +188,7 @@ class Fitting(L.LightningModule):
 
     def _check_shares(self, batch: dict) -> None:
         """Losses gather over ranks, which needs as many pictures on each."""
-        counts = self._of_all(self._pictures_in(batch))
+        counts = self._of_all(self._samples_in(batch))
         if len(set(counts)) > 1:
             raise ZooError(
                 f"the processes have batches of {' and '.join(map(str, counts))} pictures, and they have to have as "
@@ -208,31 +207,34 @@ class Fitting(L.LightningModule):
         but norms, and may stay so.) And processes that wait for every gradient would fail in the next step.
         """
         wait = isinstance(self.trainer.model, DistributedDataParallel) and not self.trainer.model.find_unused_parameters
+        inside = tuple(f"{tower}." for tower in self.towers)
         lost = [
             name
             for name, p in self.named_parameters()
-            if p.requires_grad and p.grad is None and (wait or p.ndim > 1 and name.startswith("backbone."))
+            if p.requires_grad and p.grad is None and (wait or p.ndim > 1 and name.startswith(inside))
         ]
         if not lost:
             return
+        who, first = self.name or type(self).__name__, lost[0]
         more = f" and {len(lost) - 1} more of its parameters" if len(lost) > 1 else ""
         why = (
             "and processes that train together wait for every gradient"
             if wait
             else "so its features would go through random numbers"
         )
+        if not first.startswith(inside):
+            raise ZooError(
+                f"the task {who} leaves {first}{more} without gradient, {why}; its loss has to depend on all of them"
+            )
+        tower, _, parameter = first.partition(".")
         mend = (
             "take one whose features are its last map, pooled, such as test_resnet, or of a ViT one with "
             "global_pool: avg and fc_norm: false"
+            if self.towers[tower] == "image"
+            else "its loss has to depend on all of them"
         )
-        if not lost[0].startswith("backbone."):
-            raise ZooError(
-                f"the task {self.name or type(self).__name__} leaves {lost[0]}{more} without gradient, {why}; its "
-                "loss has to depend on all of them"
-            )
         raise ZooError(
-            f"the task {self.name or type(self).__name__} leaves {lost[0].removeprefix('backbone.model.')} of the "
-            f"backbone {self.backbone.name}"
+            f"the task {who} leaves {parameter.removeprefix('model.')} of the backbone {self.tower[tower].name}"
             f"{more} without gradient, {why}; {mend}"
         )
 
