@@ -177,7 +177,11 @@ def _data_info(given: argparse.Namespace) -> dict | None:
     from zoo.data.datasets import data_info
 
     known = given.name.startswith(("folder:", "shards:")) or given.name in [row["name"] for row in _data(given)]
-    return {"kind": "data"} | asdict(data_info(given.name)) if known else None
+    if not known:
+        return None
+    found = data_info(given.name)
+    kinds = {name: {"kind": kind.kind} | asdict(kind) for name, kind in found.kinds.items()}
+    return {"kind": "data"} | asdict(found) | {"kinds": kinds}
 
 
 def _backbone_info(given: argparse.Namespace) -> dict | None:

@@ -1,0 +1,103 @@
+"""Kinds of fields: what the values of a data set's field are, and the shape and dtype in which a batch holds them.
+
+Letters: B batch, C H W image, T text length, S audio samples, F frames. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+TEXT_LENGTH = 64  # tokens of a text, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Image:
+    """Images: uint8 (B, channels, height, width), RGB or grey."""
+
+    channels: int
+    height: int
+    width: int
+    kind: ClassVar[str] = "image"
+
+    @property
+    def size(self) -> int | tuple[int, int]:
+        """The side of a square, or (height, width)."""
+        return tidy_size((self.height, self.width))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Texts: a list of B str; a text backbone reads at most `length` tokens of each."""
+
+    length: int = TEXT_LENGTH
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as numbers: int64 (B, length), each in 0..vocabulary - 1; `pad` fills the end of short ones."""
+
+    length: int
+    vocabulary: int
+    pad: int
+    kind: ClassVar[str] = "tokens"
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Sounds: float32 (B, samples) in [-1, 1], one channel, `rate` samples a second, all of `seconds`."""
+
+    rate: int
+    seconds: float
+    kind: ClassVar[str] = "audio"
+
+    @property
+    def samples(self) -> int:
+        """Length of a row."""
+        return max(1, round(self.rate * self.seconds))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Films: uint8 (B, frames, channels, height, width), `rate` frames a second."""
+
+    frames: int
+    channels: int
+    height: int
+    width: int
+    rate: float
+    kind: ClassVar[str] = "frames"
+
+
+@dataclass(frozen=True)
+class Label:
+    """Classes: int64 (B,), each a place in `classes`."""
+
+    classes: tuple[str, ...]
+    kind: ClassVar[str] = "label"
+
+
+@dataclass(frozen=True)
+class Number:
+    """Other whole numbers: int64 (B,); `names` says what each value is called, where it is known."""
+
+    names: tuple[str, ...] = ()
+    kind: ClassVar[str] = "number"
+
+
+Kind = Image | Text | Tokens | Audio | Frames | Label | Number
+KINDS: dict[str, type] = {cls.kind: cls for cls in (Image, Text, Tokens, Audio, Frames, Label, Number)}
+
+
+def height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of images of a size, which is the side of a square or [height, width]."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def tidy_size(size: int | Sequence[int]) -> int | tuple[int, int]:
+    """The one way to write a size: a square's side, or (height, width) of another rectangle."""
+    height, width = height_width(size)
+    return height if height == width else (height, width)
