@@ -239,7 +239,7 @@ def test_damage_is_seen_before_anything_is_parsed(saved, name, how, monkeypatch)
         )
     parsed = []
     monkeypatch.setattr(safetensors.torch, "load", lambda data: parsed.append(data))
-    for load in (load_backbone, load_task, read_card, checkpoint.load):
+    for load in (load_backbone, load_task, read_card, reading.load):
         with pytest.raises(ZooError, match=name):
             load(folder)
     assert parsed == []

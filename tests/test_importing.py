@@ -325,5 +325,5 @@ def test_it_is_no_task_to_train_or_take(tmp_path):
     with pytest.raises(ZooError, match="has no pretext task that could be trained"):
         zoo.pretrain(recipe, out=tmp_path / "run", progress=False)
     assert "imported" not in {entry.name for entry in zoo.list_tasks()}
-    with pytest.raises(ZooError, match="is taken by zoo.importing:Imported"):
+    with pytest.raises(ZooError, match="is taken by zoo.tasks.imported:Imported"):
         zoo.register_task("imported")(type("Mine", (Imported,), {}))

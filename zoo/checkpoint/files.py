@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import safetensors
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.backbones import Backbone
 from zoo.backbones.timm_model import ImageSize
+from zoo.errors import ZooError
 
 MODEL, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
 FACTS = "adapted.json"  # beside the weights of a classifier: what it was made from
@@ -71,3 +76,47 @@ def plain_model(name: str, size: ImageSize, arguments: dict) -> tuple[nn.Module,
             if "img_size" not in str(error):
                 raise
             return timm.create_model(name, num_classes=0, **keywords), keywords
+
+
+def weights(state: dict[str, Tensor], what: str = "the network") -> bytes:
+    """Tensors as safetensors in a fixed order and layout: equal weights give equal bytes. Raises ZooError for NaN and
+    infinity.
+    """
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ZooError(
+                f"{key} of {what} has values that aren't finite; such weights are of no use to anybody and aren't "
+                "written"
+            )
+    plain = {key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)}
+    return safetensors.torch.save(plain, metadata={"format": "pt"})
+
+
+def json_bytes(value: dict) -> bytes:
+    """JSON as checkpoints hold it: indented by one, one newline at the end."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def fill_exactly(module: nn.Module, wanted: dict[str, Tensor], data: bytes, where: str) -> None:
+    """Load every tensor of `wanted`, a part of the module's state, from the bytes of the safetensors file `where`.
+
+    Raises ZooError, with the share that matched, unless the file holds exactly these names, shapes and types.
+    """
+    try:
+        given = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ZooError(f"{where} is not a whole safetensors file: {error}") from error
+    fitting = [
+        key
+        for key in wanted
+        if key in given and (given[key].shape, given[key].dtype) == (wanted[key].shape, wanted[key].dtype)
+    ]
+    if not len(fitting) == len(wanted) == len(given):
+        total = max(1, sum(tensor.numel() for tensor in wanted.values()))
+        share = 100 * sum(wanted[key].numel() for key in fitting) / total
+        odd = sorted((wanted.keys() ^ given.keys()) or (wanted.keys() - set(fitting)))
+        raise ZooError(
+            f"{where} fits only {share:.1f} % of the parameters of the network that its card describes (first "
+            f"difference: {odd[0][:100]}); it belongs to another network or version, and nothing was loaded"
+        )
+    module.load_state_dict(given, strict=False)  # strict by the comparison above; the module may have other parts

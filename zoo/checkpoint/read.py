@@ -10,18 +10,15 @@ strict: there is no other file to fall back to, and no part of a network that is
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from zoo import card as cards
-from zoo.backbones import Backbone, create_backbone
+from zoo.backbones import Backbone
 from zoo.card import read_card
-from zoo.checkpoint.files import CONFIG, CONFIG_KEYS, MODEL, PRETRAINED_KEYS, plain_model, timm_config
+from zoo.checkpoint.files import CONFIG, fill_exactly, plain_model
+from zoo.checkpoint.towers import read_tower
 from zoo.checkpoint.transform import Transform
 from zoo.errors import ZooError
 from zoo.machine.bounds import BESIDE, Bounded
@@ -33,9 +30,7 @@ def load_backbone(folder: str | Path) -> Backbone:
     """
     folder = Path(folder)
     card = read_card(folder)
-    backbone = built(folder, card)
-    fill(backbone.model, backbone.model.state_dict(), folder, card, MODEL)
-    return backbone.eval()
+    return read_backbone(folder, card)
 
 
 def load(name: str | Path, hub: str | Path | None = None) -> tuple[nn.Module, Transform]:
@@ -52,22 +47,10 @@ def load(name: str | Path, hub: str | Path | None = None) -> tuple[nn.Module, Tr
     return model.eval(), Transform(backbone.size, backbone.channels, backbone.mean, backbone.std)
 
 
-def built(folder: Path, card: dict) -> Backbone:
-    """The card's backbone with fresh weights. What timm would build from config.json has to be the same network."""
-    keywords = dict(card["backbone"])
-    with torch.random.fork_rng(devices=[]), bounded(folder, card):
-        backbone = create_backbone(keywords.pop("name"), size=card["data"]["size"], **keywords)
-    where = folder / CONFIG
-    config, wanted = config_of(folder, card), timm_config(backbone, card["license"])
-    if odd := sorted((config.keys() - CONFIG_KEYS) | (config["pretrained_cfg"].keys() - PRETRAINED_KEYS)):
-        raise ZooError(f"{where} has {odd[0]}, which doesn't belong into a checkpoint")
-    for key in ("architecture", "num_classes", "model_args"):
-        if config.get(key) != json.loads(json.dumps(wanted[key])):
-            raise ZooError(
-                f"{where} and {cards.FILE} describe different networks: {key} is {str(config.get(key))[:80]} and "
-                f"{str(wanted[key])[:80]}"
-            )
-    return backbone
+def read_backbone(folder: Path, card: dict) -> Backbone:
+    """The backbone of a card that was read from `folder`, with its weights, in eval mode. Raises ZooError."""
+    spec = card["backbone"] | {"size": card["data"]["size"]}
+    return read_tower("image", spec, lambda file: cards.read_file(folder, card, file), str(folder))
 
 
 def config_of(folder: Path, card: dict) -> dict:
@@ -92,26 +75,4 @@ def fill(module: nn.Module, wanted: dict[str, Tensor], folder: Path, card: dict,
     """Every tensor of `wanted`, a part of the module's state, from a file; or a ZooError that says what share of them
     matched.
     """
-    data = cards.read_file(folder, card, path)
-    try:
-        given = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ZooError(f"{folder / path} is not a whole safetensors file: {error}") from error
-    fitting = [
-        key
-        for key in wanted
-        if key in given and (given[key].shape, given[key].dtype) == (wanted[key].shape, wanted[key].dtype)
-    ]
-    if not len(fitting) == len(wanted) == len(given):
-        share = (
-            100
-            * sum(wanted[key].numel() for key in fitting)
-            / max(1, sum(tensor.numel() for tensor in wanted.values()))
-        )
-        odd = sorted((wanted.keys() ^ given.keys()) or (wanted.keys() - set(fitting)))
-        raise ZooError(
-            f"{folder / path} fits only {share:.1f} % of the parameters of the network that its card describes (first "
-            "difference: "
-            f"{odd[0][:100]}); it belongs to another network or version, and nothing was loaded"
-        )
-    module.load_state_dict(given, strict=False)  # strict by the comparison above; the module may have other parts
+    fill_exactly(module, wanted, cards.read_file(folder, card, path), str(folder / path))

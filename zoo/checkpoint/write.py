@@ -10,16 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
 
 from zoo import card as cards
 from zoo.card import README, read_card
-from zoo.checkpoint.files import CONFIG, HEADS, MODEL, timm_config
+from zoo.checkpoint.files import CONFIG, HEADS, json_bytes, weights
 from zoo.checkpoint.read import config_of
+from zoo.checkpoint.towers import tower_files
 from zoo.errors import ZooError
 from zoo.hub import page
 from zoo.paths import beside, explain, home, restore, swap, write_bytes, write_text
@@ -45,9 +44,8 @@ def export(task: Any, folder: str | Path, card: dict, pictures: dict[str, Tensor
             "they have to be the same, so make the backbone with size=, or correct data.size in the card"
         )
     files = {
-        MODEL: weights(backbone.model.state_dict(), MODEL),
+        **tower_files(backbone, card["license"]),
         HEADS: weights(task.heads(), HEADS),
-        CONFIG: _json(timm_config(backbone, card["license"])),
     }
     for name, picture in (pictures or {}).items():
         files[f"{re.sub(r'[^a-z0-9._-]+', '-', name.lower()).strip('-._') or 'picture'}.png"] = png(picture)
@@ -93,7 +91,7 @@ def update_card(folder: str | Path, **changes: Any) -> dict:
     if "license" in changes:  # timm shows it too
         config = config_of(folder, card)
         config["pretrained_cfg"]["license"] = changes["license"]
-        entry = cards.entry_for(CONFIG, data := _json(config))
+        entry = cards.entry_for(CONFIG, data := json_bytes(config))
         card["files"] = [entry if known["path"] == CONFIG else known for known in card["files"]]
     cards.dump(card)  # a ZooError now, before anything is written
     if config is None:
@@ -124,24 +122,6 @@ def _link(old: str, new: str) -> None:
         shutil.copy2(old, new)
         with open(new, "rb") as file:
             os.fsync(file.fileno())
-
-
-def weights(state: dict[str, Tensor], what: str = "the network") -> bytes:
-    """Tensors as safetensors in a fixed order and layout: equal weights give equal bytes. Raises ZooError for NaN and
-    infinity.
-    """
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ZooError(
-                f"{key} of {what} has values that aren't finite; such weights are of no use to anybody and aren't "
-                "written"
-            )
-    plain = {key: state[key].detach().cpu().contiguous().clone() for key in sorted(state)}
-    return safetensors.torch.save(plain, metadata={"format": "pt"})
-
-
-def _json(value: dict) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def png(picture: Tensor) -> bytes:

@@ -8,8 +8,8 @@ import torch
 
 from zoo import card as cards
 from zoo.card import read_card
-from zoo.checkpoint.files import HEADS, MODEL
-from zoo.checkpoint.read import bounded, built, fill
+from zoo.checkpoint.files import HEADS
+from zoo.checkpoint.read import bounded, fill, read_backbone
 from zoo.errors import ZooError
 from zoo.tasks.base import PretextTask
 from zoo.tasks.create import create_task
@@ -23,13 +23,12 @@ def load_task(folder: str | Path) -> PretextTask:
     """
     folder = Path(folder)
     card = read_card(folder)
-    arguments, backbone = dict(card["task"]), built(folder, card)
+    arguments, backbone = dict(card["task"]), read_backbone(folder, card)
     try:
         with torch.random.fork_rng(devices=[]), bounded(folder, card):
             task = create_task(arguments.pop("name"), backbone, **arguments)
     except ZooError as error:
         raise ZooError(f"{folder / cards.FILE}: {error}") from error
-    fill(task.backbone.model, task.backbone.model.state_dict(), folder, card, MODEL)
     fill(task, task.heads(), folder, card, HEADS)
     task.seed = card["seed"]
     return task.eval()

@@ -1,0 +1,95 @@
+"""A backbone as files of its own library's layout, and back.
+
+    image  config.json  model.safetensors                                         timm
+    audio  config.json  model.safetensors                                         timm, on log-mel images
+    text   config.json  model.safetensors  tokenizer.json  tokenizer_config.json  transformers
+
+Data only. A network is built from the plain keywords of a card, never from what a file names. The files have to
+describe the same network, and the weights have to fit it exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zoo.backbones import Backbone, create_backbone
+from zoo.checkpoint.files import (
+    CONFIG,
+    CONFIG_KEYS,
+    MODEL,
+    PRETRAINED_KEYS,
+    fill_exactly,
+    json_bytes,
+    timm_config,
+    weights,
+)
+from zoo.errors import ZooError, nearest
+from zoo.machine.bounds import BESIDE, Bounded
+from zoo.strict import read_json
+
+FILES = {"image": (CONFIG, MODEL)}  # what a tower of each kind consists of
+
+
+def tower_files(backbone: Backbone, license: str | None) -> dict[str, bytes]:
+    """File name -> bytes of a backbone, as its library reads a folder of these files without us.
+
+    `license` of the weights is an SPDX expression, or None; timm shows it. Equal backbones give equal bytes.
+
+    Raises ZooError for weights that aren't finite and for a kind of backbone that can't be kept.
+    """
+    _check_kind(backbone.reads)
+    return {CONFIG: json_bytes(timm_config(backbone, license)), MODEL: weights(backbone.model.state_dict(), MODEL)}
+
+
+def read_tower(
+    kind: str, spec: dict[str, Any], read: Callable[[str], bytes], where: str = "the checkpoint"
+) -> Backbone:
+    """The backbone of a tower with its weights, in eval mode. The generators of torch stay as they are.
+
+    Args:
+        kind: of the field that the backbone reads: a key of FILES.
+        spec: plain keywords of `create_backbone`, what the data gave included, as `Backbone.spec` returns them.
+        read: gives the bytes of one of the tower's files, size and hash checked; it raises ZooError for a missing one.
+        where: the tower's folder, for sentences about its files.
+
+    Raises ZooError for files that describe another network than `spec`, and for weights that don't fit.
+    """
+    _check_kind(kind)
+    data = read(MODEL)
+    bounds = Bounded(
+        f"the network that the card of {where} describes",
+        BESIDE + 4 * len(data),
+        f"its weights hold {len(data) / 1e6:,.1f} MB, so they belong to another, and nothing was loaded",
+    )
+    with torch.random.fork_rng(devices=[]), bounds:
+        backbone = create_backbone(**spec)
+    _check_image_config(backbone, read(CONFIG), f"{where}/{CONFIG}")
+    fill_exactly(backbone.model, backbone.model.state_dict(), data, f"{where}/{MODEL}")
+    return backbone.eval()
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in FILES:
+        raise ZooError(f"a backbone that reads {kind} has no files of a checkpoint{nearest(kind, FILES)}")
+
+
+def _check_image_config(backbone: Backbone, data: bytes, where: str) -> None:
+    """Raises ZooError unless timm would build the network of `backbone` from this config.json, and nothing else."""
+    config, wanted = read_json(data, where), timm_config(backbone, None)
+    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg"), dict):
+        raise ZooError(f"{where} is not a description of a timm model")
+    if odd := sorted((config.keys() - CONFIG_KEYS) | (config["pretrained_cfg"].keys() - PRETRAINED_KEYS)):
+        raise ZooError(f"{where} has {odd[0]}, which doesn't belong into a checkpoint")
+    for key in ("architecture", "num_classes", "model_args"):
+        _check_same(key, config.get(key), wanted[key], where)
+
+
+def _check_same(key: str, found: Any, wanted: Any, where: str) -> None:
+    if found != json.loads(json.dumps(wanted)):
+        raise ZooError(
+            f"{where} and the card describe different networks: {key} is {str(found)[:80]} and {str(wanted)[:80]}"
+        )
