@@ -13,17 +13,16 @@ from dataclasses import replace
 from zoo.registry import TaskEntry, list_tasks
 
 
-def check_tasks(timeout: float = 60) -> list[TaskEntry]:
-    """Import every listed task in a process of its own and say what became of it, in `problem`. `timeout` is in
-    seconds, for each.
+def check_tasks(entries: list[TaskEntry] | None = None, timeout: float = 60) -> list[TaskEntry]:
+    """Import tasks (by default every listed one), each in a process of its own, and say in `problem` what went wrong.
+    `timeout` is in seconds, for each task.
     """
+    entries = list_tasks() if entries is None else entries
     running: set[subprocess.Popen] = set()
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
         return list(
-            pool.map(
-                lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), list_tasks()
-            )
+            pool.map(lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), entries)
         )
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -51,7 +51,9 @@ def _tasks(given: argparse.Namespace) -> list[dict]:
     from zoo import registry
     from zoo.plugin_trial import check_tasks
 
-    entries = check_tasks() if getattr(given, "check", False) else registry.list_tasks()
+    pattern = getattr(given, "glob", "*")
+    entries = [entry for entry in registry.list_tasks() if fnmatch.fnmatchcase(entry.name, pattern)]
+    entries = check_tasks(entries) if getattr(given, "check", False) else entries
     for sentence in registry.notices():
         print(f"zoo: {sentence}", file=sys.stderr)
     return [
