@@ -25,7 +25,7 @@ from zoo.data.module import create_data
 from zoo.errors import ZooError
 from zoo.optim import Optim
 from zoo.plugin_trial import check_tasks
-from zoo.recipe import groups, keys, parser
+from zoo.recipe import flat, groups, keys, parse, parser, resolve
 from zoo.registry import find_task, list_tasks, notices, register_task, task_arguments, task_outline
 from zoo.tasks.base import PretextTask
 from zoo.tasks.output import TaskOutput
@@ -36,6 +36,8 @@ BUILT_IN = sorted(
     for path in (Path(zoo.__file__).parent / "tasks" / "image").glob("*.py")
     if path.stem not in ("__init__", "base")
 )
+
+NO_ARGUMENTS = "{data: {name: digits}, backbone: {name: test_resnet}, task: {name: mine}, trainer: {max_steps: 2}}"
 
 
 def listed() -> dict[str, registry.TaskEntry]:
@@ -224,7 +226,11 @@ def test_a_cell_of_a_notebook_may_be_run_twice():
         ("image",),
         None,
     )
-    assert isinstance(zoo.create_task("mine", zoo.create_backbone("test_resnet", size=32)), second)
+    backbone = zoo.create_backbone("test_resnet", size=32)
+    made = zoo.create_task("mine", backbone)
+    assert type(made) is second and made.backbone is backbone and second(backbone).backbone is backbone
+    assert task_arguments("mine") == made.arguments == {}, "a task that writes no constructor takes a backbone alone"
+    assert [key for key in dict(flat(resolve(parse(NO_ARGUMENTS, "-")))) if key.startswith("task")] == ["task.name"]
 
 
 # ---- tasks of other packages ---------------------------------------------------------------------

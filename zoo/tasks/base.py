@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -53,6 +54,8 @@ class PretextTask(Fitting, ABC):
         cls.is_pretext_task = True
         if "picture" in vars(cls) and "figure" not in vars(cls):  # the method's name in plugins written for 0.1
             cls.figure = cls.picture
+        if cls.__init__ is PretextTask.__init__:
+            cls.__init__ = _constructor(tuple(cls.towers))
 
     def __new__(cls, *args, **kwargs):
         task = super().__new__(cls)
@@ -134,3 +137,19 @@ class PretextTask(Fitting, ABC):
         """State of everything that a checkpoint carries beside the backbones."""
         skipped = (*self.towers, *self.training_only)
         return {key: value for key, value in self.state_dict().items() if key.split(".")[0] not in skipped}
+
+
+def _constructor(towers: tuple[str, ...]) -> Callable[..., None]:
+    """The `__init__` of a task that writes none: it takes the towers by name, and nothing else, so that a recipe can
+    read its signature.
+    """
+
+    def __init__(self, *backbones: Backbone, **named: Backbone) -> None:  # noqa: N807
+        PretextTask.__init__(self, *backbones, *(named[tower] for tower in towers if tower in named))
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    __init__.__signature__ = inspect.Signature(
+        [inspect.Parameter("self", kind), *(inspect.Parameter(tower, kind, annotation=Backbone) for tower in towers)]
+    )
+    __init__.__annotations__ = dict.fromkeys(towers, Backbone)
+    return __init__
