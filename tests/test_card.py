@@ -92,7 +92,7 @@ def test_any_bytes_give_a_zoo_error(data):
         (json.dumps(a_card(summary="\x1b[2J")), "control characters"),
         (json.dumps(a_card(name="../x")), "can't name a checkpoint"),
         (json.dumps(a_card(name="Upper")), "can't name a checkpoint"),
-        (json.dumps(a_card(schema=2, news=1)), "schema 2.*update"),
+        (json.dumps(a_card(schema=2, news=1)), "news"),
         (json.dumps(a_card(schema=0)), "schema 0"),
         (json.dumps(a_card(licence="MIT")), "'licence' is not a field here; did you mean license"),
         (json.dumps({key: value for key, value in a_card().items() if key != "seed"}), "lacks seed"),

@@ -398,7 +398,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
 
 
 def test_a_card_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ZooError, match="pictures of 16 pixels and the backbone was made for 32"):
+    with pytest.raises(ZooError, match="16 pixels and the backbone was made for 32"):
         export(make(), tmp_path / "c", a_card())
 
 
@@ -431,4 +431,4 @@ def test_picture_names_become_plain_file_names(tmp_path):
         a_card_for(task),
         {"Nearest Pictures/é": torch.full((3, 4, 4), float("nan")), "..": torch.rand(3, 1200, 4)},
     )
-    assert {path.name for path in folder.glob("*.png")} == {"nearest-pictures.png", "picture.png"}
+    assert {path.name for path in folder.glob("*.png")} == {"nearest-pictures.png", "figure.png"}

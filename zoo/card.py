@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
+from zoo.fields import given_to_backbone
 from zoo.strict import LARGEST, Missing, check_fields, open_plain, read_json
 
-SCHEMA, FILE, README = 1, "zoo.json", "README.md"
+SCHEMAS, FILE, README = (1, 2), "zoo.json", "README.md"  # 2: several towers, text, sound, rectangular images
 LARGEST_SIZE, MOST_CHANNELS = (
     2048,
     64,
@@ -28,6 +29,8 @@ SUFFIXES = (".safetensors", ".json", ".png", ".txt", ".csv", ".yaml")  # data on
 RESERVED = (FILE, README.lower())  # the card can't list itself, and the README is made from it
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(" + "|".join(re.escape(suffix) for suffix in SUFFIXES) + ")")
+TOWER = re.compile(r"[a-z][a-z0-9_]{0,31}")  # also the name of the folder of a tower's files
+MOST_TOWERS, MOST_KINDS = 8, 64
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PROTOCOLS = ("knn", "linear", "finetune")
 
@@ -77,6 +80,13 @@ METRIC: dict[str, tuple] = {
     "command": (str,),
 }
 CHECK: dict[str, tuple] = {"protocol": (str,), "data": (str,), "images": (int,), "value": NUMBER, "tolerance": NUMBER}
+# What schema 2 has beside schema 1, or otherwise. A card is written in the lowest schema that can say it.
+SECOND: dict[str, dict[str, tuple]] = {
+    "card": FIELDS | {"towers": (dict,)},
+    "data": DATA | {"size": (int, list, type(None)), "kinds": (dict,)},
+    "metric": METRIC | {"unit": (str,)},
+}
+TOWERS: dict[str, tuple] = {"reads": (str,), "backbone": (dict,), "parameters": (int,), "folder": (str,)}
 FILES: dict[str, tuple] = {"path": (str,), "size": (int,), "sha256": (str,)}
 
 
@@ -89,13 +99,14 @@ def parse(text: str | bytes, where: str) -> dict:
 
 def check(card: Any, where: str) -> None:
     """Raises ZooError, naming the field, unless `card` (plain values, as read_json gives them) is a card."""
-    if isinstance(card, dict) and isinstance(schema := card.get("schema"), int) and schema > SCHEMA:
-        raise ZooError(f"{where} is a card of schema {schema}, and this zoo reads schema {SCHEMA}; update pretext-zoo")
-    check_fields(card, FIELDS, where)
-    if card["schema"] != SCHEMA:
+    schema = card.get("schema") if isinstance(card, dict) else 1
+    if isinstance(schema, int) and schema > max(SCHEMAS):
         raise ZooError(
-            f"{where} is a card of schema {card['schema']}, which there never was; this zoo reads schema {SCHEMA}"
+            f"{where} is a card of schema {schema}, and this zoo reads schema {_known()}; update pretext-zoo"
         )
+    check_fields(card, SECOND["card"] if schema == 2 else FIELDS, where)
+    if schema not in SCHEMAS:
+        raise ZooError(f"{where} is a card of schema {schema}, which there never was; this zoo reads schema {_known()}")
     check_name(card["name"], where)
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", card["created"]):
         raise ZooError(f"{where}: created has to be a date such as 2026-01-31, and is {card['created'][:80]!r}")
@@ -104,29 +115,79 @@ def check(card: Any, where: str) -> None:
             f"{where}: license has to be an SPDX expression such as Apache-2.0, or null, and is "
             f"{card['license'][:80]!r}"
         )
-    check_fields(card["data"], DATA, f"{where}, data")
-    if (
-        not 1 <= card["data"]["size"] <= LARGEST_SIZE or card["data"]["channels"] > MOST_CHANNELS
-    ):  # pictures are decoded to it
-        raise ZooError(
-            f"{where}: data can't be pictures of {card['data']['size']} pixels and {card['data']['channels']} "
-            "channels; "
-            f"at most {LARGEST_SIZE} and {MOST_CHANNELS} are taken"
-        )
+    _check_data(card["data"], schema, f"{where}, data")
     for key, other in (("task", "backbone"), ("backbone", "size")):  # each has its place elsewhere in the card
         if not isinstance(card[key].get("name"), str) or other in card[key]:
             raise ZooError(f"{where}: {key} has to be a name and its arguments, without {other}")
-    _check_files(card["files"], where)
+    if schema == 2:
+        _check_towers(card, f"{where}, towers")
+    _check_files(card["files"], where, [tower["folder"] for tower in towers_of(card).values()])
     for number, metric in enumerate(card["metrics"]):
-        check_metric(metric, f"{where}, metric {number}")
+        check_metric(metric, f"{where}, metric {number}", schema)
     if card["check"] is not None:
         check_fields(card["check"], CHECK, f"{where}, check")
 
 
-def check_metric(metric: Any, where: str) -> None:
+def _known() -> str:
+    return " and ".join(map(str, SCHEMAS))
+
+
+def _check_data(data: Any, schema: int, where: str) -> None:
+    check_fields(data, SECOND["data"] if schema == 2 else DATA, where)
+    size = data["size"]
+    sides = size if isinstance(size, list) else [] if size is None else [size]
+    pair = not isinstance(size, list) or len(size) == 2
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= LARGEST_SIZE for side in sides)
+    if not pair or not whole or data["channels"] > MOST_CHANNELS:  # images are decoded to this size
+        raise ZooError(
+            f"{where} can't be images of {str(size)[:40]} pixels and {data['channels']} channels; "
+            f"at most {LARGEST_SIZE} and {MOST_CHANNELS} are taken"
+        )
+    for field, kind in data.get("kinds", {}).items():
+        if len(data["kinds"]) > MOST_KINDS or not isinstance(kind, dict) or not isinstance(kind.get("kind"), str):
+            raise ZooError(f"{where}: kinds has to say the kind of each field, and {field[:40]!r} is {str(kind)[:80]}")
+
+
+def _check_towers(card: dict, where: str) -> None:
+    towers = card["towers"]
+    if not 1 <= len(towers) <= MOST_TOWERS:
+        raise ZooError(f"{where} has {len(towers)} entries; a task has 1 to {MOST_TOWERS}")
+    for name, tower in towers.items():
+        if not TOWER.fullmatch(name):
+            raise ZooError(f"{where}: {name[:80]!r} can't name a tower; use lower-case letters, digits and underscores")
+        check_fields(tower, TOWERS, f"{where}, {name}")
+        if not isinstance(tower["backbone"].get("name"), str):
+            raise ZooError(f"{where}, {name}: backbone has to be a name and its arguments")
+        if tower["folder"] not in ("", name):
+            raise ZooError(f"{where}, {name}: folder is {tower['folder'][:80]!r}; it is empty or {name}")
+    top = [tower["backbone"] for tower in towers.values() if not tower["folder"]]
+    if top != [card["backbone"]]:
+        raise ZooError(f"{where}: exactly one tower has no folder of its own, and its network is the card's backbone")
+
+
+def towers_of(card: dict) -> dict[str, dict]:
+    """The networks of a checkpoint by tower: what each reads, its keywords, its parameters, and the folder of its files
+    within the checkpoint, which is empty for the first tower.
+    """
+    only = {"reads": "image", "backbone": card["backbone"], "parameters": card["parameters"], "folder": ""}
+    return card.get("towers") or {"backbone": only}
+
+
+def given_by_data(card: dict, reads: str) -> dict[str, Any]:
+    """Keywords of `create_backbone` that a network of that kind has from its data: the size of images, the length of
+    texts, the rate and seconds of sound.
+    """
+    if reads == "image":
+        size = card["data"]["size"]
+        return {"size": tuple(size) if isinstance(size, list) else size}
+    kinds = card["data"].get("kinds", {}).values()
+    return next((given_to_backbone(kind) for kind in kinds if kind["kind"] == reads), {})
+
+
+def check_metric(metric: Any, where: str, schema: int = 1) -> None:
     """Raises ZooError unless `metric` is a row of measured results."""
-    check_fields(metric, METRIC, where)
-    if metric["protocol"] not in PROTOCOLS:
+    check_fields(metric, SECOND["metric"] if schema == 2 else METRIC, where)
+    if schema == 1 and metric["protocol"] not in PROTOCOLS:
         raise ZooError(
             f"{where}: {metric['protocol'][:80]!r} is not a protocol{nearest(metric['protocol'][:80], PROTOCOLS)}"
         )
@@ -147,12 +208,13 @@ def check_name(name: str, where: str) -> str:
     return name
 
 
-def _check_files(entries: list, where: str) -> None:
+def _check_files(entries: list, where: str, folders: list[str]) -> None:
     seen = set()
     for number, entry in enumerate(entries):
         check_fields(entry, FILES, f"{where}, file {number}")
         path = entry["path"]
-        if not FILE_NAME.fullmatch(path) or path.lower() in RESERVED:
+        folder, slash, name = path.rpartition("/")
+        if not FILE_NAME.fullmatch(name) or name.lower() in RESERVED or (slash and folder not in filter(None, folders)):
             raise ZooError(
                 f"{where}: file {number} has to be a plain name ending in {', '.join(SUFFIXES)}, and is {path[:80]!r}"
             )

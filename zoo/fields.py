@@ -6,8 +6,8 @@ Letters: B batch, C H W image, T text length, S audio samples, F frames. Importi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 TEXT_LENGTH = 64  # tokens of a text, where nothing else is said
 
@@ -101,3 +101,18 @@ def tidy_size(size: int | Sequence[int]) -> int | tuple[int, int]:
     """The one way to write a size: a square's side, or (height, width) of another rectangle."""
     height, width = height_width(size)
     return height if height == width else (height, width)
+
+
+def plain(kind: Kind) -> dict[str, Any]:
+    """A kind as a card holds it: its name, and its values as numbers and lists. Names of classes are left out."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(kind).items()}
+    return {"kind": kind.kind} | {key: value for key, value in values.items() if not isinstance(value, list)}
+
+
+def given_to_backbone(kind: Kind | dict[str, Any]) -> dict[str, Any]:
+    """Keywords of `create_backbone` that a backbone has from the field it reads, of a kind or of `plain` of one."""
+    values = kind if isinstance(kind, dict) else plain(kind)
+    if values["kind"] == "image":
+        return {"size": tidy_size((values["height"], values["width"]))}
+    wanted = {"text": ("length",), "tokens": ("length", "vocabulary"), "audio": ("rate", "seconds")}
+    return {key: values[key] for key in wanted.get(values["kind"], ()) if key in values}

@@ -6,7 +6,6 @@ Read as data alone: torch's restricted unpickler or safetensors, with nothing to
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 
 from zoo import card as cards
 from zoo.backbones import create_backbone
+from zoo.checkpoint.describe import new_card
 from zoo.checkpoint.tensors import read_tensors
 from zoo.checkpoint.write import export
 from zoo.draws import Draw, counted
 from zoo.errors import ZooError, nearest
-from zoo.machine.provenance import commit, machine, packages, peak_memory_mb
 from zoo.paths import expanded
 from zoo.strict import printable
 from zoo.tasks.imported import Imported
@@ -203,31 +202,11 @@ def _card(file: Path, out: Path, backbone: Any, share: float, license: str | Non
     name = re.sub(r"[^a-z0-9._-]+", "-", out.name.lower()).strip("-._")[:100] or "imported"
     source = f"{printable(file.name)} sha256:{cards.sha256(file)}"
     rest = "" if share == 1 else f" It holds {100 * share:.1f} % of the parameters; the others are random."
-    return {
-        "schema": cards.SCHEMA,
-        "name": name,
-        "summary": f"Weights imported from {printable(file.name)}.{rest}",
-        "data": {
-            "name": "unknown",
-            "version": "",
-            "license": "unknown",
-            "attribution": "",
-            "size": backbone.size,
-            "channels": backbone.channels,
-            "fingerprint": "",
-        },
-        "recipe": {},
-        "seed": 0,
-        "steps": 0,
-        "samples_seen": 0,
-        "minutes": 0.0,
-        "peak_memory_mb": peak_memory_mb(),
-        "machine": machine("cpu"),
-        "packages": packages(),
-        "commit": commit(),
-        "created": time.strftime("%Y-%m-%d"),
-        "metrics": [],
-        "check": None,
-        "license": license,
-        "parent": source,
-    }
+    data = {"name": "unknown", "version": "", "license": "unknown", "attribution": "", "fingerprint": ""}
+    return new_card(
+        name,
+        f"Weights imported from {printable(file.name)}.{rest}",
+        data | {"size": backbone.size, "channels": backbone.channels},
+        license=license,
+        parent=source,
+    )

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from zoo.errors import ZooError, nearest
 
+NUMBERS = (int, float)
 LARGEST, DEEPEST = 1024 * 1024, 12  # bytes of a JSON text; levels of nesting
 
 COUNTS = (
@@ -75,7 +76,7 @@ def check_fields(value: Any, fields: dict[str, tuple], where: str) -> None:
             raise ZooError(
                 f"{where}: {key} has to be {' or '.join(kind.__name__ for kind in kinds)}, and is {str(given)[:80]!r}"
             )
-        if key in COUNTS and given < 0:
+        if key in COUNTS and isinstance(given, NUMBERS) and given < 0:
             raise ZooError(f"{where}: {key} is {given}; it can't be below 0")
 
 

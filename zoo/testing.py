@@ -27,6 +27,7 @@ from torch import Tensor
 
 from zoo import recipe
 from zoo.backbones import Backbone, create_backbone
+from zoo.checkpoint.describe import new_card
 from zoo.checkpoint.write import export
 from zoo.data.generated import generate
 from zoo.data.info import DataInfo
@@ -433,34 +434,8 @@ def _check_export(task: PretextTask, batch: dict) -> None:
     """What is exported and loaded again has the same features, to the last bit."""
     twin = copy.deepcopy(task).eval()
     image = batch["image"].float() / 255
-    card = {
-        "schema": 1,
-        "name": "contract",
-        "summary": "",
-        "data": {
-            "name": "generated",
-            "version": "1",
-            "license": "CC0-1.0",
-            "attribution": "",
-            "size": twin.backbone.size,
-            "channels": 3,
-            "fingerprint": "",
-        },
-        "recipe": {},
-        "seed": 0,
-        "steps": 0,
-        "samples_seen": 0,
-        "minutes": 0.0,
-        "peak_memory_mb": 0.0,
-        "machine": {},
-        "packages": {},
-        "commit": None,
-        "created": "2026-01-01",
-        "metrics": [],
-        "check": None,
-        "license": None,
-        "parent": None,
-    }
+    data = {"name": "generated", "version": "1", "license": "CC0-1.0", "attribution": "", "fingerprint": ""}
+    card = new_card("contract", "", data | {"size": twin.backbone.size, "channels": 3})
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         loaded = load_task(export(twin, Path(folder) / "checkpoint", card))
         before, after = twin.features(image), loaded.features(image)

@@ -6,8 +6,9 @@ import torch
 
 from zoo.backbones.base import Backbone
 from zoo.backbones.image import ImageBackbone
-from zoo.backbones.timm_model import ImageSize, checked_size, patches_of, plain_size, timm_model
+from zoo.backbones.timm_model import ImageSize, checked_size, patches_of, timm_model
 from zoo.errors import UNFIT, ZooError, because
+from zoo.fields import tidy_size
 
 
 def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Backbone:
@@ -20,7 +21,7 @@ def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Ba
     Raises ZooError for an unknown model, a keyword the model doesn't take, and a size its patches don't divide.
     """
     arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
-    size = None if size is None else plain_size(size)
+    size = None if size is None else tidy_size(size)
     model = timm_model(name, size, arguments)
     return ImageBackbone(model, name, checked_size(name, model, size), arguments)
 

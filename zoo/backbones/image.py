@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones.base import Backbone
-from zoo.backbones.timm_model import ImageSize, height_and_width
+from zoo.backbones.timm_model import ImageSize
 from zoo.errors import ZooError
+from zoo.fields import height_width
 from zoo.views import to_float
 
 
@@ -45,7 +46,7 @@ class ImageBackbone(Backbone):
         self.model = model
         self.name, self.arguments = name, dict(arguments)
         self.size, self.channels = size, int(arguments.get("in_chans", 3))
-        self.image_size = height_and_width(size)
+        self.image_size = height_width(size)
         self.num_features: int = (
             getattr(model, "head_hidden_size", None) or model.num_features
         )  # D of pool: some widen after pooling

@@ -6,6 +6,7 @@ from torch import nn
 
 from zoo.backbones.names import list_backbones
 from zoo.errors import UNFIT, ZooError, because, nearest
+from zoo.fields import height_width, tidy_size
 
 # Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
 REFUSED = (
@@ -26,17 +27,6 @@ REFUSED = (
 
 ImageSize = int | tuple[int, int]  # side of square images in pixels, or (height, width)
 MOST = 1 << 16  # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
-
-
-def height_and_width(size: ImageSize) -> tuple[int, int]:
-    """(height, width) in pixels of a size."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def plain_size(size: ImageSize | list[int]) -> ImageSize:
-    """A size in the form that is compared and kept: an int for squares, else (height, width)."""
-    height, width = height_and_width(size)
-    return height if height == width else (height, width)
 
 
 def timm_model(name: str, size: ImageSize | None, arguments: dict) -> nn.Module:
@@ -97,14 +87,14 @@ def checked_size(name: str, model: nn.Module, size: ImageSize | None) -> ImageSi
     """The size that a model was built for. Raises ZooError for a size that its patches don't divide."""
     if size is None:
         size = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
-    shape, patch = height_and_width(size), patches_of(model)
+    shape, patch = height_width(size), patches_of(model)
     if patch is not None and any(side % part for side, part in zip(shape, patch, strict=True)):
         fitting = [part for part in range(2, min(shape)) if all(side % part == 0 for side in shape)]
         raise ZooError(
             f"{name} has patches of {_pixels(patch)} pixels, which don't divide images of {_pixels(shape)}; "
             f"set backbone.patch_size to one of {fitting} or data.size to a multiple of {_pixels(patch)}"
         )
-    return plain_size(size)
+    return tidy_size(size)
 
 
 def _pixels(shape: tuple[int, int]) -> str:

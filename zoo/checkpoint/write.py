@@ -20,38 +20,48 @@ from zoo.checkpoint.files import CONFIG, HEADS, json_bytes, weights
 from zoo.checkpoint.read import config_of
 from zoo.checkpoint.towers import tower_files
 from zoo.errors import ZooError
+from zoo.fields import tidy_size
 from zoo.hub import page
 from zoo.paths import beside, explain, home, restore, swap, write_bytes, write_text
 
+TIMM_READS = ("image", "audio")  # networks of these kinds are timm's, whose config.json names a licence
 
-def export(task: Any, folder: str | Path, card: dict, pictures: dict[str, Tensor] | None = None) -> Path:
+
+def export(task: Any, folder: str | Path, card: dict, figures: dict[str, Tensor | str] | None = None) -> Path:
     """Write a checkpoint folder: everything into a temporary one beside it, synced, then put in the place of what was
     there in one step.
 
-    `card` is complete but for `files`; its task, backbone and parameters are taken from `task` itself. `pictures` are
-    (3, H, W) floats in [0, 1] by name. Raises ZooError when weights aren't finite, the card isn't one, or the disk is
-    full, with what was there before untouched.
+    `card` has every field but schema, task, backbone, parameters, towers and files, which are taken from `task` itself;
+    `data.kinds` says the kind of each field as plain values (`zoo.fields.plain`). The card is written in the lowest
+    schema that can say it. `figures` are (3, H, W) floats in [0, 1], or texts, by name. Raises ZooError when weights
+    aren't finite, the card isn't one, or the disk is full; what was there before stays untouched.
     """
-    folder, backbone = Path(folder), task.backbone
-    card = card | {
-        "task": {"name": task.name, **task.arguments},
-        "backbone": {"name": backbone.name, **backbone.arguments},
-        "parameters": sum(p.numel() for p in backbone.model.parameters()),
-    }
-    if card["data"]["size"] != backbone.size:
+    folder = Path(folder)
+    towers, files = {}, {HEADS: weights(task.heads(), HEADS)}
+    for name, backbone in task.tower.items():
+        place = "" if name == task.first_tower else name
+        made = tower_files(backbone, card["license"])
+        files |= {f"{place}/{file}" if place else file: data for file, data in made.items()}
+        towers[name] = {
+            "reads": backbone.reads,
+            "backbone": {"name": backbone.name, **backbone.arguments},
+            "parameters": sum(p.numel() for p in backbone.model.parameters()),
+            "folder": place,
+        }
+    for name, figure in (figures or {}).items():
+        stem = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "figure"
+        files |= {f"{stem}.txt": figure.encode()} if isinstance(figure, str) else {f"{stem}.png": png(figure)}
+    first = task.tower[task.first_tower]
+    if first.reads == "image" and tidy_size(card["data"]["size"]) != first.size:
         raise ZooError(
-            f"the card says pictures of {card['data']['size']} pixels and the backbone was made for {backbone.size}; "
+            f"the card says images of {card['data']['size']} pixels and the backbone was made for {first.size}; "
             "they have to be the same, so make the backbone with size=, or correct data.size in the card"
         )
-    files = {
-        **tower_files(backbone, card["license"]),
-        HEADS: weights(task.heads(), HEADS),
-    }
-    for name, picture in (pictures or {}).items():
-        files[f"{re.sub(r'[^a-z0-9._-]+', '-', name.lower()).strip('-._') or 'picture'}.png"] = png(picture)
+    card = _in_schema(card | {"task": {"name": task.name, **task.arguments}}, towers, task.first_tower)
     try:
         with beside(folder) as fresh:
             for name, data in files.items():
+                (fresh / name).parent.mkdir(exist_ok=True)
                 write_bytes(fresh / name, data)
             write_card(fresh, card | {"files": cards.files(fresh, list(files))})
             fresh.chmod(0o755)
@@ -59,6 +69,17 @@ def export(task: Any, folder: str | Path, card: dict, pictures: dict[str, Tensor
     except OSError as error:
         raise explain(error, folder, sum(map(len, files.values()))) from error
     return folder
+
+
+def _in_schema(card: dict, towers: dict[str, dict], first: str) -> dict:
+    """The card in schema 1 if it is about square images and one network, else in schema 2."""
+    top = {"backbone": towers[first]["backbone"], "parameters": towers[first]["parameters"]}
+    data = {key: value for key, value in card["data"].items() if key != "kinds"}
+    if list(towers) == ["backbone"] and towers[first]["reads"] == "image" and isinstance(data["size"], int):
+        return {key: value for key, value in card.items() if key != "towers"} | {"schema": 1, "data": data} | top
+    kinds = {"kinds": card["data"].get("kinds", {})}
+    metrics = [{"unit": "%"} | row for row in card["metrics"]]
+    return card | {"schema": 2, "towers": towers, "data": data | kinds, "metrics": metrics} | top
 
 
 def write_card(folder: Path, card: dict) -> None:
@@ -87,28 +108,40 @@ def update_card(folder: str | Path, **changes: Any) -> dict:
             f"the files of {folder} can't be changed by hand: their sizes and hashes are what the card is for"
         )
     card |= changes
-    config = None
-    if "license" in changes:  # timm shows it too
-        config = config_of(folder, card)
-        config["pretrained_cfg"]["license"] = changes["license"]
-        entry = cards.entry_for(CONFIG, data := json_bytes(config))
-        card["files"] = [entry if known["path"] == CONFIG else known for known in card["files"]]
+    configs = _with_license(folder, card, changes["license"]) if "license" in changes else {}
+    if configs:
+        entries = {path: cards.entry_for(path, data) for path, data in configs.items()}
+        card["files"] = [entries.get(known["path"], known) for known in card["files"]]
     cards.dump(card)  # a ZooError now, before anything is written
-    if config is None:
+    if not configs:
         write_card(folder, card)
     else:
-        _replace_config(folder.resolve(), data, card)
+        _replace_configs(folder.resolve(), configs, card)
     return read_card(folder)
 
 
-def _replace_config(folder: Path, config: bytes, card: dict) -> None:
-    """config.json and the card that has its sha256, both or neither: in a copy of the folder, of links where there can
-    be such.
+def _with_license(folder: Path, card: dict, license: str | None) -> dict[str, bytes]:
+    """The config.json of each network that timm opens, which shows the licence too."""
+    configs = {}
+    for tower in cards.towers_of(card).values():
+        path = f"{tower['folder']}/{CONFIG}".lstrip("/")
+        if tower["reads"] in TIMM_READS:
+            config = config_of(folder, card, path)
+            config["pretrained_cfg"]["license"] = license
+            configs[path] = json_bytes(config)
+    return configs
+
+
+def _replace_configs(folder: Path, configs: dict[str, bytes], card: dict) -> None:
+    """Replace config.json and the card that has its sha256, both or neither: in a copy of the folder, made of hard
+    links where the file system has them.
     """
     try:
         with beside(folder) as fresh:
             shutil.copytree(folder, fresh, symlinks=True, copy_function=_link, dirs_exist_ok=True)
-            write_bytes(fresh / CONFIG, config)
+            for path, config in configs.items():
+                (fresh / path).unlink()
+                write_bytes(fresh / path, config)
             write_card(fresh, card)
             swap(fresh, folder)
     except OSError as error:

@@ -225,8 +225,15 @@ def _extra(folder: Path, card: dict) -> list[str]:
     """Names in a checkpoint folder that its card doesn't list. Hidden ones, which editors and file managers leave,
     don't count.
     """
-    known = {cards.FILE, cards.README, *(entry["path"] for entry in card["files"])}
-    return sorted(path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
+    listed = {entry["path"] for entry in card["files"]}
+    folders = {path.rpartition("/")[0] for path in listed} - {""}
+    known = {cards.FILE, cards.README} | listed | folders
+    there = [
+        *folder.iterdir(),
+        *(path for name in folders if (folder / name).is_dir() for path in (folder / name).iterdir()),
+    ]
+    names = [path.relative_to(folder).as_posix() for path in there if not path.name.startswith(".")]
+    return sorted(name for name in names if name not in known)
 
 
 @contextlib.contextmanager
@@ -266,11 +273,11 @@ def _bring(carrier: Carrier, name: str, stamp: dict, folder: Path) -> None:
     _check_space(staging, sum(entry["size"] for entry in card["files"]), name)
     for entry in card["files"]:
         _bring_file(carrier, f"{prefix}{entry['path']}", staging, entry)
-    for extra in set(os.listdir(staging)) - {entry["path"] for entry in card["files"]}:
+    for extra in set(os.listdir(staging)) - {entry["path"].partition("/")[0] for entry in card["files"]}:
         remove(staging / extra)  # a carrier's own notes
     write_text(staging / cards.README, page.render(card))
     write_bytes(staging / cards.FILE, text)
-    for path in staging.iterdir():
+    for path in (path for path in staging.rglob("*") if path.is_file()):
         path.chmod(0o444)  # it lies under a checksum: a copy to work on is made with cp
     if folder.exists():  # and damaged, or we wouldn't be here
         remove(folder)
@@ -280,6 +287,7 @@ def _bring(carrier: Carrier, name: str, stamp: dict, folder: Path) -> None:
 
 def _bring_file(carrier: Carrier, path: str, staging: Path, entry: dict) -> None:
     part = staging / entry["path"]
+    part.parent.mkdir(exist_ok=True)  # a tower's folder
     for fresh in (False, True):
         if fresh:
             part.unlink(missing_ok=True)
@@ -354,6 +362,7 @@ def _stage(source: Path, card: dict, target: Path) -> bytes:
     text of zoo.json.
     """
     for entry in card["files"]:
+        (target / entry["path"]).parent.mkdir(exist_ok=True)  # a tower's folder
         Folder(source).fetch(entry["path"], target / entry["path"], entry["size"])
         check_file(target, entry)
         with open(target / entry["path"], "rb") as file:

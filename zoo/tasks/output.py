@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.grid import is_picture
+
 
 @dataclass
 class TaskOutput:
@@ -23,3 +25,13 @@ def kind_of(value: Any) -> str:
         if isinstance(value, Tensor)
         else f"a {type(value).__name__}"
     )
+
+
+def wrong_figure(figures: Any) -> str | None:
+    """What a task's `figure` gave that isn't (3, H, W) floats or text by name, for a sentence; None if all is well."""
+    if not isinstance(figures, dict):
+        return kind_of(figures)
+    for name, figure in figures.items():
+        if not isinstance(name, str) or not (isinstance(figure, str) or is_picture(figure)):
+            return f"{kind_of(figure)} for {name!r}"
+    return None

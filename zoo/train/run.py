@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 
 from zoo import recipe as recipes
 from zoo.backbones.create import check_forward
+from zoo.checkpoint.describe import data_entry, new_card
 from zoo.checkpoint.write import export
 from zoo.colour import require_colour
 from zoo.data.dataset import take
@@ -24,17 +24,16 @@ from zoo.data.order import batches_done
 from zoo.draws import Draw, counted
 from zoo.errors import Terminated, ZooError
 from zoo.evaluate.table import check_metric
-from zoo.grid import is_picture
 from zoo.machine import cpu, ranks
 from zoo.machine.devices import device_of
 from zoo.machine.logs import create_logger, log_checkpoint, log_pictures
 from zoo.machine.preemption import Preemption
 from zoo.machine.progress import Progress
-from zoo.machine.provenance import commit, machine, packages, peak_memory_mb
+from zoo.machine.provenance import machine
 from zoo.machine.resumable import LAST, Clock, SafeCheckpointIO, SaveState, newest_good
 from zoo.paths import write_text
 from zoo.tasks.base import PretextTask
-from zoo.tasks.output import kind_of
+from zoo.tasks.output import wrong_figure
 from zoo.train import fsdp, run_folder
 from zoo.train.fit import build
 from zoo.train.looks import FeatureHealth, Looks, OnlineKNN
@@ -101,9 +100,10 @@ class _Run:
                 self.task = fsdp.whole(trainer, build(self.resolved, self.size))
         if not self.first:
             return self.folder
-        pictures = self._pictures()
-        path = export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), pictures)
-        log_pictures(log, pictures, trainer.global_step)
+        figures = self._figures()
+        path = export(self.task.cpu().eval(), self.folder / "checkpoint", self._card(trainer), figures)
+        images = {name: figure for name, figure in figures.items() if not isinstance(figure, str)}
+        log_pictures(log, images, trainer.global_step)
         log_checkpoint(log, path, self.name)
         return self.folder
 
@@ -233,69 +233,38 @@ class _Run:
         recipes.save(self.resolved, self.folder / "recipe.yaml")
         return None
 
-    def _pictures(self) -> dict[str, torch.Tensor]:
+    def _figures(self) -> dict[str, torch.Tensor | str]:
+        """What the task draws of 64 samples, for the checkpoint and the loggers."""
         split = "validation" if len(self.data.dataset.splits["validation"]) else "train"
-        rows = self.data.dataset.splits[split]  # mixed, for in a folder those of one class lie together
-        batch = take(
-            self.data.dataset.fields, rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:64]]
-        )
+        rows = self.data.dataset.splits[split]
+        # Samples of a folder lie sorted by class, so 64 rows are drawn from the whole split.
+        chosen = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:64]]
         task = self.task.cpu().float().eval()
         with counted(torch.device("cpu"), self.resolved["seed"], Draw.PICTURES), torch.no_grad():
-            pictures = task.picture(batch)
-        wrong = (
-            [kind_of(pictures)]
-            if not isinstance(pictures, dict)
-            else [
-                f"{kind_of(picture)} for {name!r}"
-                for name, picture in pictures.items()
-                if not isinstance(name, str) or not is_picture(picture)
-            ]
-        )
-        if wrong:
+            figures = task.figure(take(self.data.dataset.fields, chosen))
+        if wrong := wrong_figure(figures):
             raise ZooError(
-                f"picture of the task {task.name} gave {wrong[0]}; it has to give (3, H, W) tensors of floats by "
-                "name; mend that, and "
-                f"--resume, with --out {self.folder}, writes the checkpoint of what is trained"
+                f"figure of the task {task.name} gave {wrong}; it has to give (3, H, W) tensors of floats, or texts, "
+                f"by name; mend that, and --resume, with --out {self.folder}, writes the checkpoint of what is trained"
             )
-        return pictures
+        return figures
 
     def _card(self, trainer: L.Trainer) -> dict:
         info, r = self.data.dataset.info, self.resolved
-        steps = trainer.global_step
         value = None if self.smoke else check_metric(self.task, self.data)
-        return {
-            "schema": 1,
-            "name": self.name,
-            "summary": _summary(self.task),
-            "task": r["task"],
-            "backbone": r["backbone"],
-            "data": {
-                "name": info.name,
-                "version": info.version,
-                "license": info.license,
-                "attribution": info.attribution,
-                "size": info.size,
-                "channels": info.channels,
-                "fingerprint": self.data.dataset.fingerprint,
-            },
-            "recipe": r,
-            "seed": r["seed"],
-            "steps": steps,
-            "samples_seen": batches_done(trainer) * r["data"]["batch_size"] * self.training.processes,
-            "minutes": round(self.minutes, 2),
-            "peak_memory_mb": peak_memory_mb(),
-            "machine": machine(str(trainer.strategy.root_device)),
-            "packages": packages(),
-            "commit": commit(),
-            "created": time.strftime("%Y-%m-%d"),
-            "parameters": sum(p.numel() for p in self.task.backbone.model.parameters()),
-            "metrics": [],
-            "check": None
-            if value is None
-            else {"protocol": "knn", "data": info.name, "images": 2000, "value": value, "tolerance": 0.5},
-            "license": None,
-            "parent": None,
-        }
+        check = {"protocol": "knn", "data": info.name, "images": 2000, "value": value, "tolerance": 0.5}
+        return new_card(
+            self.name,
+            _summary(self.task),
+            data_entry(info, self.data.dataset.fingerprint),
+            recipe=r,
+            seed=r["seed"],
+            steps=trainer.global_step,
+            samples_seen=batches_done(trainer) * r["data"]["batch_size"] * self.training.processes,
+            minutes=round(self.minutes, 2),
+            machine=machine(str(trainer.strategy.root_device)),
+            check=None if value is None else check,
+        )
 
 
 def _summary(task: PretextTask) -> str:
