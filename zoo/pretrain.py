@@ -17,7 +17,7 @@ from zoo.machine import ranks
 from zoo.machine.devices import check_device, with_precision
 from zoo.paths import expanded
 from zoo.train import run_folder
-from zoo.train.fit import _sized, _smaller, check_fit
+from zoo.train.fit import check_fit, for_smoke, with_size
 from zoo.train.run import _Run
 
 
@@ -51,12 +51,14 @@ def pretrain(
     changes = dict(recipes.flat(overrides))
     resolved, given = recipes.resolve(values, changes), dict(recipes.flat(values)).keys() | changes.keys()
     if smoke:
-        resolved = _smaller(resolved)
+        resolved = for_smoke(resolved)
     if isinstance(recipe, dict):
-        name = f"{resolved['task']['name']}-{resolved['backbone']['name']}-{short_name(resolved['data']['name'])}"
+        found = networks(resolved, find_task(resolved["task"]["name"])).values()
+        words = [resolved["task"]["name"], *(network["name"] for network in found), short_name(resolved["data"]["name"])]
+        name = "-".join(words)
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"  # one that a card can have
     info = check_fit(resolved)
-    resolved = _sized(resolved, info)
+    resolved = with_size(resolved, info)
     lowers = {
         "trainer.precision",
         *(["data.batch_size"] if info.name.startswith((FOLDER, SHARDS)) else []),

@@ -35,6 +35,15 @@ class Backbone(nn.Module, ABC):
         return self.reads
 
     @property
+    def needs_learning(self) -> bool:
+        """Whether `learn` has to be called before training, as for a network without a tokenizer."""
+        return False
+
+    def learn(self, values: Any) -> Any:
+        """Learn from the training split's values of `field` what isn't a weight, such as a tokenizer."""
+        return None
+
+    @property
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of a transformer, first to last; none of other networks."""
         return list(getattr(self.model, "blocks", []))

@@ -83,6 +83,14 @@ class ImageBackbone(Backbone):
         x = (self.repeated(x) - self.shift) / self.scale
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last() else x
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks of a ViT or Eva; none of other models, whose parts are called otherwise."""
+        from timm.models.eva import Eva
+        from timm.models.vision_transformer import VisionTransformer
+
+        return list(self.model.blocks) if isinstance(self.model, (VisionTransformer, Eva)) else []
+
     def prepare(self, values: Tensor) -> Tensor:
         """uint8 or float images (B, 1 or C, H, W) -> float in [0, 1] on the backbone's device."""
         return to_float(values.to(self.shift.device))

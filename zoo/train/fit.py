@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from zoo.backbones import create_backbone
 from zoo.backbones.create import patch_side
+from zoo.backbones.names import reads
+from zoo.fields import given_to_backbone, tidy_size
 from zoo.data.datasets import DataInfo, data_info
 from zoo.data.info import FOLDER, SHARDS, check_size
 from zoo.draws import Draw, counted
@@ -20,23 +25,46 @@ from zoo.tasks.base import PretextTask
 from zoo.tasks.create import create_task
 
 
-def _sized(resolved: dict, info: DataInfo) -> dict:
-    """The recipe with the size nearest to the set's own that its task and backbone can be built for, where it says none
-    and the set's is but a habit.
+def networks(resolved: dict, task: type[PretextTask]) -> dict[str, dict[str, Any]]:
+    """Keywords of each tower's network, its name among them, by tower."""
+    given = resolved["backbone"]
+    return {"backbone": given} if list(task.towers) == ["backbone"] else {tower: given[tower] for tower in task.towers}
+
+
+def with_size(resolved: dict, info: DataInfo) -> dict:
+    """The recipe with an image size that its networks and task can be built for.
+
+    A size that the recipe gives stays, and so does that of a named set. The size of a folder or of shards is only a
+    habit: the nearest size that the patches of every network divide takes its place.
     """
-    if resolved["data"]["size"] is not None or not info.name.startswith((FOLDER, SHARDS)):
+    if resolved["data"]["size"] is not None or not info.name.startswith((FOLDER, SHARDS)) or not info.channels:
         return resolved
-    side = patch_side(size=info.size, **resolved["backbone"])
-    if not side or info.size % side == 0:
+    task = find_task(resolved["task"]["name"])
+    seeing = [keywords for tower, keywords in networks(resolved, task).items() if task.towers[tower] == "image"]
+    side = math.lcm(*(patch_side(size=info.size, **keywords) or 1 for keywords in seeing))
+    if info.size % side == 0:
         return resolved
     sizes = sorted(range(side, 3 * info.size // 2, side), key=lambda size: abs(size - info.size)) or [side]
     for size in sizes:
-        with contextlib.suppress(ZooError):  # such as of a tokenizer whose words aren't as large as the patches
-            build(resolved, size)
+        with contextlib.suppress(ZooError):  # the words of a frozen tokenizer, for one, have a size of their own
+            build(resolved, asked_of(resolved, info, size))
             break
     else:
-        size = sizes[0]  # it isn't the size, and what it is will be said
+        size = sizes[0]  # every size is refused, and the refusal of this size says why
     return resolved | {"data": resolved["data"] | {"size": size}}
+
+
+def asked_of(resolved: dict, info: DataInfo, size: int | None = None) -> DataInfo:
+    """What the data of a recipe will be: the set's entry with the size, length, rate and seconds that the recipe asks
+    for.
+    """
+    data = resolved["data"]
+    size = data["size"] if size is None else size
+    kinds = dict(info.kinds)
+    for name, kind in kinds.items():
+        asked = {key: data[key] for key in ("length", "rate", "seconds") if data.get(key) and hasattr(kind, key)}
+        kinds[name] = replace(kind, **asked) if asked else kind
+    return replace(info, kinds=kinds, **({} if size is None else {"size": tidy_size(size)}))
 
 
 def check_fit(resolved: dict) -> DataInfo:
@@ -49,26 +77,49 @@ def check_fit(resolved: dict) -> DataInfo:
             f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have; its fields are "
             f"{', '.join(info.fields)}"
         )
+    for tower, keywords in networks(resolved, task).items():
+        _check_tower(tower, keywords, info, task)
     if task.needs_colour and info.channels == 1:
         raise ZooError(
-            f"the task {task.name} needs colour pictures, and those of {info.name} are grey; try emoji, cifar10 or "
+            f"the task {task.name} needs colour images, and those of {info.name} are grey; try emoji, cifar10 or "
             "folder:PATH"
         )
     return info
 
 
-def build(resolved: dict, size: int) -> PretextTask:
-    """The task of a resolved recipe with its initial weights, a function of the seed alone."""
-    keywords = dict(resolved["backbone"])
+def _check_tower(tower: str, keywords: dict[str, Any], info: DataInfo, task: type[PretextTask]) -> None:
+    """Raises ZooError unless the data have a field for a tower, and its network reads that kind of field."""
+    kind, key = task.towers[tower], "backbone" if tower == "backbone" else f"backbone.{tower}"
+    if not info.fields_of(kind):
+        kinds = ", ".join(f"{name} ({value.kind})" for name, value in info.kinds.items())
+        raise ZooError(f"{key} of the task {task.name} reads {kind}, which {info.name} doesn't have; its fields: {kinds}")
+    found = reads(keywords["name"]) if "name" in keywords else kind
+    if found not in (None, kind):
+        raise ZooError(
+            f"{key}.name is {keywords['name']}, which reads {found}, and the task {task.name} reads {kind} there; take "
+            "another from zoo list backbones"
+        )
+
+
+def build(resolved: dict, info: DataInfo) -> PretextTask:
+    """The task of a resolved recipe on data such as `info` says, with its initial weights: a function of the seed alone.
+
+    Raises ZooError for networks and tasks that can't be made.
+    """
     arguments = dict(resolved["task"])
+    task = find_task(arguments["name"])
     with counted(torch.device("cpu"), resolved["seed"], Draw.WEIGHTS), Bounded("the network of this recipe"):
-        backbone = create_backbone(keywords.pop("name"), size=size, **keywords)
-        task = create_task(arguments.pop("name"), backbone, **arguments)
-    task.seed, task.optim = resolved["seed"], Optim(**resolved["optim"])
-    return task
+        towers = {
+            tower: create_backbone(**keywords, **given_to_backbone(info.kinds[info.fields_of(task.towers[tower])[0]]))
+            for tower, keywords in networks(resolved, task).items()
+        }
+        made = create_task(arguments.pop("name"), towers=towers, **arguments)
+    made.seed, made.optim = resolved["seed"], Optim(**resolved["optim"])
+    return made
 
 
-def _smaller(resolved: dict) -> dict:
+def for_smoke(resolved: dict) -> dict:
+    """The recipe in two tiny steps on the CPU."""
     small = {key: dict(value) if isinstance(value, dict) else value for key, value in resolved.items()}
     small["data"]["batch_size"] = 8
     _, _, devices, nodes = ranks.started() or (None, 0, 1, 1)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from zoo.backbones import Backbone
 from zoo.errors import ZooError
 from zoo.heads import TransformerDecoder
 from zoo.machine.ranks import Processes
@@ -22,7 +23,6 @@ BUCKET = 250 * 2**20  # bytes of buffers that are broadcast at once, as DDP's
 
 def check(task: PretextTask, processes: int, channels_last: bool) -> None:
     """Raises ZooError for a run that can't be shared out, block by block of a transformer."""
-    backbone = task.backbone
     if processes == 1:
         raise ZooError(
             "trainer.strategy is fsdp, by which processes share a network, and there is one; set trainer.devices to "
@@ -34,12 +34,13 @@ def check(task: PretextTask, processes: int, channels_last: bool) -> None:
             "trainer.strategy is fsdp, and torch can't share out weights that are channels_last; set "
             "trainer.channels_last to false"
         )
-    if not _blocks(backbone.model):
-        raise ZooError(
-            f"trainer.strategy is fsdp, which shares out the blocks of a transformer, and {backbone.name} "
-            f"({type(backbone.model).__name__}) "
-            "has none; use a ViT or Eva of timm, such as vit_tiny_patch16_224, or set trainer.strategy to ddp"
-        )
+    for backbone in task.tower.values():
+        if not backbone.blocks:
+            raise ZooError(
+                f"trainer.strategy is fsdp, which shares out the blocks of a transformer, and {backbone.name} "
+                f"({type(backbone.model).__name__}) has none; use a ViT or Eva of timm, such as vit_tiny_patch16_224, "
+                "or set trainer.strategy to ddp"
+            )
     if alone := [name for name, p in task.named_parameters() if p.ndim == 0]:
         raise ZooError(
             f"trainer.strategy is fsdp, and {alone[0]} of the task {task.name} is a scalar, which torch can't share "
@@ -49,11 +50,8 @@ def check(task: PretextTask, processes: int, channels_last: bool) -> None:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The transformer blocks that stand directly in `module`, each of which is called as a module."""
-    from timm.models.eva import Eva
-    from timm.models.vision_transformer import VisionTransformer
-
-    return list(module.blocks) if isinstance(module, (VisionTransformer, Eva, TransformerDecoder)) else []
+    """The transformer blocks of a backbone or decoder, each of which is called as a module."""
+    return list(module.blocks) if isinstance(module, (Backbone, TransformerDecoder)) else []
 
 
 def shard(task: PretextTask, device: torch.device) -> None:
@@ -72,7 +70,7 @@ def shard(task: PretextTask, device: torch.device) -> None:
         for block in _blocks(module):
             fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)
-    for method in ("views", "features"):  # which may compute too, such as the words of a tokenizer
+    for method in ("views", "features", "represent"):  # a task may compute with its weights in these too
         register_fsdp_forward_method(task, method)
 
 

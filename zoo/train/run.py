@@ -35,7 +35,7 @@ from zoo.paths import write_text
 from zoo.tasks.base import PretextTask
 from zoo.tasks.output import wrong_figure
 from zoo.train import fsdp, run_folder
-from zoo.train.fit import build
+from zoo.train.fit import asked_of, build
 from zoo.train.looks import FeatureHealth, Looks, OnlineKNN
 from zoo.train.settings import Training
 from zoo.train.strategy import strategy
@@ -51,20 +51,32 @@ class _Run:
         self.asked = asked  # what the recipe says of that which data or machine may lower
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
-        self.size = resolved["data"]["size"] or info.size
-        self.task = build(resolved, self.size)  # before the data, which may have to be got first
+        self.info = asked_of(resolved, info)
+        # The network is built before the data are downloaded, so that mistakes in the recipe show at once.
+        self.task = build(resolved, self.info)
         if self.training.strategy == "fsdp":
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
-        with counted(torch.device("cpu"), Draw.WEIGHTS):  # only so that nobody else's generator moves
-            check_forward(self.task.backbone)
+        with counted(torch.device("cpu"), Draw.WEIGHTS):  # leaves torch's generator as it was
+            for backbone in self.task.tower.values():
+                check_forward(backbone)
         if self.training.precision == "bf16" and device_of(self.training.accelerator) == "cpu":
-            cpu.check_strides(self.task.backbone)
+            for backbone in self.task.tower.values():
+                cpu.check_strides(backbone)
         self.data = self._data(info)
         self.data.lowers |= "data.batch_size" in asked
+        self._learned(self.task)
         if self.task.needs_colour:  # of a folder or shards, the pixels alone tell
             require_colour(
                 self.data.dataset.fields["image"], self.data.dataset.splits["train"], self.task.name, info.name
             )
+
+    def _learned(self, task: PretextTask) -> PretextTask:
+        """The task, after every network has learned what it takes from the training split, such as a vocabulary."""
+        fields, rows = self.data.dataset.fields, self.data.dataset.splits["train"]
+        for backbone in task.tower.values():
+            if backbone.needs_learning:
+                backbone.learn(take({"values": fields[backbone.field]}, rows)["values"])
+        return task
 
     def _data(self, info: DataInfo) -> ZooData:
         if not self.smoke:
@@ -97,7 +109,7 @@ class _Run:
             self.minutes = clock.seconds / 60
             saving.write(trainer)
             if self.training.strategy == "fsdp":
-                self.task = fsdp.whole(trainer, build(self.resolved, self.size))
+                self.task = fsdp.whole(trainer, self._learned(build(self.resolved, self.info)))
         if not self.first:
             return self.folder
         figures = self._figures()
