@@ -288,7 +288,7 @@ def test_what_is_drawn_is_of_all_classes(tmp_path, monkeypatch):
         (tmp_path / "pictures").mkdir(exist_ok=True)
         pictures(tmp_path / "pictures" / name, 40)
     drawn = []
-    monkeypatch.setattr(find_task("autoencoder"), "picture", lambda task, batch: drawn.append(batch["label"]) or {})
+    monkeypatch.setattr(find_task("autoencoder"), "figure", lambda task, batch: drawn.append(batch["label"]) or {})
     train(tmp_path / "run", data={"name": f"folder:{tmp_path / 'pictures'}", "batch_size": 8}, trainer={"max_steps": 1})
     assert set(drawn[0][:8].tolist()) == {0, 1, 2}
 
@@ -562,10 +562,10 @@ def test_what_is_no_picture_costs_no_training(drawn, what, tmp_path, monkeypatch
     monkeypatch.setitem(registry._here, "watched", Watched)
     values = recipe() | {"task": {"name": "watched"}}
     with monkeypatch.context() as changed:
-        changed.setattr(Watched, "picture", lambda self, batch: drawn)
+        changed.setattr(Watched, "figure", lambda self, batch: drawn)
         with pytest.raises(
             ZooError,
-            match=f"picture of the task watched gave .*{what}; it has to give .* by name; mend that, and --resume",
+            match=f"figure of the task watched gave .*{what}; it has to give .* by name; mend that, and --resume",
         ):
             zoo.pretrain(values, out=tmp_path / "run", progress=False)
     monkeypatch.setattr(Watched, "training_step", lambda *given: pytest.fail("it is trained already"))

@@ -16,8 +16,9 @@ from zoo.errors import ZooError
 from zoo.machine import ranks
 from zoo.machine.devices import check_device, with_precision
 from zoo.paths import expanded
+from zoo.registry import find_task
 from zoo.train import run_folder
-from zoo.train.fit import check_fit, for_smoke, with_size
+from zoo.train.fit import check_fit, for_smoke, networks, with_size
 from zoo.train.run import _Run
 
 
@@ -54,7 +55,11 @@ def pretrain(
         resolved = for_smoke(resolved)
     if isinstance(recipe, dict):
         found = networks(resolved, find_task(resolved["task"]["name"])).values()
-        words = [resolved["task"]["name"], *(network["name"] for network in found), short_name(resolved["data"]["name"])]
+        words = [
+            resolved["task"]["name"],
+            *(network["name"] for network in found),
+            short_name(resolved["data"]["name"]),
+        ]
         name = "-".join(words)
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"  # one that a card can have
     info = check_fit(resolved)

@@ -11,12 +11,11 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.backbones.create import patch_side
-from zoo.backbones.names import reads
-from zoo.fields import given_to_backbone, tidy_size
 from zoo.data.datasets import DataInfo, data_info
 from zoo.data.info import FOLDER, SHARDS, check_size
 from zoo.draws import Draw, counted
 from zoo.errors import ZooError
+from zoo.fields import given_to_backbone, tidy_size
 from zoo.machine import ranks
 from zoo.machine.bounds import Bounded
 from zoo.optim import Optim
@@ -77,8 +76,8 @@ def check_fit(resolved: dict) -> DataInfo:
             f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have; its fields are "
             f"{', '.join(info.fields)}"
         )
-    for tower, keywords in networks(resolved, task).items():
-        _check_tower(tower, keywords, info, task)
+    for tower in task.towers:
+        _check_tower(tower, info, task)
     if task.needs_colour and info.channels == 1:
         raise ZooError(
             f"the task {task.name} needs colour images, and those of {info.name} are grey; try emoji, cifar10 or "
@@ -87,22 +86,18 @@ def check_fit(resolved: dict) -> DataInfo:
     return info
 
 
-def _check_tower(tower: str, keywords: dict[str, Any], info: DataInfo, task: type[PretextTask]) -> None:
-    """Raises ZooError unless the data have a field for a tower, and its network reads that kind of field."""
+def _check_tower(tower: str, info: DataInfo, task: type[PretextTask]) -> None:
+    """Raises ZooError unless the data have a field of the kind that a tower reads."""
     kind, key = task.towers[tower], "backbone" if tower == "backbone" else f"backbone.{tower}"
     if not info.fields_of(kind):
         kinds = ", ".join(f"{name} ({value.kind})" for name, value in info.kinds.items())
-        raise ZooError(f"{key} of the task {task.name} reads {kind}, which {info.name} doesn't have; its fields: {kinds}")
-    found = reads(keywords["name"]) if "name" in keywords else kind
-    if found not in (None, kind):
         raise ZooError(
-            f"{key}.name is {keywords['name']}, which reads {found}, and the task {task.name} reads {kind} there; take "
-            "another from zoo list backbones"
+            f"{key} of the task {task.name} reads {kind}, which {info.name} doesn't have; its fields: {kinds}"
         )
 
 
 def build(resolved: dict, info: DataInfo) -> PretextTask:
-    """The task of a resolved recipe on data such as `info` says, with its initial weights: a function of the seed alone.
+    """The task of a resolved recipe on data such as `info` says. Its initial weights are a function of the seed.
 
     Raises ZooError for networks and tasks that can't be made.
     """
