@@ -6,20 +6,28 @@ import torch
 
 from zoo.backbones.base import Backbone
 from zoo.backbones.image import ImageBackbone
+from zoo.backbones.names import reads
+from zoo.backbones.text import text_backbone
 from zoo.backbones.timm_model import ImageSize, checked_size, patches_of, timm_model
 from zoo.errors import UNFIT, ZooError, because
 from zoo.fields import tidy_size
 
 
 def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Backbone:
-    """A timm model by name, with fresh weights drawn from torch's default generator.
+    """A backbone by name, with fresh weights drawn from torch's default generator.
 
-    `size` is the side of square images in pixels, or (height, width). Models that have an `img_size` are built for it,
-    their patches have to divide it, and other models ignore it. Every further keyword is timm's own (`output_stride`,
-    `depth`, `embed_dim`, ...).
+    A name of timm's is a network that reads images. `size` is the side of square images in pixels, or (height, width).
+    Models that have an `img_size` are built for it, their patches have to divide it, and other models ignore it. Every
+    further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
 
-    Raises ZooError for an unknown model, a keyword the model doesn't take, and a size its patches don't divide.
+    bert, distilbert, roberta, deberta-v2, modernbert and gpt2 read texts: see `zoo.backbones.text.text_backbone`.
+
+    Raises ZooError for an unknown name, a keyword the backbone doesn't take, and a size its patches don't divide.
     """
+    if reads(name) == "text":
+        if size is not None:
+            raise ZooError(f"{name} reads texts, which have a length in tokens and no size; give length instead")
+        return text_backbone(name, **arguments)
     arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
     size = None if size is None else tidy_size(size)
     model = timm_model(name, size, arguments)

@@ -9,16 +9,26 @@ import importlib.util
 import re
 from pathlib import Path
 
+from zoo.backbones.architectures import ARCHITECTURES
+
+AUDIO = ("audio",)  # a timm model behind a log-mel front end
+
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Names of timm's models that match a shell pattern, as `timm.list_models()` gives them, read from timm's
-    sources.
+    """Names of backbones that match a shell pattern: timm's models, as `timm.list_models()` gives them, then those that
+    read text and audio.
     """
-    return fnmatch.filter(_timm_models(), pattern)
+    return fnmatch.filter([*timm_models(), *ARCHITECTURES, *AUDIO], pattern)
+
+
+def reads(name: str) -> str:
+    """The kind of field that a backbone of that name reads: image, text or audio."""
+    return "text" if name in ARCHITECTURES else "audio" if name in AUDIO else "image"
 
 
 @functools.cache
-def _timm_models() -> list[str]:
+def timm_models() -> list[str]:
+    """Names of timm's models, read from timm's sources, in timm's order."""
     spec = importlib.util.find_spec("timm")
     folder = Path(spec.submodule_search_locations[0]) / "models"
     pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)

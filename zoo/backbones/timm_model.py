@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from zoo.backbones.names import list_backbones
+from zoo.backbones.names import list_backbones, timm_models
 from zoo.errors import UNFIT, ZooError, because, nearest
 from zoo.fields import height_width, tidy_size
 
@@ -33,7 +33,7 @@ def timm_model(name: str, size: ImageSize | None, arguments: dict) -> nn.Module:
     """timm's own module without a classifier, with fresh weights. Raises ZooError for what timm can't build."""
     import timm
 
-    if name not in list_backbones():
+    if name not in timm_models():
         raise ZooError(f"{name!r} is not a backbone of timm{nearest(name, list_backbones())}")
     for word in REFUSED:
         if word in arguments:
