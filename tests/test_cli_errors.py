@@ -90,11 +90,11 @@ ERRORS = [
     (["pretrain", SHIPPED, "--smoke", "--task.name", "simclrr"], "'simclrr' is not a task; did you mean simclr?"),
     (
         ["pretrain", SHIPPED, "--smoke", "--backbone.name", "test_resnt"],
-        "'test_resnt' is not a backbone of timm; did you mean test_resnet",
+        "'test_resnt' is not a backbone; did you mean test_resnet",
     ),
     (
         ["pretrain", SHIPPED, "--backbone.name", "test_resnt"],
-        "'test_resnt' is not a backbone of timm; did you mean test_resnet",
+        "'test_resnt' is not a backbone; did you mean test_resnet",
     ),
     (
         ["pretrain", SHIPPED, "--smoke", "--backbone.output_strid", "8"],

@@ -163,7 +163,7 @@ def test_a_file_with_other_outputs_is_not_written(to, trained, monkeypatch):  # 
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        ("config.json", lambda text: text.replace("test_resnet", "nothing"), "'nothing' is not a backbone of timm"),
+        ("config.json", lambda text: text.replace("test_resnet", "nothing"), "'nothing' is not a backbone"),
         (
             "config.json",
             lambda text: text.replace('"label_names"', '"names"'),

@@ -200,7 +200,7 @@ def text_backbone(
         plain["pooling"] = pooling
     if kind != LEARNED[0]:
         plain["tokenizer"] = kind
-    return TextBackbone(_network(name, architecture, config), name, plain, length, config, given)
+    return TextBackbone(_network(name, architecture, config, plain), name, plain, length, config, given)
 
 
 def _given_tokenizer(given: str | Path | None) -> Tokenizer | None:
@@ -289,7 +289,9 @@ def _configuration(
     return {architecture.own.get(key, key): value for key, value in values.items()} | architecture.fixed
 
 
-def _network(name: str, architecture: Architecture, configuration: dict[str, Any]) -> nn.Module:
+def _network(
+    name: str, architecture: Architecture, configuration: dict[str, Any], arguments: dict[str, Plain]
+) -> nn.Module:
     try:
         import transformers
     except ImportError as error:
@@ -305,4 +307,4 @@ def _network(name: str, architecture: Architecture, configuration: dict[str, Any
     except ZooError:
         raise
     except UNFIT as error:
-        raise ZooError(f"transformers can't build {name} with {configuration}: {because(error)}") from error
+        raise ZooError(f"transformers can't build {name} with {arguments}: {because(error)}") from error

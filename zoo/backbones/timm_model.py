@@ -34,7 +34,7 @@ def timm_model(name: str, size: ImageSize | None, arguments: dict) -> nn.Module:
     import timm
 
     if name not in timm_models():
-        raise ZooError(f"{name!r} is not a backbone of timm{nearest(name, list_backbones())}")
+        raise ZooError(f"{name!r} is not a backbone{nearest(name, list_backbones())}")
     for word in REFUSED:
         if word in arguments:
             raise ZooError(f"backbone.{word} can't be set: a pretext task starts from fresh weights and reads features")

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 
 from zoo.backbones import Backbone, create_backbone
+from zoo.backbones.text import TextBackbone
+from zoo.backbones.tokenizer import FILE as TOKENIZER
+from zoo.backbones.tokenizer import LEARNED, Tokenizer
 from zoo.checkpoint.files import (
     CONFIG,
     CONFIG_KEYS,
@@ -31,18 +34,33 @@ from zoo.errors import ZooError, nearest
 from zoo.machine.bounds import BESIDE, Bounded
 from zoo.strict import read_json
 
-FILES = {"image": (CONFIG, MODEL)}  # what a tower of each kind consists of
+TOKENIZER_CONFIG = "tokenizer_config.json"
+FILES = {  # what a tower of each kind consists of
+    "image": (CONFIG, MODEL),
+    "text": (CONFIG, MODEL, TOKENIZER, TOKENIZER_CONFIG),
+}
 
 
 def tower_files(backbone: Backbone, license: str | None) -> dict[str, bytes]:
     """File name -> bytes of a backbone, as its library reads a folder of these files without us.
 
-    `license` of the weights is an SPDX expression, or None; timm shows it. Equal backbones give equal bytes.
+    `license` of the weights is an SPDX expression, or None; timm shows it, and transformers has no place for it. Equal
+    backbones give equal bytes.
 
-    Raises ZooError for weights that aren't finite and for a kind of backbone that can't be kept.
+    Raises ZooError for weights that aren't finite, a text backbone without a tokenizer, and a kind that can't be kept.
     """
     _check_kind(backbone.reads)
-    return {CONFIG: json_bytes(timm_config(backbone, license)), MODEL: weights(backbone.model.state_dict(), MODEL)}
+    files = {MODEL: weights(backbone.model.state_dict(), MODEL)}
+    if backbone.reads == "text":
+        if backbone.tokenizer is None:
+            raise ZooError(
+                f"the backbone {backbone.name} has no tokenizer yet; call its learn(texts) before it is kept"
+            )
+        described = {CONFIG: transformers_config(backbone), TOKENIZER_CONFIG: tokenizer_config(backbone)}
+        return (
+            files | {TOKENIZER: backbone.tokenizer.json} | {file: json_bytes(what) for file, what in described.items()}
+        )
+    return files | {CONFIG: json_bytes(timm_config(backbone, license))}
 
 
 def read_tower(
@@ -65,11 +83,35 @@ def read_tower(
         BESIDE + 4 * len(data),
         f"its weights hold {len(data) / 1e6:,.1f} MB, so they belong to another, and nothing was loaded",
     )
+    given = {"tokenizer": Tokenizer(read(TOKENIZER), f"{where}/{TOKENIZER}")} if kind == "text" else {}
     with torch.random.fork_rng(devices=[]), bounds:
-        backbone = create_backbone(**spec)
-    _check_image_config(backbone, read(CONFIG), f"{where}/{CONFIG}")
+        backbone = create_backbone(**spec | given)
+    if backbone.reads != kind:
+        raise ZooError(f"the card says that the network in {where} reads {kind}, and {backbone.name} doesn't")
+    if kind == "text":
+        _check_text_files(backbone, spec, read, where)
+    else:
+        _check_image_config(backbone, read(CONFIG), f"{where}/{CONFIG}")
     fill_exactly(backbone.model, backbone.model.state_dict(), data, f"{where}/{MODEL}")
     return backbone.eval()
+
+
+def transformers_config(backbone: TextBackbone) -> dict[str, Any]:
+    """config.json of a text backbone, as AutoModel.from_pretrained reads it."""
+    config = backbone.model.config
+    made = {"architectures": [type(backbone.model).__name__], "dtype": "float32", "model_type": config.model_type}
+    return made | backbone.configuration
+
+
+def tokenizer_config(backbone: TextBackbone) -> dict[str, Any]:
+    """tokenizer_config.json of a text backbone, as AutoTokenizer.from_pretrained reads it."""
+    special = {f"{role}_token": name for role, name in backbone.tokenizer.special.items()}
+    return special | {
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": backbone.length,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
 
 
 def _check_kind(kind: str) -> None:
@@ -93,3 +135,17 @@ def _check_same(key: str, found: Any, wanted: Any, where: str) -> None:
         raise ZooError(
             f"{where} and the card describe different networks: {key} is {str(found)[:80]} and {str(wanted)[:80]}"
         )
+
+
+def _check_text_files(backbone: TextBackbone, spec: dict[str, Any], read: Callable[[str], bytes], where: str) -> None:
+    """Raises ZooError unless transformers would build the same network and tokenizer from these files, and run no code
+    that they name.
+    """
+    _check_same("tokenizer", spec.get("tokenizer", LEARNED[0]), backbone.tokenizer.kind, f"{where}/{TOKENIZER}")
+    for file, wanted in ((CONFIG, transformers_config(backbone)), (TOKENIZER_CONFIG, tokenizer_config(backbone))):
+        found = read_json(read(file), f"{where}/{file}")
+        if not isinstance(found, dict) or (odd := sorted(found.keys() ^ wanted.keys())):
+            what = f"has or lacks {odd[0][:80]}" if isinstance(found, dict) else "is no mapping"
+            raise ZooError(f"{where}/{file} is not the description of a text backbone: it {what}")
+        for key in wanted:
+            _check_same(key, found[key], wanted[key], f"{where}/{file}")
