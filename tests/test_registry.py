@@ -147,10 +147,11 @@ def test_an_unknown_task_and_its_nearest():
         assert "is not a task" in refusal(lambda: find_task(odd))
 
 
-def test_backbones_are_those_of_timm():
+def test_backbones_are_those_of_timm_and_of_text_and_audio():
     import timm
 
-    assert list_backbones() == timm.list_models() and len(list_backbones()) > 1000
+    assert list_backbones()[: len(timm.list_models())] == timm.list_models() and len(list_backbones()) > 1000
+    assert {"bert", "roberta", "modernbert", "audio"} <= set(list_backbones()) - set(timm.list_models())
     assert list_backbones("resnet1*") == timm.list_models("resnet1*") != []
     assert list_backbones("nothing*") == []
 

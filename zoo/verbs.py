@@ -93,9 +93,9 @@ def _recipes(given: argparse.Namespace) -> list[dict]:
 
 
 def _backbones(given: argparse.Namespace) -> list[dict]:
-    from zoo.backbones.names import list_backbones
+    from zoo.backbones.names import list_backbones, reads
 
-    return [{"name": name} for name in list_backbones()]
+    return [{"name": name, "reads": reads(name)} for name in list_backbones()]
 
 
 def _checkpoints(given: argparse.Namespace) -> list[dict]:
@@ -187,10 +187,15 @@ def _data_info(given: argparse.Namespace) -> dict | None:
 
 
 def _backbone_info(given: argparse.Namespace) -> dict | None:
-    about = "a timm model; keywords under backbone. in a recipe go to timm as they are"
-    return (
-        {"kind": "backbone", "name": given.name, "about": about} if {"name": given.name} in _backbones(given) else None
-    )
+    from zoo.backbones.names import arguments_of
+
+    row = next((row for row in _backbones(given) if row["name"] == given.name), None)
+    about = {
+        "image": "a timm model; keywords under backbone. in a recipe go to timm as they are",
+        "text": "a network of transformers without a head, behind a tokenizer; pip install 'pretext-zoo[text]'",
+        "audio": "a timm model with one channel, behind log-mel images of sound; further keywords go to timm",
+    }
+    return row and {"kind": "backbone"} | row | {"about": about[row["reads"]]} | arguments_of(given.name)
 
 
 def _checkpoint_info(given: argparse.Namespace) -> dict | None:

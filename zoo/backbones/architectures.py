@@ -1,4 +1,5 @@
-"""Architectures of `transformers` that a text backbone may have, by short name. Imports the standard library alone.
+"""What text and audio backbones may be told: architectures of `transformers` by short name, and keywords with their
+defaults. Imports the standard library alone.
 
 Only plain numbers, words and switches of a configuration can be set. Sizes have the same four names everywhere
 (`SIZES`), whatever the configuration of an architecture calls them. A value that is not given is the default below; the
@@ -11,6 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Plain = int | float | bool | str
+TEXT_ARGUMENTS: dict[str, Plain] = {  # of every text backbone, beside those of its architecture
+    "vocabulary": 8192,  # rows of the embedding
+    "length": 128,  # tokens of a text, where the data don't say
+    "tokenizer": "wordpiece",  # or bpe, words, or a tokenizer.json
+    "pooling": "mean",  # or cls
+}
+AUDIO_ARGUMENTS: dict[str, Plain] = {  # of the log-mel front end, beside timm's own
+    "model": "resnet18",  # of timm
+    "rate": 16000,  # samples a second
+    "seconds": 1.0,  # of a sound
+    "mels": 64,  # height of the image
+    "window": 0.025,  # seconds of sound in a column of the image
+    "hop": 0.01,  # seconds from a column to the next
+    "fmin": 0.0,  # Hz, lower end of the lowest band
+    "fmax": 0.0,  # Hz, upper end of the highest band; 0 is half of the rate
+    "decibels": 80.0,  # range of loudness below a full-scale tone that the image shows
+}
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 

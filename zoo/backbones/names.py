@@ -8,8 +8,9 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
-from zoo.backbones.architectures import ARCHITECTURES
+from zoo.backbones.architectures import ARCHITECTURES, AUDIO_ARGUMENTS, TEXT_ARGUMENTS
 
 AUDIO = ("audio",)  # a timm model behind a log-mel front end
 
@@ -24,6 +25,15 @@ def list_backbones(pattern: str = "*") -> list[str]:
 def reads(name: str) -> str:
     """The kind of field that a backbone of that name reads: image, text or audio."""
     return "text" if name in ARCHITECTURES else "audio" if name in AUDIO else "image"
+
+
+def arguments_of(name: str) -> dict[str, dict[str, Any]]:
+    """Keywords of a backbone with their defaults, under `arguments`; nothing for a name of timm's, whose keywords only
+    timm knows.
+    """
+    if reads(name) == "text":
+        return {"arguments": TEXT_ARGUMENTS | ARCHITECTURES[name].defaults}
+    return {"arguments": dict(AUDIO_ARGUMENTS)} if reads(name) == "audio" else {}
 
 
 @functools.cache

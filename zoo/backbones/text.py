@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.backbones.architectures import ARCHITECTURES, Architecture, Plain
+from zoo.backbones.architectures import ARCHITECTURES, TEXT_ARGUMENTS, Architecture, Plain
 from zoo.backbones.base import Backbone
 from zoo.backbones.tokenizer import LEARNED, LEARNED_IDS, Tokenizer, check_learnable, learn_tokenizer, read_tokenizer
 from zoo.errors import UNFIT, ZooError, because, nearest
 
-LENGTH, VOCABULARY = 128, 8192  # tokens of a text and rows of the embedding, where neither a recipe nor data say
 SHORTEST = 4  # tokens: those around a text, and two of its own
 MOST = {"length": 1 << 16, "vocabulary": 1 << 21}  # largest values
 MOST_ELSE = 1 << 16  # of every other keyword
@@ -186,8 +185,8 @@ def text_backbone(
     """
     architecture = ARCHITECTURES[name]
     given = tokenizer if isinstance(tokenizer, Tokenizer) else _given_tokenizer(tokenizer)
-    length = LENGTH if length is None else length
-    vocabulary = (VOCABULARY if given is None else given.size) if vocabulary is None else vocabulary
+    length = TEXT_ARGUMENTS["length"] if length is None else length
+    vocabulary = (TEXT_ARGUMENTS["vocabulary"] if given is None else given.size) if vocabulary is None else vocabulary
     for word, value in {"length": length, "vocabulary": vocabulary, **arguments}.items():
         _check_value(name, word, value, architecture)
     _check_reading(name, length, pooling, architecture)
@@ -217,7 +216,7 @@ def _given_tokenizer(given: str | Path | None) -> Tokenizer | None:
 
 def _check_value(name: str, word: str, value: Any, architecture: Architecture) -> None:
     """Raises ZooError unless the keyword can be set, and the value has its type and a bounded size."""
-    where, defaults = f"backbone.{word}", {"length": LENGTH, "vocabulary": VOCABULARY} | architecture.defaults
+    where, defaults = f"backbone.{word}", TEXT_ARGUMENTS | architecture.defaults
     if word not in defaults:
         ours = {own: common for common, own in architecture.own.items()} | RENAMED
         hint = (
