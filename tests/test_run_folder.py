@@ -91,7 +91,7 @@ def test_too_few_for_anything(capfd):
     with pytest.raises(
         ZooError, match="has 1 images, and each of 2 processes needs one at least; add images, or start fewer processes"
     ):
-        module.fit_batch(2)
+        module.ensure_full_step(2)
 
 
 def test_plain_lightning_gets_a_batch_that_the_folder_fills(capfd):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+ImageSize = int | tuple[int, int]  # side of square images in pixels, or (height, width)
 TEXT_LENGTH = 64  # tokens of a text, where nothing else is said
 
 
@@ -22,7 +23,7 @@ class Image:
     kind: ClassVar[str] = "image"
 
     @property
-    def size(self) -> int | tuple[int, int]:
+    def size(self) -> ImageSize:
         """The side of a square, or (height, width)."""
         return tidy_size((self.height, self.width))
 
@@ -91,14 +92,13 @@ Kind = Image | Text | Tokens | Audio | Frames | Label | Number
 KINDS: dict[str, type] = {cls.kind: cls for cls in (Image, Text, Tokens, Audio, Frames, Label, Number)}
 
 
-def height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of images of a size, which is the side of a square or [height, width]."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+def height_width(size: ImageSize | Sequence[int]) -> tuple[int, int]:
+    """(height, width) in pixels of a size."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def tidy_size(size: int | Sequence[int]) -> int | tuple[int, int]:
-    """The one way to write a size: a square's side, or (height, width) of another rectangle."""
+def tidy_size(size: ImageSize | Sequence[int]) -> ImageSize:
+    """A size in the form that is compared and kept: an int for squares, else (height, width)."""
     height, width = height_width(size)
     return height if height == width else (height, width)
 
@@ -116,3 +116,8 @@ def given_to_backbone(kind: Kind | dict[str, Any]) -> dict[str, Any]:
         return {"size": tidy_size((values["height"], values["width"]))}
     wanted = {"text": ("length",), "tokens": ("length", "vocabulary"), "audio": ("rate", "seconds")}
     return {key: values[key] for key in wanted.get(values["kind"], ()) if key in values}
+
+
+def size_name(size: ImageSize | Sequence[int]) -> str:
+    """A size as it stands in file names and fingerprints: 64, or 128x32 for height 128 and width 32."""
+    return "x".join(map(str, size)) if not isinstance(size := tidy_size(size), int) else str(size)

@@ -18,7 +18,6 @@ from zoo.data import datasets
 from zoo.data.folder import cache as caching
 from zoo.data.folder import folder as module
 from zoo.data.folder.folder import folder_info, load_folder
-from zoo.data.media import decode as decoding
 from zoo.errors import ZooError
 
 
@@ -272,7 +271,8 @@ def test_killed_half_way_leaves_nothing_valid(tmp_path, home):
     fill(tmp_path, *(f"{k}.png" for k in range(20)))
     code = """
 import os, signal, sys
-from zoo.data import decode, folder
+from zoo.data.folder import folder
+from zoo.data.media import decode
 plain = decode.decode
 def decoding(path, size):
     if path.name == "7.png": os.kill(os.getpid(), signal.SIGKILL)
@@ -293,7 +293,8 @@ def test_two_processes_at_once_decode_once(tmp_path, home):
     log = tmp_path / "log"
     code = """
 import sys, time
-from zoo.data import decode, folder
+from zoo.data.folder import folder
+from zoo.data.media import decode
 plain = decode.decode
 def slowly(path, size):
     time.sleep(0.01)
@@ -334,11 +335,10 @@ def test_a_full_disk(tmp_path, home, monkeypatch, when):
     assert len(load_folder(tmp_path).fields["image"]) == 2
 
 
-def test_only_a_few_decoded_images_wait(tmp_path, monkeypatch):
+def test_only_a_few_decoded_images_wait(tmp_path):
     calls = []
-    monkeypatch.setattr(decoding, "decode", lambda path, size: calls.append(path) or path.name)
     files = [tmp_path / f"{k:04}.png" for k in range(1000)]
-    results = caching.decoded(files, 8)
+    results = caching.decoded(files, lambda path: calls.append(path) or path.name)
     assert [next(results) for _ in range(3)] == ["0000.png", "0001.png", "0002.png"]
     assert len(calls) <= 3 + 4 * 8
     assert list(results) == [file.name for file in files[3:]] and len(calls) == 1000
@@ -348,7 +348,7 @@ def test_info_imports_no_torch_and_no_pillow(tmp_path):
     fill(tmp_path, "a/a.png", "b/b.png")
     code = """
 import sys
-from zoo.data.folder import folder_info
+from zoo.data.folder.folder import folder_info
 folder_info(sys.argv[1])
 print({"torch", "PIL", "numpy"} & set(sys.modules))
 """

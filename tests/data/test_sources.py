@@ -234,7 +234,7 @@ def test_threads_get_a_set_once(pin):
 def test_processes_get_a_set_once(tmp_path, pin):
     code = f"""
 import sys, time
-from zoo.data import sources
+from zoo.data.sources import sources
 def way(folder):
     open({str(tmp_path / "asked")!r}, "a").write("x")
     time.sleep(0.3)

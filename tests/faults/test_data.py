@@ -364,7 +364,7 @@ def test_r14_a_bomb_takes_no_memory(tmp_path):
     (tmp_path / "cat" / "bomb.png").write_bytes(bomb())
     code = """
 import resource, sys
-from zoo.data.folder import load_folder
+from zoo.data.folder.folder import load_folder
 import numpy, torch
 from PIL import Image
 pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -386,7 +386,8 @@ def test_r15_killed_while_decoding_leaves_nothing_half(tmp_path, home):
     fill(tmp_path, 20)
     code = """
 import os, signal, sys
-from zoo.data import decode, folder
+from zoo.data.folder import folder
+from zoo.data.media import decode
 plain = decode.decode
 def decoding(path, size):
     if path.name == "007.png": os.kill(os.getpid(), int(sys.argv[2]))
@@ -445,7 +446,7 @@ def test_r16_a_thread_that_hangs_does_not_hold_up_the_end(tmp_path):
     fill(tmp_path, 20)
     code = """
 import os, sys
-from zoo.data import folder, folder_cache
+from zoo.data.folder import folder, cache as folder_cache
 from zoo.errors import ZooError
 path, build = sys.argv[1] + "/cat/006.png", folder_cache._build
 folder_cache._build, folder_cache.PATIENCE = lambda *given: (os.unlink(path), os.mkfifo(path), build(*given)), 0.2
@@ -466,7 +467,7 @@ def test_r16_a_shard_that_never_comes_does_not_hold_up_the_end(tmp_path):
     assert cli.main(["data", "shard", str(tmp_path / "pictures"), "--out", str(tmp_path / "shards")]) == 0
     code = """
 import os, pathlib, sys
-from zoo.data import shards
+from zoo.data.shards import shards
 from zoo.errors import ZooError
 shards.PATIENCE = 0.3
 image = shards.load_shards(sys.argv[1], 8).fields["image"]
@@ -490,7 +491,8 @@ def test_r16_a_picture_of_a_shard_that_never_comes_does_not_hold_up_the_end(tmp_
     fill(tmp_path / "pictures", 20)
     code = """
 import os, sys
-from zoo.data import folder_cache, shard_writer
+from zoo.data.folder import cache as folder_cache
+from zoo.data.shards import writer as shard_writer
 from zoo.errors import ZooError
 path, write = sys.argv[1] + "/pictures/cat/006.png", shard_writer._write
 shard_writer._write, folder_cache.PATIENCE = lambda *given: (os.path.isfile(path) and (os.unlink(path), os.mkfifo(path)), write(*given)), 0.3

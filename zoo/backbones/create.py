@@ -8,9 +8,9 @@ from zoo.backbones.base import Backbone
 from zoo.backbones.image import ImageBackbone
 from zoo.backbones.names import reads
 from zoo.backbones.text import text_backbone
-from zoo.backbones.timm_model import ImageSize, checked_size, patches_of, timm_model
+from zoo.backbones.timm_model import checked_size, patches_of, timm_model
 from zoo.errors import UNFIT, ZooError, because
-from zoo.fields import tidy_size
+from zoo.fields import ImageSize, tidy_size
 
 
 def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Backbone:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones.base import Backbone
-from zoo.backbones.timm_model import ImageSize
 from zoo.errors import ZooError
-from zoo.fields import height_width
+from zoo.fields import ImageSize, height_width
 from zoo.views import to_float
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from zoo.backbones.names import list_backbones, timm_models
 from zoo.errors import UNFIT, ZooError, because, nearest
-from zoo.fields import height_width, tidy_size
+from zoo.fields import ImageSize, height_width, tidy_size
 
 # Keywords of timm.create_model that reach for files or change what the model returns: not a backbone's to choose.
 REFUSED = (
@@ -25,7 +25,6 @@ REFUSED = (
 )
 
 
-ImageSize = int | tuple[int, int]  # side of square images in pixels, or (height, width)
 MOST = 1 << 16  # of what the numbers of a keyword add up to: timm makes lists as long as a network is deep
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
-from zoo.backbones.timm_model import ImageSize
 from zoo.errors import ZooError
+from zoo.fields import ImageSize
 
 MODEL, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
 FACTS = "adapted.json"  # beside the weights of a classifier: what it was made from

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Column(ABC):
     @abstractmethod
     def take(self, rows: Tensor) -> Any:
         """The values of `rows` (B,) int64, stacked or as a list."""
+
+    def follow(self, folder: Path) -> None:  # noqa: B027  most columns keep nothing
+        """A run that reads this column has begun in `folder`; lists of what it met may be kept there."""
 
     def ahead(self, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Any]]:
         """(rows, their values) of each part. A column that is slow to read may read the next parts meanwhile."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.data.columns import Fields, is_near, take_column
+from zoo.data.columns import Column, Fields, is_near, take_column
 from zoo.data.info import DataInfo
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ class Dataset:
     splits: dict[str, Tensor]
     fingerprint: str
     bad: list[dict] = field(default_factory=list)
+
+    def follow(self, folder: Path) -> None:
+        """A run on this set has begun in `folder`; columns may keep lists of what they met there."""
+        for column in self.fields.values():
+            if isinstance(column, Column):
+                column.follow(folder)
 
 
 def take(fields: Fields, rows: Tensor) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from zoo.data.media.resize import resize
 from zoo.data.named.catalogue import ENTRIES, Entry
 from zoo.data.sources.sources import Source
 from zoo.errors import ZooError, nearest
+from zoo.fields import ImageSize, height_width, size_name
 from zoo.strict import UNPRINTABLE, printable
 
 MAPPED = 512 << 20  # bytes from which an array is mapped instead of read
@@ -79,18 +82,22 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
 
 
 def load_data(
-    name: str, size: int | None = None, download: bool = True, bad_samples: str = "raise", bad_share: float = 0.001
+    name: str,
+    size: int | Sequence[int] | None = None,
+    download: bool = True,
+    bad_samples: str = "raise",
+    bad_share: float = 0.001,
 ) -> Dataset:
     """A data set by name, `folder:PATH`, or `shards:PATH`.
 
-    size: side of the images in pixels; default the set's own. Another one is made once, antialiased (short
-    side to size, centre crop), and kept.
+    size: side of square images in pixels, or [height, width]; default the set's own. Images of another size are
+    made once (resized to cover it, antialiased, then a centre crop), and kept.
     bad_samples, bad_share: what to do about images that can't be read; see load_folder and load_shards. Named
     sets have none.
     download=False, or ZOO_OFFLINE=1 in the environment, never asks the network.
     Raises ZooError: unknown name or size, files that are damaged or can't be got.
     """
-    check_size(size)
+    size = check_size(size)
     if isinstance(name, str) and name.startswith(FOLDER):
         from zoo.data.folder.folder import load_folder
 
@@ -121,7 +128,7 @@ def _entry(name: str) -> Entry:
     return ENTRIES[name]
 
 
-def _as_dataset(entry: Entry, size: int, fields: dict, splits: dict, digest: str | None) -> Dataset:
+def _as_dataset(entry: Entry, size: ImageSize, fields: dict, splits: dict, digest: str | None) -> Dataset:
     import torch
 
     counts = {split: len(index) for split, index in splits.items()}
@@ -131,7 +138,7 @@ def _as_dataset(entry: Entry, size: int, fields: dict, splits: dict, digest: str
     tensors = {
         name: values if isinstance(values, list) else torch.from_numpy(values) for name, values in fields.items()
     }
-    identity = f"{entry.info.name} {entry.info.version} {size} {digest}"
+    identity = f"{entry.info.name} {entry.info.version} {size_name(size)} {digest}"
     return Dataset(
         replace(entry.info, size=size),
         {name: tensors[name] for name in entry.info.fields},
@@ -140,14 +147,14 @@ def _as_dataset(entry: Entry, size: int, fields: dict, splits: dict, digest: str
     )
 
 
-def _read(entry: Entry, size: int, raw: Path | None = None, folder: Path | None = None) -> tuple[dict, dict]:
+def _read(entry: Entry, size: ImageSize, raw: Path | None = None, folder: Path | None = None) -> tuple[dict, dict]:
     """Fields and splits as arrays, images at `size`."""
     import numpy as np
     import torch
 
     module, function = entry.reader.split(":")
     fields, splits = getattr(importlib.import_module(module), function)(raw, size, folder)
-    if fields["image"].shape[-2:] != (size, size):
+    if fields["image"].shape[-2:] != height_width(size):
         fields["image"] = resize(torch.from_numpy(np.ascontiguousarray(fields["image"])), size).numpy()
     return fields, splits
 
@@ -155,10 +162,10 @@ def _read(entry: Entry, size: int, raw: Path | None = None, folder: Path | None 
 # Decoded files
 
 
-def _load_decoded(entry: Entry, source: Source, size: int, download: bool) -> tuple[dict, dict]:
+def _load_decoded(entry: Entry, source: Source, size: ImageSize, download: bool) -> tuple[dict, dict]:
     from zoo.data.sources import sources
 
-    folder = sources.folder_of(source.name) / "decoded" / f"{entry.info.name}-{size}"
+    folder = sources.folder_of(source.name) / "decoded" / f"{entry.info.name}-{size_name(size)}"
     found = _read_decoded(folder, entry, source)
     if found is not None:
         return found
@@ -173,7 +180,7 @@ def _load_decoded(entry: Entry, source: Source, size: int, download: bool) -> tu
     return found
 
 
-def _write_decoded(folder: Path, entry: Entry, source: Source, size: int, raw: Path) -> None:
+def _write_decoded(folder: Path, entry: Entry, source: Source, size: ImageSize, raw: Path) -> None:
     import numpy as np
 
     from zoo.data.sources import sources
@@ -211,9 +218,8 @@ def _write_decoded(folder: Path, entry: Entry, source: Source, size: int, raw: P
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise paths.explain(
-            error, folder, entry.info.channels * size * size * sum(entry.info.splits.values())
-        ) from error
+        wanted = entry.info.channels * math.prod(height_width(size)) * sum(entry.info.splits.values())
+        raise paths.explain(error, folder, wanted) from error
 
 
 def _read_decoded(folder: Path, entry: Entry, source: Source) -> tuple[dict, dict] | None:

@@ -9,6 +9,8 @@ from zoo.card import LARGEST_SIZE
 from zoo.errors import ZooError
 from zoo.fields import Image, Kind, Label, Number, Text, tidy_size
 
+SORTS = (Image, Label)  # kinds that DataInfo's attributes describe too
+
 
 @dataclass(frozen=True)
 class DataInfo:
@@ -50,18 +52,14 @@ class DataInfo:
 
     def __post_init__(self) -> None:
         fields = self.fields or tuple(self.kinds)
-        image, label = (
-            next((kind for name, kind in self.kinds.items() if name in fields and isinstance(kind, sort)), None)
-            for sort in (Image, Label)
-        )
-        # What is given beside `kinds` goes first, so that dataclasses.replace(info, size=32) changes the image's kind.
-        if image is not None:
-            size, channels = self.size or image.size, self.channels or image.channels
-        else:
-            size, channels = self.size, self.channels
-        size = tidy_size(size)
+        image, label = (next((kind for kind in self.kinds.values() if isinstance(kind, sort)), None) for sort in SORTS)
+        # The attributes go before `kinds`, so that dataclasses.replace(info, size=32) changes the kind of the images.
+        size = tidy_size(self.size or (image.size if image is not None else 0))
+        channels = self.channels or (image.channels if image is not None else 0)
         classes = self.classes or (label.classes if label is not None else ())
         kinds = {name: _kind(name, self.kinds.get(name), channels, size, classes, self.names) for name in fields}
+        if not any(isinstance(kind, Image) for kind in kinds.values()):
+            channels = size = 0
         for key, value in dict(fields=fields, channels=channels, size=size, classes=classes, kinds=kinds).items():
             object.__setattr__(self, key, value)
 

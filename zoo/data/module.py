@@ -29,9 +29,9 @@ class ZooData(L.LightningDataModule):
 
     Args:
         dataset: fields and splits; `data.dataset` gives it back.
-        batch_size: images per process and step, at least 1; by default 256, or as many as the train split has, if those
-            are fewer.
-        seed: decides the order, with the epoch.
+        batch_size: samples per process and step, at least 1; by default 256, or the number of samples in the train
+            split if that is smaller.
+        seed: the order of an epoch is a function of the seed and the epoch.
 
     A batch is a dict of stacked fields (text: a list of B strings) and `index`. On a CUDA device, images stay
     on the device while fitting, if they take no more than a third of its free memory.
@@ -39,16 +39,30 @@ class ZooData(L.LightningDataModule):
 
     def __init__(self, dataset: Dataset, batch_size: int | None = None, seed: int = 0):
         super().__init__()
-        self.lowers = batch_size is None  # whether the batch size may become what the train split has
+        self.may_shrink = batch_size is None
         batch_size = BATCH_SIZE if batch_size is None else batch_size
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.looked_at: int | None = None  # validation images while fitting; None for all
+        self.validation_samples: int | None = None
         self._resident: tuple[torch.device, Tensor] | None = None
 
-    def fit_batch(self, world: int = 1, say: bool = True) -> None:
-        """See to it that the train split fills one step of `world` processes: where `lowers` allows it with a smaller
-        batch size, of which `say` makes it print a sentence. Raises ZooError where nothing helps.
+    def for_run(self, seed: int, validation_samples: int | None = None, may_shrink: bool = False) -> ZooData:
+        """This module, set up for a run.
+
+        Args:
+            seed: the run's.
+            validation_samples: samples of the validation split that a look during training sees; None for all.
+            may_shrink: whether a batch size that was given may be lowered too, to the size of the train split.
+        """
+        self.seed, self.validation_samples = seed, validation_samples
+        self.may_shrink |= may_shrink
+        return self
+
+    def ensure_full_step(self, world: int = 1, say: bool = True) -> None:
+        """Make sure that the train split fills one step of `world` processes.
+
+        Where `may_shrink` allows it, the batch size is lowered, and `say` prints a sentence about that. Raises ZooError
+        when the split is too small otherwise.
         """
         count, name = len(self.dataset.splits["train"]), self.dataset.info.name
         most, spread = count // world, f" on each of {world} processes" if world > 1 else ""
@@ -59,7 +73,7 @@ class ZooData(L.LightningDataModule):
                 f"the train split of {name} has {count:,} images, and each of {world} processes needs one at least; "
                 "add images, or start fewer processes"
             )
-        if not self.lowers:
+        if not self.may_shrink:
             raise ZooError(
                 f"the train split of {name} has {count:,} images and one step needs {self.batch_size:,}{spread}; "
                 f"give data.batch_size {most} or less"
@@ -74,14 +88,17 @@ class ZooData(L.LightningDataModule):
         self.batch_size = most
 
     def train_dataloader(self) -> Batches:
-        self.fit_batch(self.trainer.world_size, self.trainer.is_global_zero)
+        self.ensure_full_step(self.trainer.world_size, self.trainer.is_global_zero)
         return Batches(
             self._fields(), self.dataset.splits["train"], self.batch_size, self.trainer, self.seed, training=True
         )
 
     def val_dataloader(self) -> Batches:
         return Batches(
-            self._fields(), some_of(self.dataset.splits["validation"], self.looked_at), self.batch_size, self.trainer
+            self._fields(),
+            some_of(self.dataset.splits["validation"], self.validation_samples),
+            self.batch_size,
+            self.trainer,
         )
 
     def teardown(self, stage: str) -> None:
@@ -98,7 +115,7 @@ class ZooData(L.LightningDataModule):
         Raises ZooError for an unknown split or field, at the call.
         """
         size = self.batch_size if batch_size is None else batch_size
-        _check_batch_size(size)
+        check_batch_size(size)
         known, splits = self.dataset.fields, self.dataset.splits
         for name, where in ((split, splits), *((field, known) for field in fields or ())):
             if name not in where:
@@ -121,7 +138,8 @@ class ZooData(L.LightningDataModule):
         return fields | {"image": self._resident[1]}
 
 
-def _check_batch_size(size: int) -> None:
+def check_batch_size(size: int) -> None:
+    """Raises ZooError unless `size` is a whole number of samples, at least 1."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ZooError(f"data.batch_size is {size!r}; it is a whole number of images, at least 1")
 
@@ -129,7 +147,7 @@ def _check_batch_size(size: int) -> None:
 def create_data(
     name: str,
     batch_size: int | None = None,
-    size: int | None = None,
+    size: int | list[int] | None = None,
     bad_samples: Literal["raise", "skip", "replace"] = "raise",
     bad_share: float = 0.001,
 ) -> ZooData:
@@ -138,14 +156,15 @@ def create_data(
 
     Args:
         name: see `zoo data list`.
-        batch_size: images per process and step; by default 256, or as many as the train split has, if those are fewer.
-            In a run on a folder or shards, one that the recipe gives, but not the command line, is lowered likewise.
-        size: side of the square images in pixels; by default the set's own. For a folder or shards that is 64 or, in a
-            run, the multiple of the backbone's patches nearest to it that the task can do with.
+        batch_size: samples per process and step; by default 256, or the number of samples in the train split if that is
+            smaller. In a run on a folder or shards, a batch size from the recipe (not from the command line) is lowered
+            likewise.
+        size: side of square images in pixels, or [height, width]; by default the set's own. For a folder or shards the
+            default is 64 or, in a run, the multiple of the backbone's patches nearest to 64 that the task accepts.
         bad_samples: what to do about images of a folder or of shards that can't be read: name them and end, leave them
             out (not of shards), or put the next of the same class there.
         bad_share: share of the images that may be left out or replaced.
     """
     if batch_size is not None:
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
     return ZooData(load_data(name, size, bad_samples=bad_samples, bad_share=bad_share), batch_size)

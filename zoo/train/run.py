@@ -63,7 +63,6 @@ class _Run:
             for backbone in self.task.tower.values():
                 cpu.check_strides(backbone)
         self.data = self._data(info)
-        self.data.lowers |= "data.batch_size" in asked
         self._learned(self.task)
         if self.task.needs_colour:  # of a folder or shards, the pixels alone tell
             require_colour(
@@ -84,10 +83,9 @@ class _Run:
         else:
             from zoo.data.generated import generate
 
-            data = ZooData(generate(info, size=self.resolved["data"]["size"]), self.resolved["data"]["batch_size"])
-        data.seed = self.resolved["seed"]
-        data.looked_at = LOOKED_AT if self.training.validate_every is None else None
-        return data
+            data = ZooData(generate(self.info), self.resolved["data"]["batch_size"])
+        looked_at = LOOKED_AT if self.training.validate_every is None else None
+        return data.for_run(self.resolved["seed"], looked_at, may_shrink="data.batch_size" in self.asked)
 
     def train(self, resume: bool, logger: str, progress: bool) -> Path:
         state = self._state(resume)
@@ -125,8 +123,7 @@ class _Run:
         """
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
         self.saving.path = self.folder / LAST
-        if spares := getattr(self.data.dataset.fields.get("image"), "spares", None):
-            spares.file = self.folder / BAD_SAMPLES
+        self.data.dataset.follow(self.folder)
 
     def _fit(self, trainer: L.Trainer, state: Path | None) -> None:
         try:
@@ -151,7 +148,7 @@ class _Run:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            more = "add images to the folder" if self.data.lowers else "give it a larger one"
+            more = "add images to the folder" if self.data.may_shrink else "give it a larger one"
             raise ZooError(
                 f"batch normalisation has no spread to go by in a step of data.batch_size {self.data.batch_size}; "
                 f"{more} "
@@ -221,7 +218,7 @@ class _Run:
                         f"global batch; start {was}, by trainer.devices and trainer.nodes, or a new run with --out"
                     )
             return newest_good(self.folder)
-        self.data.fit_batch(self.training.processes, self.first)
+        self.data.ensure_full_step(self.training.processes, self.first)
         self.resolved = self.resolved | {"data": self.resolved["data"] | {"batch_size": self.data.batch_size}}
         if not self.first:
             return None

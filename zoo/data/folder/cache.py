@@ -1,10 +1,11 @@
-"""The decoded images of a folder: made once, kept in a memory-mapped file, and made anew when the folder changes."""
+"""The decoded files of a folder: made once, kept in a memory-mapped file, and made anew when the folder changes."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -13,31 +14,64 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo import paths
 from zoo.data.media.threads import Threads
 from zoo.errors import ZooError
+from zoo.fields import ImageSize, height_width, size_name
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = "1"  # of what decoding and splitting give; part of every cache's name and fingerprint
-NAMED_AT_MOST = 5  # unreadable images that one sentence names
-PATIENCE = 300.0  # seconds for one image, after which the disk or server that holds it is given up
+NAMED_AT_MOST = 5  # unreadable files that one sentence names
+PATIENCE = 300.0  # seconds for one file, after which the disk or server that holds it is given up
 BAD_SAMPLES = "bad_samples.jsonl"
 
 
 class File(NamedTuple):
-    """An image file: its path below the folder, with slashes, its bytes, and when it was changed (ns)."""
+    """A file of a sample: its path below the folder, with slashes, its bytes, and when it was changed (ns)."""
 
     path: str
     size: int
     time: int
 
 
+class Form(NamedTuple):
+    """What a row of a cache holds, and how a file becomes one.
+
+    noun    what a file is called in sentences: image or sound
+    place   what the names of the caches begin with: folder or sounds
+    name    the rest of what decides a row beside the file, such as the size; part of the fingerprint
+    shape   of a row
+    dtype   of its values, as numpy writes it
+    decode  the path of a file -> (its row as an array, the sha256 of the file), or an Unreadable
+    """
+
+    noun: str
+    place: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    decode: Callable[[Path], Any]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a row."""
+        return math.prod(self.shape) * int(self.dtype[-1])
+
+
+def image_form(size: ImageSize) -> Form:
+    """Rows that are images: uint8 (3, height, width)."""
+    from zoo.data.media import decode as media
+
+    name = size_name(size)
+    return Form("image", "folder", name, (3, *height_width(size)), "|u1", lambda path: media.decode(path, size))
+
+
 class Policy(NamedTuple):
-    """What to do about images that can't be read: raise, skip or replace; the latter two up to a share of the
+    """What to do about files that can't be read: raise, skip or replace; the latter two up to a share of the
     folder.
     """
 
@@ -47,40 +81,40 @@ class Policy(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """`images` (n, 3, size, size) in a private memory map; `bad` has {path, reason} of each unreadable image,
-    and with replace the path that stands in for it (`replaced_by`).
+    """`rows` (n, *shape) in a private memory map; `bad` has {path, reason} of each unreadable file, and with replace
+    the path of the file that stands in for it (`replaced_by`).
     """
 
-    images: np.ndarray
+    rows: np.ndarray
     fingerprint: str
     bad: list[dict]
 
 
-def cached(root: Path, files: list[File], size: int, policy: Policy) -> Cache:
-    """The decoded images of `files`, in their order; with skip, of those that can be read.
+def cached(root: Path, files: list[File], form: Form, policy: Policy) -> Cache:
+    """The rows of `files`, in their order; with skip, of those that can be read.
 
-    A cache is a folder named by the image folder's path and by the sizes and times of all its files. It is
+    A cache is a folder named by the path of the folder of files and by the sizes and times of all its files. It is
     written under a temporary name and renamed when complete, so what bears the name was whole; a lock keeps
     two processes from doing the same work.
     """
     store = paths.home() / "cache"
-    place = f"folder-{_digest([VERSION, root, size, *(policy[:2] if policy.way != 'raise' else ())])}"
+    place = f"{form.place}-{_digest([VERSION, root, form.name, *(policy[:2] if policy.way != 'raise' else ())])}"
     final = store / f"{place}-{_digest(value for file in files for value in file)}"
-    if (found := _open(final, len(files), size)) is not None:
+    if (found := _open(final, len(files), form)) is not None:
         return found
     try:
         from filelock import FileLock
 
         store.mkdir(parents=True, exist_ok=True)
         with FileLock(store / f".{place}.lock"):
-            if (found := _open(final, len(files), size)) is not None:
+            if (found := _open(final, len(files), form)) is not None:
                 return found
-            _build(root, files, size, policy, place, final)
+            _build(root, files, form, policy, place, final)
     except OSError as error:
-        wanted = len(files) * 3 * size * size
+        wanted = len(files) * form.bytes
         sentence = str(paths.explain(error, store, wanted))
         raise ZooError(f"{sentence}; ZOO_HOME can name another folder for caches") from error
-    found = _open(final, len(files), size)
+    found = _open(final, len(files), form)
     if found is None:
         raise ZooError(f"the cache {final} vanished while it was being opened; run the command again")
     return found
@@ -103,31 +137,31 @@ def _digest(values: Iterable) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open(final: Path, count: int, size: int) -> Cache | None:
+def _open(final: Path, count: int, form: Form) -> Cache | None:
     """The cache, or None if it isn't there or isn't whole (then it is made anew)."""
     import numpy as np
 
     try:
         index = json.loads((final / "index.json").read_text(encoding="utf-8"))
-        images = np.lib.format.open_memmap(final / "images.npy", mode="c")
+        rows = np.lib.format.open_memmap(final / f"{form.noun}s.npy", mode="c")
         fingerprint, bad = index["fingerprint"], index.get("bad", [])
         kept = count - sum("replaced_by" not in entry for entry in bad)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = images.dtype == np.uint8 and images.shape == (kept, 3, size, size)
-    return Cache(images, fingerprint, bad) if whole and isinstance(fingerprint, str) else None
+    whole = rows.dtype == np.dtype(form.dtype) and rows.shape == (kept, *form.shape)
+    return Cache(rows, fingerprint, bad) if whole and isinstance(fingerprint, str) else None
 
 
-def _build(root: Path, files: list[File], size: int, policy: Policy, place: str, final: Path) -> None:
+def _build(root: Path, files: list[File], form: Form, policy: Policy, place: str, final: Path) -> None:
     """Decode all into `final`. The caller holds the lock, so other folders of this place are leftovers."""
     for stale in final.parent.glob(f".{place}-*.part"):
         shutil.rmtree(stale, ignore_errors=True)
-    wanted, free = len(files) * 3 * size * size, shutil.disk_usage(final.parent).free
+    wanted, free = len(files) * form.bytes, shutil.disk_usage(final.parent).free
     if free < wanted + (1 << 20):
         raise OSError(errno.ENOSPC, "disk full")
     part = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{place}-", suffix=".part"))
     try:
-        _write(root, files, size, policy, part)
+        _write(root, files, form, policy, part)
         os.chmod(part, 0o755)
         if final.exists():  # there, but not whole
             shutil.rmtree(final)
@@ -140,12 +174,15 @@ def _build(root: Path, files: list[File], size: int, policy: Policy, place: str,
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(root: Path, files: list[File], size: int, policy: Policy, part: Path) -> None:
-    """images.npy and index.json, in `part`. The fingerprint is of paths and contents, not times or place."""
-    mark, bad = hashlib.sha256(f"folder {VERSION} {size}\n".encode()), {}
-    with open(part / "images.npy", "w+b") as out:
-        start, row_bytes = _header(out, len(files), size), 3 * size * size
-        for row, result in enumerate(_said(decoded((root / file.path for file in files), size), len(files), root)):
+def _write(root: Path, files: list[File], form: Form, policy: Policy, part: Path) -> None:
+    """images.npy or sounds.npy, and index.json, in `part`. The fingerprint is of paths and contents, not times or
+    place.
+    """
+    mark, bad = hashlib.sha256(f"{form.place} {VERSION} {form.name}\n".encode()), {}
+    with open(part / f"{form.noun}s.npy", "w+b") as out:
+        start, row_bytes = _header(out, len(files), form), form.bytes
+        results = decoded((root / file.path for file in files), form.decode, form.noun)
+        for row, result in enumerate(_with_progress(results, len(files), root, form.noun)):
             file = files[row]
             if isinstance(result, ZooError):
                 bad[row] = result
@@ -153,18 +190,18 @@ def _write(root: Path, files: list[File], size: int, policy: Policy, part: Path)
                 if policy.way == "replace":
                     out.write(bytes(row_bytes))
                 continue
-            pixels, content = result
+            values, content = result
             if not (bad and policy.way == "raise"):
-                out.write(pixels.data)
+                out.write(values.data)
             mark.update(os.fsencode(file.path) + f"\0{file.size}\0{content}\n".encode())
-        instead = _settle(bad, files, policy, root)
+        instead = _settle(bad, files, policy, root, form.noun)
         for row, other in instead.items():
             out.seek(start + other * row_bytes)
-            pixels = out.read(row_bytes)
+            values = out.read(row_bytes)
             out.seek(start + row * row_bytes)
-            out.write(pixels)
+            out.write(values)
         if bad and not instead:
-            _header(out, len(files) - len(bad), size)
+            _header(out, len(files) - len(bad), form)
         out.flush()
         os.fsync(out.fileno())
     names = [
@@ -178,8 +215,8 @@ def _write(root: Path, files: list[File], size: int, policy: Policy, part: Path)
     index = {
         "version": VERSION,
         "folder": shown(root),
-        "size": size,
-        "images": len(files) if instead else len(files) - len(bad),
+        "size": form.name,
+        f"{form.noun}s": len(files) if instead else len(files) - len(bad),
         "fingerprint": mark.hexdigest(),
         "bad": names,
     }
@@ -188,48 +225,49 @@ def _write(root: Path, files: list[File], size: int, policy: Policy, part: Path)
     paths.write_text(part / "index.json", json.dumps(index, indent=1) + "\n")
 
 
-def _header(out, count: int, size: int) -> int:
+def _header(out, count: int, form: Form) -> int:
     """The array's header, at the beginning of the file; it has the same length whatever the count. Returns that
     length.
     """
     import numpy as np
 
     out.seek(0)
-    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)})
+    shape = (count, *form.shape)
+    np.lib.format.write_array_header_1_0(out, {"descr": form.dtype, "fortran_order": False, "shape": shape})
     return out.tell()
 
 
-def _settle(bad: dict[int, ZooError], files: list[File], policy: Policy, root: Path) -> dict[int, int]:
-    """Whether the policy puts up with the unreadable images; the rows that stand in for them, if it replaces them."""
+def _settle(bad: dict[int, ZooError], files: list[File], policy: Policy, root: Path, noun: str) -> dict[int, int]:
+    """The rows that stand in for the unreadable ones, where the policy replaces them. Raises ZooError unless the policy
+    allows that many.
+    """
     if not bad:
         return {}
     if policy.way == "raise":
-        raise _unreadable(list(bad.values()))
+        raise _unreadable(list(bad.values()), noun)
     if len(bad) > policy.share * len(files):
         raise ZooError(
-            f"{len(bad):,} of the {len(files):,} images of {shown(root)} can't be read, and data.bad_share "
+            f"{len(bad):,} of the {len(files):,} {noun}s of {shown(root)} can't be read, and data.bad_share "
             f"{policy.share:g} allows "
             f"{int(policy.share * len(files)):,}; mend or remove them, or allow more: {_named(list(bad.values()))}"
         )
     if len(files) - len(bad) < 2:
-        raise ZooError(f"{shown(root)} holds fewer than two images that can be read: {_named(list(bad.values()))}")
+        raise ZooError(f"{shown(root)} holds fewer than two {noun}s that can be read: {_named(list(bad.values()))}")
     return policy.substitutes(set(bad)) if policy.way == "replace" else {}
 
 
-def _unreadable(bad: list[ZooError]) -> ZooError:
-    return bad[0] if len(bad) == 1 else ZooError(f"{len(bad)} images can't be read: {_named(bad)}")
+def _unreadable(bad: list[ZooError], noun: str) -> ZooError:
+    return bad[0] if len(bad) == 1 else ZooError(f"{len(bad)} {noun}s can't be read: {_named(bad)}")
 
 
 def _named(bad: list[ZooError]) -> str:
     return "; ".join(map(str, bad[:NAMED_AT_MOST])) + ("; ..." if len(bad) > NAMED_AT_MOST else "")
 
 
-def decoded(files: Iterable[Path], size: int) -> Iterator:
-    """`decode` of each file, in order, in threads (Pillow releases the GIL). Only a few wait at a time. Raises ZooError
-    for one that never comes.
+def decoded(files: Iterable[Path], decode: Callable[[Path], Any], noun: str = "image") -> Iterator:
+    """`decode` of each file, in order, in threads (Pillow and libsndfile release the GIL). Only a few wait at a time.
+    Raises ZooError for a file that can't be read in time.
     """
-    from zoo.data.media.decode import decode
-
     count = min(8, os.cpu_count() or 1)
     threads = Threads(count, "decode")
 
@@ -239,14 +277,14 @@ def decoded(files: Iterable[Path], size: int) -> Iterator:
             return future.result(timeout=PATIENCE)
         except TimeoutError:
             raise ZooError(
-                f"the image {shown(path)} could not be read within {PATIENCE:g} s; see to the disk or server that it "
+                f"the {noun} {shown(path)} could not be read within {PATIENCE:g} s; see to the disk or server that it "
                 "lies on"
             ) from None
 
     waiting: deque = deque()
     try:
         for path in files:
-            waiting.append((threads.submit(decode, path, size), path))
+            waiting.append((threads.submit(decode, path), path))
             if len(waiting) >= 4 * count:
                 yield next_result()
         while waiting:
@@ -257,12 +295,12 @@ def decoded(files: Iterable[Path], size: int) -> Iterator:
         threads.close()
 
 
-def _said(results: Iterator, count: int, root: Path) -> Iterator:
-    """Say on standard error what takes long: at the first second, then every ten."""
+def _with_progress(results: Iterator, count: int, root: Path, noun: str) -> Iterator:
+    """The results. Standard error gets a line of progress after the first second, then every ten."""
     begun = time.monotonic()
     due = begun + 1
     for done, result in enumerate(results):
         if time.monotonic() > due:
-            print(f"decoding the images of {root}, once: {done:,} of {count:,}", file=sys.stderr, flush=True)
+            print(f"decoding the {noun}s of {root}, once: {done:,} of {count:,}", file=sys.stderr, flush=True)
             due = time.monotonic() + 10
         yield result

@@ -12,16 +12,16 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.card import LARGEST_SIZE
 from zoo.data.dataset import Dataset
-from zoo.data.folder.cache import VERSION, File, Policy, cached
+from zoo.data.folder.cache import VERSION, File, Policy, cached, image_form
 from zoo.data.folder.cache import shown as _shown
-from zoo.data.info import DataInfo
+from zoo.data.info import DataInfo, check_size
 from zoo.errors import ZooError, nearest
+from zoo.fields import ImageSize
 
 DEFAULT_SIZE = 64
 IGNORED = ("__MACOSX",)  # beside everything whose name begins with a dot
@@ -51,13 +51,13 @@ def folder_info(path: str | Path) -> DataInfo:
 
 
 def load_folder(
-    path: str | Path, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001
+    path: str | Path, size: int | Sequence[int] | None = None, bad_samples: str = "raise", bad_share: float = 0.001
 ) -> Dataset:
-    """The images below `path`, sorted: `image` uint8 (n, 3, size, size) and, if labelled, `label` int64 (n,).
+    """The images below `path`, sorted: `image` uint8 (n, 3, height, width) and, if labelled, `label` int64 (n,).
 
-    Images are turned as their EXIF data say, laid on white where transparent, and scaled to 8 bits; the short
-    side is resized to `size` (64) with antialiasing and the centre kept. Of an animation, the first frame is
-    taken.
+    Images are turned as their EXIF data say, laid on white where transparent, and scaled to 8 bits. They are resized,
+    antialiased, to cover `size` (the side of a square or [height, width]; 64), and the centre is kept. Of an animation,
+    the first frame is taken.
 
     Labels: when every image lies in one of two or more subfolders, the first folder on its way is its class;
     else there are none. Splits: top folders train/ with val/, valid/, validation/ or test/ are the splits.
@@ -79,13 +79,11 @@ def load_folder(
     """
     import torch
 
-    size = DEFAULT_SIZE if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
-        raise ZooError(f"data.size is {size!r}; for a folder it is a whole number of pixels from 4 to {LARGEST_SIZE}")
+    size = check_size(size, smallest=4) or DEFAULT_SIZE
     check_policy(bad_samples, bad_share)
     root, files, layout = look(path)
     policy = Policy(bad_samples, bad_share, lambda bad: _substitutes(bad, layout, files))
-    images, fingerprint, bad = cached(root, files, size, policy)
+    images, fingerprint, bad = cached(root, files, image_form(size), policy)
     if bad and bad_samples == "skip":
         left_out = {entry["path"] for entry in bad}
         files = [file for file in files if _shown(file.path) not in left_out]
@@ -105,7 +103,7 @@ def check_policy(bad_samples: str, bad_share: float) -> None:
         raise ZooError(f"data.bad_share is {bad_share}; it is a share of the images, from 0 to 1")
 
 
-def _info(path: str | Path, files: list[File], layout: Layout, size: int) -> DataInfo:
+def _info(path: str | Path, files: list[File], layout: Layout, size: ImageSize) -> DataInfo:
     plain, labelled = str(path).removeprefix("folder:"), layout.labels is not None
     kind = f"{len(layout.classes)} classes, one per folder" if labelled else f"unlabelled: {layout.why}"
     return DataInfo(

@@ -1,4 +1,4 @@
-"""One image file -> one small square of RGB, whatever it holds; or a sentence on what is wrong with it."""
+"""One image file -> one small RGB image of a fixed size; or a sentence on what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError
+from zoo.fields import ImageSize, height_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,20 +25,21 @@ EXTENSIONS = frozenset(
     ).split()
 )
 FORMATS = tuple("PNG JPEG JPEG2000 BMP DIB GIF WEBP AVIF TIFF PPM TGA ICO QOI PCX SGI PSD".split())
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 MOST_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb; as RGBA it is 358 MB
 
 
 class Unreadable(ZooError):
-    """An image that can't be read, and the reason alone."""
+    """A file that can't be read, and the reason alone."""
 
-    def __init__(self, path: Path | str, reason: str):
+    def __init__(self, path: Path | str, reason: str, noun: str = "image"):
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        super().__init__(f"the image {shown} can't be read ({reason}); remove it or mend it")
+        super().__init__(f"the {noun} {shown} can't be read ({reason}); remove it or mend it")
         self.reason = reason
 
 
-def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
-    """The image in `path` as uint8 (3, size, size), and the sha256 of the file.
+def decode(path: Path, size: ImageSize) -> tuple[np.ndarray, str] | Unreadable:
+    """The image in `path` as uint8 (3, height, width), and the sha256 of the file.
 
     An Unreadable is returned, not raised, if it can't be read: whoever reads a whole folder wants to name them all.
     Raises ZooError where the memory isn't enough, which is no fault of the picture's.
@@ -52,8 +54,8 @@ def decode(path: Path, size: int) -> tuple[np.ndarray, str] | Unreadable:
         return Unreadable(path, _reason(error))
 
 
-def decode_bytes(data: bytes, size: int, where: str) -> np.ndarray:
-    """The image in `data` as uint8 (3, size, size). Raises Unreadable, with `where` it is, if it can't be read."""
+def decode_bytes(data: bytes, size: ImageSize, where: str) -> np.ndarray:
+    """The image in `data` as uint8 (3, height, width). Raises Unreadable, with `where` it is, if it can't be read."""
     try:
         return _pixels(io.BytesIO(data), size)
     except MemoryError as error:
@@ -81,7 +83,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _pixels(file, size: int) -> np.ndarray:
+def _pixels(file, size: ImageSize) -> np.ndarray:
     import numpy as np
     from PIL import Image
 
@@ -99,41 +101,55 @@ def _pixels(file, size: int) -> np.ndarray:
             raise ValueError(f"its {image.width:,} x {image.height:,} pixels are more than {MOST_PIXELS:,}")
         extent = image.size
         if image.format == "JPEG":  # decoded at 1/2, 1/4 or 1/8 where that leaves twice the wanted size
-            drafted = image.draft(None, (2 * size, 2 * size))
+            height, width = _before_turning(image, size)
+            drafted = image.draft(None, (2 * width, 2 * height))
             extent = drafted[1][2:] if drafted else extent  # 300 / 8 is 37.5, of 38 pixels
         image.load()
-        square = squared(image, size, extent)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        small = covering(image, size, extent)
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
 
 
-def squared(image: Image, size: int, extent: tuple[float, float] | None = None) -> Image:
-    """An open PIL image as all pictures are read: RGB, upright, on white where it is transparent, more than 8 bits
-    scaled to 8, the short side to `size` and the centre cut out. `extent` is width and height, where they aren't whole
-    pixels.
+def covering(image: Image, size: ImageSize, extent: tuple[float, float] | None = None) -> Image:
+    """An open PIL image in the form in which every image is read: RGB, upright, 8 bits, transparent parts on white.
+
+    The image is resized, antialiased, so that it just covers `size`; then the centre is cut out.
+    `extent` is the image's width and height, where they aren't whole pixels.
     """
-    return _upright(_square_rgb(image, image.size if extent is None else extent, size), _orientation(image))
+    shape = _before_turning(image, size)
+    return _upright(_small_rgb(image, image.size if extent is None else extent, shape), _orientation(image))
 
 
-def _square_rgb(image: Image, extent: tuple[float, float], size: int) -> Image:
+def _before_turning(image: Image, size: ImageSize) -> tuple[int, int]:
+    """Height and width that become `size` once the image is turned as its EXIF data say."""
+    height, width = height_width(size)
+    return (height, width) if height == width or _orientation(image) not in SIDEWAYS else (width, height)
+
+
+def _small_rgb(image: Image, extent: tuple[float, float], shape: tuple[int, int]) -> Image:
     from PIL import Image as pillow
 
     if image.mode == "F" or image.mode.startswith("I"):
-        return pillow.fromarray(_eight_bits(_square(_deep(image), extent, size))).convert("RGB")
+        return pillow.fromarray(_eight_bits(_small(_deep(image), extent, shape))).convert("RGB")
     if image.has_transparency_data:
-        image = _square(image.convert("RGBA"), extent, size)  # Pillow weighs colours by their alpha
+        image = _small(image.convert("RGBA"), extent, shape)  # Pillow weighs colours by their alpha
         return pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image).convert("RGB")
-    return _square(image.convert("RGB"), extent, size)
+    return _small(image.convert("RGB"), extent, shape)
 
 
-def _square(image: Image, extent: tuple[float, float], size: int) -> Image:
-    """Short side to `size`, antialiased, and the centre; only that is made, as a thin strip would explode."""
+def _small(image: Image, extent: tuple[float, float], shape: tuple[int, int]) -> Image:
+    """The centre of the image at `shape` (height, width). Only the centre is made, since a thin strip resized whole
+    would need too much memory.
+    """
     from PIL import Image as pillow
 
-    width, height = extent
-    short = min(extent)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
-    return image.resize((size, size), pillow.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    (width, height), (rows, columns) = extent, shape
+    if width * rows <= height * columns:  # the image is the narrower of the two
+        across, down = width, width * rows / columns
+    else:
+        across, down = height * columns / rows, height
+    left, top = (width - across) / 2, (height - down) / 2
+    box = (left, top, left + across, top + down)
+    return image.resize((columns, rows), pillow.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
 def _deep(image: Image) -> Image:

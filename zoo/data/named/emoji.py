@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.errors import ZooError
+from zoo.fields import ImageSize
 
 ARTISTS = ("google", "twitter")
 SIDE = 64
@@ -32,7 +33,7 @@ SAME = {
 }
 
 
-def read_emoji(raw: Path, size: int, folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def read_emoji(raw: Path, size: ImageSize, folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """7,572 pictures, composited on white; the first half google's, the second twitter's, in the same order.
 
     Fields: image uint8 (n, 3, 64, 64); label, the category; subcategory, artist int64 (n,); emoji int64 (n,),

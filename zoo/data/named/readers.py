@@ -15,11 +15,12 @@ import numpy as np
 
 from zoo.data.media.resize import resize
 from zoo.errors import ZooError
+from zoo.fields import ImageSize, height_width
 
 Read = tuple[dict, dict[str, np.ndarray]]
 
 
-def read_fashion_mnist(raw: Path, size: int, folder: Path) -> Read:
+def read_fashion_mnist(raw: Path, size: ImageSize, folder: Path) -> Read:
     """Validation: the last sixth of the original training pictures, 10,000 of 60,000."""
     images = [_read_idx(raw / f"{part}-images-idx3-ubyte") for part in ("train", "t10k")]
     labels = [_read_idx(raw / f"{part}-labels-idx1-ubyte") for part in ("train", "t10k")]
@@ -42,7 +43,7 @@ def _read_idx(path: Path) -> np.ndarray:
 DIGITS = "65e5b4619795efb40c1082f4c350c049e4ad552200d369b6ae99e21eef5e72c5"  # of the levels and labels
 
 
-def read_digits(raw: Path | None, size: int, folder: Path | None) -> Read:
+def read_digits(raw: Path | None, size: ImageSize, folder: Path | None) -> Read:
     """Per class the first 70 % train, the next 15 % validate, the rest test: later ones show other hands."""
     try:
         from sklearn.datasets import load_digits
@@ -71,11 +72,11 @@ def read_digits(raw: Path | None, size: int, folder: Path | None) -> Read:
     )
 
 
-def read_cifar10(raw: Path, size: int, folder: Path) -> Read:
+def read_cifar10(raw: Path, size: ImageSize, folder: Path) -> Read:
     return _read_cifar("CIFAR10", raw)
 
 
-def read_cifar100(raw: Path, size: int, folder: Path) -> Read:
+def read_cifar100(raw: Path, size: ImageSize, folder: Path) -> Read:
     return _read_cifar("CIFAR100", raw)
 
 
@@ -97,7 +98,7 @@ def _read_cifar(kind: str, raw: Path) -> Read:
     )
 
 
-def read_stl10(raw: Path, size: int, folder: Path) -> Read:
+def read_stl10(raw: Path, size: ImageSize, folder: Path) -> Read:
     """Validation: the last tenth of each class among the original labelled training pictures."""
     import torchvision.datasets
 
@@ -108,7 +109,7 @@ def read_stl10(raw: Path, size: int, folder: Path) -> Read:
     return {"image": np.concatenate([train.data, test.data]), "label": labels}, splits
 
 
-def read_stl10_unlabeled(raw: Path, size: int, folder: Path) -> Read:
+def read_stl10_unlabeled(raw: Path, size: ImageSize, folder: Path) -> Read:
     """stl10 with the unlabelled pictures added to train; without labels, so none is used by accident."""
     import torchvision.datasets
 
@@ -123,7 +124,7 @@ def read_stl10_unlabeled(raw: Path, size: int, folder: Path) -> Read:
     return {"image": image}, splits
 
 
-def read_imagenette(raw: Path, size: int, folder: Path) -> Read:
+def read_imagenette(raw: Path, size: ImageSize, folder: Path) -> Read:
     """Test: the original validation pictures; validation: the last tenth of each class's training pictures,
     by name, at most 100. Decoded straight to `size`: short side, antialiased, centre crop.
     """
@@ -166,5 +167,6 @@ def _hold_out(labels: np.ndarray, most: int | None = None) -> dict[str, np.ndarr
     return {"train": np.setdiff1d(np.arange(len(labels)), validation), "validation": validation}
 
 
-def _map(folder: Path, count: int, channels: int, size: int) -> np.ndarray:
-    return np.lib.format.open_memmap(folder / "image.npy", "w+", np.uint8, (count, channels, size, size))
+def _map(folder: Path, count: int, channels: int, size: ImageSize) -> np.ndarray:
+    shape = (count, channels, *height_width(size))
+    return np.lib.format.open_memmap(folder / "image.npy", "w+", np.uint8, shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.card import LARGEST_SIZE
 from zoo.data.columns import Column
 from zoo.data.dataset import Dataset
-from zoo.data.folder.cache import PATIENCE, shown
+from zoo.data.folder.cache import BAD_SAMPLES, PATIENCE, shown
 from zoo.data.folder.folder import DEFAULT_SIZE, check_policy
-from zoo.data.info import DataInfo
+from zoo.data.info import DataInfo, check_size
 from zoo.data.media.decode import decode_bytes
 from zoo.data.media.threads import Threads
 from zoo.data.shards.index import VERSION, Index, indexed
 from zoo.data.shards.spares import Spares
 from zoo.errors import ZooError
+from zoo.fields import ImageSize, height_width
 
 AHEAD = 2  # batches that are decoded while one is trained on
 AT_ONCE = 16  # pictures that a thread takes
@@ -43,11 +43,13 @@ def shards_info(path: str) -> DataInfo:
     return _info(path, indexed(path))
 
 
-def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", bad_share: float = 0.001) -> Dataset:
+def load_shards(
+    path: str, size: int | Sequence[int] | None = None, bad_samples: str = "raise", bad_share: float = 0.001
+) -> Dataset:
     """The samples of the .tar files below a folder, or of those that a pattern names (a-*.tar, or, with the extra
     webdataset, a-{00..99}.tar), in the order of names and members.
 
-    `image` decodes rows when they are indexed: uint8 (B, 3, size, size), each made as `folder:` makes them (default
+    `image` decodes rows when they are indexed: uint8 (B, 3, height, width), each made as `folder:` makes them (default
     size 64). `label` int64 (n,) and `text` are fields where every sample has them. All that is kept of them lies in
     memory-mapped files below `ZOO_HOME`/cache, so that memory doesn't grow with the set.
 
@@ -71,9 +73,7 @@ def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", 
             "processes have to agree on; set it to replace, or make shards with `zoo data shard`, which takes only "
             "pictures that can be read"
         )
-    size = DEFAULT_SIZE if size is None else size
-    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= LARGEST_SIZE:
-        raise ZooError(f"data.size is {size!r}; for shards it is a whole number of pixels from 4 to {LARGEST_SIZE}")
+    size = check_size(size, smallest=4) or DEFAULT_SIZE
     index = indexed(path)
     spares = Spares(index, bad_share) if bad_samples == "replace" else None
     fields: dict = {"image": Pictures(index, size, spares)}
@@ -86,9 +86,14 @@ def load_shards(path: str, size: int | None = None, bad_samples: str = "raise", 
         replace(_info(path, index), size=size),
         fields,
         splits,
-        f"{index.fingerprint[:56]}{size:08x}",
+        f"{index.fingerprint[:56]}{_size_code(size)}",
         spares.bad if spares else [],
     )
+
+
+def _size_code(size: ImageSize) -> str:
+    """Eight hexadecimal digits for a size: the side of a square, or four digits each for height and width."""
+    return f"{size:08x}" if isinstance(size, int) else f"{size[0]:04x}{size[1]:04x}"
 
 
 def _info(path: str, index: Index) -> DataInfo:
@@ -129,20 +134,24 @@ class Texts(Column):
 
 
 class Pictures(Column):
-    """Looks like a uint8 tensor (n, 3, size, size) that can only be indexed by rows, and reads and decodes them then,
-    in threads.
+    """Looks like a uint8 tensor (n, 3, height, width) that can only be indexed by rows. Rows are read and decoded, in
+    threads, when they are asked for.
     """
 
     dtype, device = torch.uint8, torch.device("cpu")
     near = False  # neighbouring rows lie in one tar
 
-    def __init__(self, index: Index, size: int, spares: Spares | None = None):
+    def __init__(self, index: Index, size: ImageSize, spares: Spares | None = None):
         self.shards, self.size, self.spares = index.shards, size, spares
         self._shard, self._offset, self._bytes = (index.column(name) for name in ("shard", "offset", "size"))
 
+    def follow(self, folder: Path) -> None:
+        if self.spares is not None:
+            self.spares.file = folder / BAD_SAMPLES
+
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self._shard), 3, self.size, self.size))
+        return torch.Size((len(self), 3, *height_width(self.size)))
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -193,14 +202,10 @@ class Pictures(Column):
                 "server that they "
                 "lie on"
             ) from None
-        return (
-            torch.from_numpy(np.concatenate(parts))
-            if parts
-            else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-        )
+        return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), 3, self.size, self.size), np.uint8)
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for place, row in enumerate(rows.tolist()):
             out[place] = self._picture(row) if self.spares is None else self.spares.picture(row, self._picture)
         return out

@@ -17,7 +17,7 @@ from pathlib import Path
 from zoo import paths
 from zoo.data.folder.cache import decoded, shown
 from zoo.data.folder.folder import look
-from zoo.data.media.decode import Unreadable
+from zoo.data.media.decode import Unreadable, decode
 from zoo.errors import ZooError
 
 NAMES = {"train": "train", "validation": "val", "test": "test"}
@@ -87,7 +87,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _good(files: list[Path]) -> Iterator[tuple[Path, bytes]]:
     """Path and bytes of each file, once it has been decoded."""
-    for path, result in zip(files, decoded(files, SMALLEST), strict=True):
+    for path, result in zip(files, decoded(files, lambda path: decode(path, SMALLEST)), strict=True):
         if isinstance(result, Unreadable):
             raise result
         try:
