@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from zoo import registry
+from zoo import cli, registry
 
 TASK = '''
 from zoo.registry import register_task
@@ -28,6 +29,51 @@ class Task(PretextTask):
     def forward(self, views):
         return TaskOutput(self.backbone.shift.sum())
 '''
+
+
+DATA = """
+import torch
+from zoo.data.dataset import Dataset
+from zoo.data.info import DataInfo
+
+class Stripes:
+    info = DataInfo(name="stripes", fields=("image", "label"), channels=1, size=8, classes=("across", "down"),
+                    license="CC0-1.0", attribution="nobody", homepage="https://stripes.example", summary="Stripes.",
+                    splits={"train": 60, "validation": 20, "test": 20})
+
+    def load(self, size):
+        label = torch.arange(100) % 2
+        line = (torch.arange(size) % 2 * 200).to(torch.uint8)
+        image = torch.where(label[:, None, None, None] == 0, line[:, None], line).expand(100, 1, size, size).clone()
+        image += (torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) * 40).to(torch.uint8)
+        rows = torch.arange(100)
+        splits = {"train": rows[:60], "validation": rows[60:80], "test": rows[80:]}
+        info = DataInfo(**{**vars(self.info), "size": size, "kinds": {}})
+        return Dataset(info, {"image": image, "label": label}, splits, "0" * 64)
+
+stripes = Stripes()
+"""
+
+BACKBONE = """
+import torch
+from torch import nn
+from zoo.backbones.image import ImageBackbone
+
+class Net(nn.Module):
+    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+    def __init__(self, width):
+        super().__init__()
+        self.num_features = width
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        return self.norm(self.stem(x)).relu().mean((2, 3))
+
+def net(size=None, width: int = 8):
+    return ImageBackbone(Net(width), "small_net", size or 32, {"width": width})
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +105,7 @@ class Site:
         points: dict[str, str] | bytes,
         version: str = "1.0",
         metadata: bytes | None = None,
+        group: str = "zoo.tasks",
         **modules: str,
     ) -> None:
         """Modules are given by their code; each notes in a file that it was imported."""
@@ -71,9 +118,7 @@ class Site:
         plain = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: What {distribution} does\n"
         (about / "METADATA").write_bytes(plain.encode() if metadata is None else metadata)
         lines = "".join(f"{name} = {target}\n" for name, target in points.items()) if isinstance(points, dict) else ""
-        (about / "entry_points.txt").write_bytes(
-            f"[zoo.tasks]\n{lines}".encode() if isinstance(points, dict) else points
-        )
+        (about / "entry_points.txt").write_bytes(f"[{group}]\n{lines}".encode() if isinstance(points, dict) else points)
         importlib.invalidate_caches()
 
     def imported(self) -> list[str]:
@@ -84,3 +129,15 @@ class Site:
 @pytest.fixture
 def site(tmp_path, monkeypatch) -> Site:
     return Site(tmp_path / "site", monkeypatch)
+
+
+@pytest.fixture
+def says(capsys) -> Callable[..., tuple[int, str, str]]:
+    """(exit code, standard output, standard error) of a command line of `zoo`, run in this process."""
+
+    def say(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(list(words))
+        return code, *capsys.readouterr()
+
+    return say

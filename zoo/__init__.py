@@ -65,7 +65,7 @@ sys.modules[__name__].__class__ = _Zoo
 
 def __getattr__(name: str):
     if name in _VERBS or name in _PUBLIC:
-        from zoo.registry import naming_damage
+        from zoo.plugins import naming_damage
 
         with naming_damage():
             return (

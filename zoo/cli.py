@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoo import registry, verbs
+from zoo import plugins, verbs
 from zoo.errors import Terminated, ZooError, nearest
 
 # what a person can put right about a path or a disk
@@ -100,7 +100,9 @@ def _add_listing(verb: Callable[..., _Parser]) -> None:
     )
     p.add_argument("glob", nargs="?", default="*", help="shell pattern of names, in quotes")
     p.add_argument(
-        "--check", action="store_true", help="import every task in a process of its own and say what is broken"
+        "--check",
+        action="store_true",
+        help="import the listed tasks, data sets or backbones, each in a process of its own, and say what is broken",
     )
     _hub(p)
     p = verb("info", verbs.info, "Say what is known of a task, recipe, data set, backbone or checkpoint.")
@@ -362,7 +364,7 @@ def _run(words: list[str]) -> int:
     with (
         contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext(),
         _offline(given.offline),
-        registry.naming_damage(),
+        plugins.naming_damage(),
     ):
         result = given.function(given)
     if given.json:

@@ -1,4 +1,4 @@
-"""Plugins, tried in processes of their own."""
+"""Plugins, tried in processes of their own: `zoo list tasks|data|backbones --check`."""
 
 from __future__ import annotations
 
@@ -7,36 +7,69 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
-from zoo.registry import TaskEntry, list_tasks
+from zoo import plugins, registry
+from zoo.plugins import Plugin
+from zoo.registry import TaskEntry
+
+Entry = TypeVar("Entry", TaskEntry, Plugin)
 
 
-def check_tasks(entries: list[TaskEntry] | None = None, timeout: float = 60) -> list[TaskEntry]:
+def check_tasks(entries: Sequence[TaskEntry] | None = None, timeout: float = 60) -> list[TaskEntry]:
     """Import tasks (by default every listed one), each in a process of its own, and say in `problem` what went wrong.
     `timeout` is in seconds, for each task.
     """
-    entries = list_tasks() if entries is None else entries
+    return _check(registry.list_tasks() if entries is None else entries, plugins.TASKS, timeout)
+
+
+def check_plugins(entries: Sequence[Plugin], timeout: float = 60) -> list[Plugin]:
+    """The same for data sets or backbones of other packages, all of one group. A data set is imported and its `info`
+    checked, a backbone is imported; neither is loaded or built.
+    """
+    return _check(entries, entries[0].group, timeout) if entries else []
+
+
+def use(group: str, name: str) -> None:
+    """Import one plugin, as a verb that names it would. Raises ZooError."""
+    if group == plugins.TASKS:
+        registry.find_task(name)
+    elif group == plugins.DATA:
+        from zoo.data import plugged as data
+
+        data.plugged_info(data.find(name))
+    else:
+        from zoo.backbones.names import find_plugged
+        from zoo.backbones.plugged import plugged_function
+
+        plugged_function(find_plugged(name))
+
+
+def _check(entries: Sequence[Entry], group: str, timeout: float) -> list[Entry]:
     running: set[subprocess.Popen] = set()
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+
+    def tried(entry: Entry) -> Entry:
+        return replace(entry, problem=entry.problem or _trial(group, entry, timeout, running))
+
     try:
-        return list(
-            pool.map(lambda entry: replace(entry, problem=entry.problem or _trial(entry, timeout, running)), entries)
-        )
+        return list(pool.map(tried, entries))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in list(running):  # only if we were interrupted: they wouldn't hear of it
+        for child in list(running):  # there are some only after an interruption, of which they don't hear
             _kill(child.pid)
 
 
-def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> str | None:
-    """What goes wrong when a task is imported, found out in a child process, which is in `running` as long as it
+def _trial(group: str, entry: TaskEntry | Plugin, timeout: float, running: set[subprocess.Popen]) -> str | None:
+    """What goes wrong when a plugin is imported, found out in a child process, which is in `running` as long as it
     runs.
     """
     if entry.origin == "this session":
         return None
-    code = f"from zoo.registry import _load, task_entry; _load(task_entry({entry.name!r})); print('imported')"
+    code = f"from zoo.plugin_trial import use; use({group!r}, {entry.name!r}); print('imported')"
     child = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,
@@ -57,16 +90,10 @@ def _trial(entry: TaskEntry, timeout: float, running: set[subprocess.Popen]) -> 
         running.discard(child)
     if child.returncode == 0 and out.rstrip().endswith("imported"):
         return None
-    last = (
-        err.strip().splitlines()[-1]
-        if err.strip()
-        else f"importing it ends the process, with exit code {child.returncode}"
-    )
-    return (
-        last
-        if (last := last.removeprefix("zoo.errors.ZooError: ")).startswith("the task")
-        else f"{entry.origin}: {last}"
-    )
+    if not err.strip():
+        return f"{entry.origin}: importing it ends the process, with exit code {child.returncode}"
+    last = err.strip().splitlines()[-1].removeprefix("zoo.errors.ZooError: ")
+    return last if last.startswith(f"the {plugins.WORDS[group]} ") else f"{entry.origin}: {last}"
 
 
 def _kill(pid: int) -> None:

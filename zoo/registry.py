@@ -1,32 +1,28 @@
 """Names -> classes, without importing them.
 
 Built-in tasks are found by reading the files of zoo/tasks/ for the decorator; tasks of other packages by the entry
-points in their metadata (group `zoo.tasks`); backbones by reading timm's sources. Nothing here imports torch, timm or a
-plugin until one is asked for.
+points in their metadata (group `zoo.tasks`, see zoo/plugins.py). An entry point alone registers a class, under the name
+that it gives; the decorator is for built-in tasks, notebooks and scripts. Nothing here imports torch or a plugin until
+one is asked for.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import importlib
-import importlib.util
 import inspect
-import os
 import re
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from importlib import metadata
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError, because, nearest
+from zoo import plugins
+from zoo.errors import ZooError, nearest
 from zoo.outline import outline
 
-GROUP = "zoo.tasks"
-NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+NAME = plugins.NAMES[plugins.TASKS]
 IMPORTED = "imported"  # stands in a card for the task that zoo import doesn't know; never listed
 SECRET = re.compile(r"(^|[_.-])(token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
 _here: dict[str, type] = {}  # registered in this process, by a script, a notebook or an import
@@ -136,31 +132,34 @@ def task_entry(name: str) -> TaskEntry:
 
 def _load(entry: TaskEntry) -> type:
     """Import a task. Raises ZooError, naming the distribution, whatever a plugin raises."""
-    name = entry.name
-    module, _, attribute = entry.target.partition(":")
+    if entry.origin == "zoo":
+        module, _, attribute = entry.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    plugin = plugins.Plugin(plugins.TASKS, entry.name, entry.target, entry.origin)
     before = dict(_here)
     try:
-        task = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except BaseException as error:  # a plugin may raise anything, SystemExit included
-        _here.clear(), _here.update(before)  # what half of a module has registered is of no use
-        if isinstance(error, KeyboardInterrupt) or entry.origin == "zoo":
-            raise
-        raise ZooError(
-            f"the task {name} of {entry.origin} can't be imported: {type(error).__name__}: {error}"
-        ) from error
-    if _here.get(name) is not task:  # an entry point alone registers, under the name that it gives
-        try:
-            _check_class(name, task, entry.target)
-        except ZooError as error:
-            raise ZooError(f"the task {name} of {entry.origin} can't be used: {error}") from None
-        if task.name not in ("", name):
-            raise ZooError(
-                f"the task {name} of {entry.origin} can't be used: {entry.target} is registered as {task.name!r}; give "
-                "the entry point and the decorator the same name"
-            )
-        task.name = name
-        _here[name] = task
-    return task
+        task = plugins.load(plugin)
+        if _here.get(entry.name) is not task:
+            _register_by_entry_point(plugin, task)
+        return task
+    except BaseException:
+        _here.clear(), _here.update(before)  # what a broken module has registered is of no use
+        raise
+
+
+def _register_by_entry_point(plugin: plugins.Plugin, task: Any) -> None:
+    """Register a class under the name that its entry point gives. Raises ZooError, naming the distribution."""
+    try:
+        _check_class(plugin.name, task, plugin.target)
+    except ZooError as error:
+        raise plugins.unfit(plugin, str(error)) from None
+    if task.name not in ("", plugin.name):
+        raise plugins.unfit(
+            plugin,
+            f"{plugin.target} is registered as {task.name!r}; give the entry point and the decorator the same name",
+        )
+    task.name = plugin.name
+    _here[plugin.name] = task
 
 
 def task_arguments(name: str) -> dict[str, str]:
@@ -237,101 +236,20 @@ def _said(node: ast.ClassDef, name: str, default: Any) -> Any:
     return default
 
 
-def _points() -> Iterator[tuple[str, str, metadata.EntryPoint | None]]:
-    """(distribution and version, its summary, entry point) of every installed task; None where the entry points can't
-    be read.
-
-    Not metadata.entry_points(): one damaged file of any distribution makes that raise for all.
-    """
-    if os.environ.get("ZOO_NO_PLUGINS"):
-        return
-    seen: set[str] = set()
-    for distribution in metadata.distributions():
-        try:
-            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
-                continue
-            about, points = distribution.metadata, distribution.entry_points
-            name, version = about.get("Name"), about.get("Version")
-            if not (name and version):
-                raise ValueError("it lacks its name or version")
-        except Exception as error:
-            where = getattr(distribution, "_path", "a distribution")
-            yield f"{where}, whose metadata can't be read ({because(error)})", "", None
-            continue
-        known_as = re.sub(r"[-_.]+", "-", name).lower()
-        if known_as not in seen:  # of one that is on the path twice, the first is what an import finds
-            seen.add(known_as)
-            yield from (
-                (f"{name} {version}", about.get("Summary", ""), point) for point in points if point.group == GROUP
-            )
-
-
 def _installed() -> list[TaskEntry]:
-    """Entry points, with what their metadata alone shows to be wrong."""
-    claims: dict[str, list[TaskEntry]] = {}
-    for origin, summary, point in _points():
-        if point is not None:
-            claims.setdefault(point.name, []).append(
-                TaskEntry(point.name, point.value, origin, summary, problem=_fault(point, origin))
-            )
-    for entry in _built_in():  # which can't be shadowed; notices() tells of those who try
-        claims.pop(entry.name, None)
-    entries = []
-    for claimants in claims.values():
-        who = " and ".join(entry.origin for entry in claimants)
-        clash = f"{who} both claim the name; uninstall one" if len(claimants) > 1 else claimants[0].problem
-        entries.append(replace(claimants[0], origin=who, problem=clash))
-    return entries
+    """Tasks of other packages, as far as their metadata shows."""
+    return [
+        TaskEntry(plugin.name, plugin.target, plugin.origin, plugin.summary, problem=plugin.problem)
+        for plugin in plugins.installed(plugins.TASKS, _reserved())
+    ]
 
 
 def notices() -> list[str]:
     """Sentences about installed tasks that aren't listed: they claim a built-in's name, or their metadata can't be
     read.
     """
-    built_in = {entry.name for entry in _built_in()}
-    return [
-        f"{origin} is left out"
-        if point is None
-        else f"{origin} also has a task {point.name!r}; the built-in one is used"
-        for origin, _, point in _points()
-        if point is None or point.name in built_in
-    ]
+    return plugins.notices(plugins.TASKS, _reserved())
 
 
-@contextlib.contextmanager
-def naming_damage() -> Iterator[None]:
-    """torch and Lightning read the entry points of every package, and one damaged file makes them raise: here a
-    ZooError that names the package.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not any(
-            frame.f_globals.get("__name__", "").startswith("importlib.metadata")
-            for frame, _ in traceback.walk_tb(error.__traceback__)
-        ):
-            raise
-        damaged = []
-        for distribution in metadata.distributions():
-            try:
-                list(distribution.entry_points)
-            except Exception as fault:
-                damaged.append(f"{getattr(distribution, '_path', 'a package')} ({because(fault)})")
-        if not damaged:
-            raise
-        raise ZooError(
-            f"torch can't be used while the metadata of {' and '.join(damaged)} can't be read; uninstall or reinstall "
-            "that package"
-        ) from error
-
-
-def _fault(point: metadata.EntryPoint, origin: str) -> str | None:
-    if not NAME.fullmatch(point.name):
-        return f"{origin} calls it {point.name!r}; a task's name is lower-case words joined by hyphens"
-    if not re.fullmatch(r"[\w.]+:[\w.]+", point.value):
-        return f"its entry point in {origin}, {point.value!r}, is not package.module:Class"
-    module = point.value.partition(":")[0].split(".")[0]
-    with contextlib.suppress(ImportError, ValueError):  # of import hooks: not for us to judge before it is imported
-        if importlib.util.find_spec(module) is None:
-            return f"{origin} has no package {module!r}, which its entry point names"
-    return None
+def _reserved() -> set[str]:
+    return {IMPORTED, *(entry.name for entry in _built_in())}

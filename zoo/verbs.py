@@ -17,14 +17,15 @@ from zoo.errors import ZooError, nearest
 from zoo.paths import expanded
 
 KINDS = ("tasks", "backbones", "data", "recipes", "checkpoints")
+CHECKED = ("tasks", "backbones", "data")  # kinds that other packages add to
 
 
 # ---- what there is -------------------------------------------------------------------------------
 
 
 def list_(given: argparse.Namespace) -> Any:
-    if given.check and given.kind != "tasks":
-        raise ZooError("--check imports tasks, so write:  zoo list tasks --check")
+    if given.check and given.kind not in CHECKED:
+        raise ZooError("--check imports plugins of one kind, so write:  zoo list tasks --check (or data, or backbones)")
     if given.kind:
         rows = _matching(given, given.kind)
         _table(given, rows)
@@ -51,11 +52,9 @@ def _tasks(given: argparse.Namespace) -> list[dict]:
     from zoo import registry
     from zoo.plugin_trial import check_tasks
 
-    pattern = getattr(given, "glob", "*")
-    entries = [entry for entry in registry.list_tasks() if fnmatch.fnmatchcase(entry.name, pattern)]
+    entries = _wanted(given, registry.list_tasks())
     entries = check_tasks(entries) if getattr(given, "check", False) else entries
-    for sentence in registry.notices():
-        print(f"zoo: {sentence}", file=sys.stderr)
+    _warn(given, registry.notices())
     return [
         {
             "name": entry.name,
@@ -69,21 +68,53 @@ def _tasks(given: argparse.Namespace) -> list[dict]:
     ]
 
 
+def _wanted(given: argparse.Namespace, entries: list) -> list:
+    """Entries whose name matches the pattern, so that only these are imported by --check."""
+    return [entry for entry in entries if fnmatch.fnmatchcase(entry.name, getattr(given, "glob", "*"))]
+
+
+def _warn(given: argparse.Namespace, sentences: list[str]) -> None:
+    """Sentences for people, each once: a distribution whose metadata can't be read is left out of every listing."""
+    said = vars(given).setdefault("warned", set())
+    for sentence in sentences:
+        if sentence not in said:
+            print(f"zoo: {sentence}", file=sys.stderr)
+        said.add(sentence)
+
+
+def _plugged(given: argparse.Namespace, entries: list, notices: list[str]) -> list:
+    """Data sets or backbones of other packages, with --check imported, each in a process of its own."""
+    from zoo.plugin_trial import check_plugins
+
+    _warn(given, notices)
+    entries = _wanted(given, entries)
+    return check_plugins(entries) if getattr(given, "check", False) else entries
+
+
 def _data(given: argparse.Namespace) -> list[dict]:
+    from zoo.data import plugged
     from zoo.data.datasets import list_data
 
-    return [
+    rows = [
         {
             "name": info.name,
+            "from": "zoo",
             "fields": ", ".join(info.fields),
             "size": info.size,
             "channels": info.channels,
             "classes": len(info.classes),
             "images": sum(info.splits.values()),
             "license": info.license,
+            "about": info.summary,
+            "problem": None,
         }
         for info in list_data()
     ]
+    unknown = dict.fromkeys(rows[0])  # until the set's package is imported
+    for entry in _plugged(given, plugged.installed(), plugged.notices()):
+        said = {"name": entry.name, "from": entry.origin, "about": entry.summary, "problem": entry.problem}
+        rows.append(unknown | said)
+    return rows
 
 
 def _recipes(given: argparse.Namespace) -> list[dict]:
@@ -93,9 +124,22 @@ def _recipes(given: argparse.Namespace) -> list[dict]:
 
 
 def _backbones(given: argparse.Namespace) -> list[dict]:
-    from zoo.backbones.names import list_backbones, reads
+    from zoo.backbones import names
 
-    return [{"name": name, "reads": reads(name)} for name in list_backbones()]
+    rows = [
+        {
+            "name": name,
+            "reads": names.reads(name),
+            "from": "transformers" if names.reads(name) == "text" else "timm",
+            "about": "",
+            "problem": None,
+        }
+        for name in names.built_in()
+    ]
+    for entry in _plugged(given, names.installed(), names.notices()):
+        said = {"from": entry.origin, "about": entry.summary, "problem": entry.problem}
+        rows.append({"name": entry.name, "reads": None} | said)  # what it reads is known when it is imported
+    return rows
 
 
 def _checkpoints(given: argparse.Namespace) -> list[dict]:
@@ -178,12 +222,18 @@ def _data_info(given: argparse.Namespace) -> dict | None:
 
     from zoo.data.datasets import data_info
 
-    known = given.name.startswith(("folder:", "shards:")) or given.name in [row["name"] for row in _data(given)]
-    if not known:
+    row = next((row for row in _data(given) if row["name"] == given.name), None)
+    if row is None and not given.name.startswith(("folder:", "shards:")):
         return None
-    found = data_info(given.name)
+    plugin = {"from": row["from"]} if row and row["from"] != "zoo" else {}
+    try:
+        found = data_info(given.name)
+    except ZooError as error:  # a plugin that can't be imported is still worth a description
+        if not plugin:
+            raise
+        return {"kind": "data", "name": given.name} | plugin | {"about": row["about"], "problem": str(error)}
     kinds = {name: {"kind": kind.kind} | asdict(kind) for name, kind in found.kinds.items()}
-    return {"kind": "data"} | asdict(found) | {"kinds": kinds}
+    return {"kind": "data"} | asdict(found) | {"kinds": kinds} | plugin
 
 
 def _backbone_info(given: argparse.Namespace) -> dict | None:
@@ -191,6 +241,7 @@ def _backbone_info(given: argparse.Namespace) -> dict | None:
 
     row = next((row for row in _backbones(given) if row["name"] == given.name), None)
     about = {
+        None: row and row["about"],
         "image": "a timm model; keywords under backbone. in a recipe go to timm as they are",
         "text": "a network of transformers without a head, behind a tokenizer; pip install 'pretext-zoo[text]'",
         "audio": "a timm model with one channel, behind log-mel images of sound; further keywords go to timm",

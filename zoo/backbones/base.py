@@ -18,6 +18,7 @@ class Backbone(nn.Module, ABC):
     field         name of that field in a batch; by default the kind
     name          as `create_backbone` knows it
     arguments     plain keywords that `create_backbone` made it with, beside the name and what the data say
+    origin        who makes it: "zoo", or the distribution and version of a plugin; set by `create_backbone`
     model         the network of the library it comes from; its weights are what a checkpoint holds
     num_features  D of `pool`
     grid          patches per axis, such as (4, 4) of an image or (T,) of text; None where there are no patches
@@ -26,6 +27,7 @@ class Backbone(nn.Module, ABC):
     reads: str
     name: str
     arguments: dict[str, Any]
+    origin: str = "zoo"
     model: nn.Module
     num_features: int
     grid: tuple[int, ...] | None = None

@@ -6,7 +6,8 @@ import torch
 
 from zoo.backbones.base import Backbone
 from zoo.backbones.image import ImageBackbone
-from zoo.backbones.names import reads
+from zoo.backbones.names import find_plugged, reads
+from zoo.backbones.plugged import make_plugged
 from zoo.backbones.text import text_backbone
 from zoo.backbones.timm_model import checked_size, patches_of, timm_model
 from zoo.errors import UNFIT, ZooError, because
@@ -21,9 +22,12 @@ def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Ba
     further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
 
     bert, distilbert, roberta, deberta-v2, modernbert and gpt2 read texts: see `zoo.backbones.text.text_backbone`.
+    Names of other packages' backbones (entry points of the group `zoo.backbones`) make those.
 
     Raises ZooError for an unknown name, a keyword the backbone doesn't take, and a size its patches don't divide.
     """
+    if plugin := find_plugged(name):
+        return make_plugged(plugin, size if size is None else tidy_size(size), arguments)
     if reads(name) == "text":
         if size is not None:
             raise ZooError(f"{name} reads texts, which have a length in tokens and no size; give length instead")

@@ -40,12 +40,16 @@ def timm_config(backbone: Backbone, license: str | None) -> dict:
     """config.json: what timm needs to build the same network with the same normalisation, and no claim of timm's own
     weights.
     """
-    default = backbone.model.pretrained_cfg
+    default = getattr(backbone.model, "pretrained_cfg", {})
+    if backbone.origin == "zoo":
+        keywords = plain_model(backbone.name, backbone.size, backbone.arguments)[1]
+    else:  # another package's network: timm opens it where that package registers it with timm
+        keywords = backbone.arguments
     return {
         "architecture": backbone.name,
         "num_classes": 0,
-        "num_features": backbone.model.num_features,
-        "model_args": plain_model(backbone.name, backbone.size, backbone.arguments)[1],
+        "num_features": getattr(backbone.model, "num_features", backbone.num_features),
+        "model_args": keywords,
         "pretrained_cfg": {
             "num_classes": 0,
             "input_size": [backbone.channels, *backbone.image_size],

@@ -60,9 +60,12 @@ def load(name: str | Path, hub: str | Path | None = None) -> tuple[nn.Module, Tr
             f"the network of {name} reads {backbone.reads}, and zoo.load gives a timm model with a transform of "
             "images; use zoo.checkpoint.read.load_backbone"
         )
+    transform = Transform(backbone.size, backbone.channels, backbone.mean, backbone.std)
+    if backbone.origin != "zoo":
+        return backbone.model, transform
     model, _ = plain_model(backbone.name, backbone.size, backbone.arguments)
     model.load_state_dict(backbone.model.state_dict(), strict=True)
-    return model.eval(), Transform(backbone.size, backbone.channels, backbone.mean, backbone.std)
+    return model.eval(), transform
 
 
 def config_of(folder: Path, card: dict, path: str = CONFIG) -> dict:

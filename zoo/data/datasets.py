@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo import paths
+from zoo.data import plugged
 from zoo.data.dataset import Dataset
 from zoo.data.info import FOLDER, SHARDS, DataInfo, check_size
 from zoo.data.media.resize import resize
@@ -57,6 +58,8 @@ def data_info(name: str) -> DataInfo:
         from zoo.data.shards.shards import shards_info
 
         return shards_info(name.removeprefix(SHARDS))
+    if plugin := plugged.find(name):
+        return plugged.plugged_info(plugin)
     return _entry(name).info
 
 
@@ -68,6 +71,8 @@ def get_data(name: str, source: Path | str | None = None) -> Path:
     """
     if isinstance(name, str) and name.startswith((FOLDER, SHARDS)):
         raise ZooError(f"{name} needs no getting: it is read where it lies")
+    if plugin := plugged.find(name):
+        raise plugged.refused_getting(plugin)
     entry = _entry(name)
     if entry.source is None:
         if source is not None:
@@ -106,6 +111,8 @@ def load_data(
         from zoo.data.shards.shards import load_shards
 
         return load_shards(name.removeprefix(SHARDS), size, bad_samples, bad_share)
+    if plugin := plugged.find(name):
+        return plugged.load_plugged(plugin, size)
     entry = _entry(name)
     size = size or entry.info.size
     if entry.source is None:
@@ -124,7 +131,8 @@ def _entry(name: str) -> Entry:
     if not isinstance(name, str) or name not in ENTRIES:
         if isinstance(name, (str, Path)) and os.path.isdir(name):
             raise ZooError(f"{str(name)!r} is a folder, not the name of a data set; write folder:{name}")
-        raise ZooError(f"there is no data set {name!r}{nearest(str(name), [*ENTRIES, 'folder:PATH', 'shards:PATH'])}")
+        known = [*ENTRIES, *(plugin.name for plugin in plugged.installed()), "folder:PATH", "shards:PATH"]
+        raise ZooError(f"there is no data set {name!r}{nearest(str(name), known)}")
     return ENTRIES[name]
 
 
