@@ -304,9 +304,7 @@ BROKEN = {
     TASK.format(name="another"): "plugin_a:Task is registered as 'another'; give the entry point and the decorator the "
     "same name",
     TASK.format(name="theirs") + "raise OSError('at the very end')": "can't be imported: OSError: at the very end",
-    TASK.format(
-        name="simclr"
-    ): "can't be imported: ZooError: the task name 'simclr' is taken by zoo.tasks.image.simclr:SimCLR",
+    TASK.format(name="simclr"): "can't be imported: the task name 'simclr' is taken by zoo.tasks.image.simclr:SimCLR",
 }
 
 
@@ -325,7 +323,7 @@ def test_a_broken_plugin_is_named_with_its_error_and_breaks_nothing_else(code, w
         lambda: zoo.create_task("theirs", None)
     )
     assert (
-        sorted(set(listed()) - {"another"}) == sorted(names)
+        sorted(listed()) == sorted(names)
         and find_task("fine").name == "fine"
         and find_task("simclr").__name__ == "SimCLR"
     )
