@@ -86,8 +86,8 @@ def test_a_plugins_own_recipe_runs_and_its_checkpoint_evaluates(plugin, tmp_path
     assert model(torch.rand(2, 3, transform.size, transform.size)).shape == (2, model.num_features)
     x = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
-        task = load_task(run / "checkpoint")
-        assert task.name == name and torch.equal(task.features(x)["backbone"], load_backbone(run / "checkpoint").pool(x))
+        task, backbone = load_task(run / "checkpoint"), load_backbone(run / "checkpoint")
+        assert task.name == name and torch.equal(task.features(x)["backbone"], backbone.pool(x))
     (row,) = zoo.evaluate(run, protocols=("knn",), labels=(5,), baselines=False)
     assert 0 < row["value"] <= 100
     smoke = ["pretrain", str(recipe_of(folder)), "--smoke", "--no-progress", "--out", str(tmp_path / "smoke"), "--json"]
@@ -98,8 +98,9 @@ def test_a_plugins_own_recipe_runs_and_its_checkpoint_evaluates(plugin, tmp_path
 
 def test_a_plugins_own_tests_pass(site):
     tests = [install(site, distribution) / "tests" for distribution in PLUGINS.values()]
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site.folder)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site.folder), *map(str, tests)],
+        [*pytest_here, *map(str, tests)],
         check=False,
         capture_output=True,
         text=True,

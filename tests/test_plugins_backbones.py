@@ -37,7 +37,13 @@ def refusal(call) -> str:
 def test_it_is_listed_without_being_imported_and_imported_when_named(nets, says):
     assert list_backbones("small_n*") == ["small_net"] and "resnet18" in list_backbones()
     (row,) = json.loads(says("list", "backbones", "small_*", "--json")[1])
-    assert row == {"name": "small_net", "from": "zoo-nets 0.3", "about": "What zoo-nets does", "problem": None}
+    assert row == {
+        "name": "small_net",
+        "reads": None,
+        "from": "zoo-nets 0.3",
+        "about": "What zoo-nets does",
+        "problem": None,
+    }
     told = json.loads(says("info", "small_net", "--json")[1])
     assert (told["kind"], told["from"]) == ("backbone", "zoo-nets 0.3")
     assert "did you mean small_net" in refusal(lambda: create_backbone("smal_net")) and nets.imported() == []
