@@ -98,7 +98,17 @@ def test_a_plugins_own_recipe_runs_and_its_checkpoint_evaluates(plugin, tmp_path
 
 def test_a_plugins_own_tests_pass(site):
     tests = [install(site, distribution) / "tests" for distribution in PLUGINS.values()]
-    pytest_here = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site.folder)]
+    pytest_here = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(site.folder),
+    ]
     done = subprocess.run(
         [*pytest_here, *map(str, tests)],
         check=False,
@@ -153,7 +163,7 @@ PATHS = """
 zoo.backbones: Backbone create_backbone
 zoo.data.generated: generate
 zoo.errors: ZooError
-zoo.grid: rows_of
+zoo.grid: image_grid rows_of
 zoo.heads: projector mlp ConvDecoder TransformerDecoder
 zoo.losses: gather normalized nt_xent
 zoo.masks: random_mask

@@ -29,6 +29,7 @@ from zoo.recipe import flat, groups, keys, parse, parser, resolve
 from zoo.registry import find_task, list_tasks, notices, register_task, task_arguments, task_outline
 from zoo.tasks.base import PretextTask
 from zoo.tasks.output import TaskOutput
+from zoo.testing import check_task
 from zoo.train.settings import Training
 
 BUILT_IN = sorted(
@@ -497,3 +498,47 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+# ---- an entry point alone ------------------------------------------------------------------------
+
+UNMARKED = TASK.replace('@register_task("{name}")\n', "").replace("from zoo.registry import register_task\n", "")
+
+
+def test_an_entry_point_alone_registers_a_class_under_the_name_it_gives(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=UNMARKED)
+    task = find_task("theirs")
+    assert task.name == "theirs" and find_task("theirs") is task and task_arguments("theirs")["depth"] == "2"
+    backbone = zoo.create_backbone("test_resnet", size=32)
+    assert type(zoo.create_task("theirs", backbone, width=3)) is task
+    assert "is taken by plugin_a:Task" in refusal(lambda: register_task("theirs")(session_task("theirs")))
+
+
+def test_the_decorator_may_stand_beside_an_entry_point_of_the_same_name_alone(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=TASK.format(name="theirs"))
+    assert find_task("theirs").name == "theirs"
+    site.install("zoo-other", {"others": "plugin_b:Task"}, plugin_b=TASK.format(name="another"))
+    said = refusal(lambda: find_task("others"))
+    assert said == (
+        "the task others of zoo-other 1.0 can't be used: plugin_b:Task is registered as 'another'; give the entry "
+        "point and the decorator the same name"
+    )
+    assert "another" not in listed()
+
+
+def test_one_class_has_one_name(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task", "twice": "plugin_a:Task"}, plugin_a=UNMARKED)
+    assert find_task("theirs").name == "theirs"
+    assert "is registered as 'theirs'" in refusal(lambda: find_task("twice")) and find_task("theirs").name == "theirs"
+
+
+def test_check_task_takes_a_name_and_a_class_that_only_an_entry_point_names(site):
+    site.install("zoo-plugin", {"theirs": "plugin_a:Task"}, plugin_a=UNMARKED)
+    task = importlib.import_module("plugin_a").Task
+    assert task.name == ""
+    for given in (task, "theirs"):  # a promise that comes after the name's: the docstring has no link
+        with pytest.raises(AssertionError, match="the docstring of Task .* has a link"):
+            check_task(given)
+    assert task.name == "theirs"
+    with pytest.raises(AssertionError, match="'thiers' is not a task; did you mean theirs"):
+        check_task("thiers")

@@ -122,6 +122,12 @@ def find_task(name: str) -> type:
     return _load(entry)
 
 
+def declared_name(task: type) -> str | None:
+    """The name that an installed package's entry point gives to a class; None where there is none."""
+    target = _target(task)
+    return next((entry.name for entry in _installed() if not entry.problem and _same(entry.target, target)), None)
+
+
 def task_entry(name: str) -> TaskEntry:
     """What is known of a task without importing it. Raises ZooError for an unknown one."""
     entries = {entry.name: entry for entry in list_tasks()}

@@ -34,7 +34,7 @@ from zoo.data.info import DataInfo
 from zoo.draws import Draw, counted
 from zoo.errors import ZooError
 from zoo.grid import is_picture
-from zoo.registry import find_task
+from zoo.registry import declared_name, find_task
 from zoo.tasks.base import PretextTask
 from zoo.tasks.load import load_task
 from zoo.tasks.output import TaskOutput, kind_of
@@ -69,17 +69,18 @@ OURS = (
 )
 
 
-def check_task(task: type[PretextTask], **arguments: Any) -> None:
+def check_task(task: type[PretextTask] | str, **arguments: Any) -> None:
     """Raises AssertionError, with a sentence naming the broken promise, unless `task` keeps the contract of a pretext
     task.
 
     Args:
-        task: the class, registered by `register_task`.
+        task: the class, registered by `register_task` or by an entry point; or its name.
         arguments: those of its constructor but the backbone; smaller ones than the defaults make it quicker.
 
     A convolutional backbone is tried first, and a small ViT if the task refuses that with a ZooError. All random
     generators are left as they were found.
     """
+    task = _class_of(task)
     _check_class(task)
     with _as_found(), _fields_needed(task), torch.enable_grad():
         torch.manual_seed(0)
@@ -101,11 +102,24 @@ def check_task(task: type[PretextTask], **arguments: Any) -> None:
 # ---- the class -----------------------------------------------------------------------------------
 
 
+def _class_of(task: Any) -> Any:
+    """The class of a name; a class that only an entry point names is registered by that."""
+    name = task if isinstance(task, str) else None
+    if isinstance(task, type) and issubclass(task, PretextTask) and not task.name:
+        name = declared_name(task)
+    try:
+        return task if name is None else find_task(name)
+    except ZooError as error:
+        raise AssertionError(str(error)) from error
+
+
 def _check_class(task: type) -> None:
     if not (isinstance(task, type) and issubclass(task, PretextTask)):
         raise AssertionError(f"{task!r} is not a class that inherits from zoo.PretextTask")
     who = task.__name__
-    _promise(bool(task.name), f'{who} has no name; decorate it with @register_task("its-name")')
+    _promise(
+        bool(task.name), f'{who} has no name; decorate it with @register_task("its-name"), or name it in an entry point'
+    )
     _promise(find_task(task.name) is task, f"zoo knows another class under the name {task.name}")
     parents = [base.__name__ for base in task.__mro__[1:] if issubclass(base, PretextTask) and base is not PretextTask]
     _promise(not parents, f"{who} inherits from {' and '.join(parents)}; a task inherits from PretextTask alone")
