@@ -20,18 +20,18 @@ import torch
 from recipe_example import no_hang, sentence
 
 import zoo
+from zoo.contract.small import SIZES, backbone_for
 from zoo.data.generated import generate
 from zoo.data.info import DataInfo
 from zoo.machine.cpu import give_memory_back
 from zoo.registry import find_task
-from zoo.testing import SIZES, _backbone_for
 
 BATCH, BATCHES = 4, 3  # pictures of a batch, batches of an epoch
 
 
 @functools.cache
 def _backbone(task: str) -> dict:
-    return _backbone_for(find_task(task), {})
+    return backbone_for(find_task(task), {})
 
 
 def recipe(task: str = "autoencoder", seed: int = 0, **trainer: Any) -> dict:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo import registry
+from zoo.contract.small import SIZES, backbone_for, batch_of, make
 from zoo.heads import Teacher
 from zoo.registry import find_task, list_tasks
 from zoo.tasks.base import PretextTask
 from zoo.tasks.output import TaskOutput
-from zoo.testing import SIZES, _backbone_for, _batch, _make, check_task
+from zoo.testing import check_task
 from zoo.views import to_float
 
 
@@ -34,7 +35,7 @@ def test_every_teacher_follows_by_its_momentum_and_ends_where_it_is():
     found = set()
     for entry in list_tasks():
         cls = find_task(entry.name)
-        task = _make(cls, _backbone_for(cls, {}), SIZES[0], {"version": "v3"} if entry.name == "moco" else {})
+        task = make(cls, backbone_for(cls, {}), SIZES[0], {"version": "v3"} if entry.name == "moco" else {})
         if not isinstance(teacher := getattr(task, "teacher", None), Teacher):
             continue
         with torch.no_grad():
@@ -54,10 +55,10 @@ def test_every_teacher_follows_by_its_momentum_and_ends_where_it_is():
 @pytest.mark.parametrize("name", [entry.name for entry in list_tasks() if entry.origin == "zoo"])
 def test_the_backbone_runs_in_the_precision_asked_for_and_the_loss_does_not(name):
     cls, found = find_task(name), set()
-    task = _make(cls, _backbone_for(cls, {}), SIZES[0], {})
+    task = make(cls, backbone_for(cls, {}), SIZES[0], {})
     layers = [layer for layer in task.backbone.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     with torch.no_grad():
-        views = task.views(_batch(cls, SIZES[0]))
+        views = task.views(batch_of(cls, SIZES[0]))
     for layer in layers:  # only now: a tokenizer or a teacher outside that cooks targets has its own
         layer.register_forward_hook(lambda layer, given, out: found.add(out.dtype))
     with torch.autocast("cpu", torch.bfloat16):
@@ -68,8 +69,8 @@ def test_the_backbone_runs_in_the_precision_asked_for_and_the_loss_does_not(name
 @pytest.mark.parametrize("name", [entry.name for entry in list_tasks() if entry.origin == "zoo"])
 def test_a_last_batch_of_one_picture_is_validated(name):
     cls = find_task(name)
-    task = _make(cls, _backbone_for(cls, {}), SIZES[0], {}).eval()
-    alone = {field: values[:1] for field, values in _batch(cls, SIZES[0]).items()}
+    task = make(cls, backbone_for(cls, {}), SIZES[0], {}).eval()
+    alone = {field: values[:1] for field, values in batch_of(cls, SIZES[0]).items()}
     with torch.no_grad():
         assert bool(task(task.views(alone)).loss.isfinite())
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from zoo.contract.small import CPU, SIZES, backbone_for, batch_of, make
 from zoo.draws import Draw as TRAINING
 from zoo.draws import counted
 from zoo.errors import ZooError
@@ -34,7 +35,6 @@ from zoo.losses import gather, total
 from zoo.machine.norms import use_global_batch_norm
 from zoo.registry import find_task, list_tasks
 from zoo.tasks.base import PretextTask
-from zoo.testing import CPU, SIZES, _backbone_for, _batch, _make
 
 WORLD, IMAGES, STEPS = 2, 14, 2  # 14 pictures: a number of rows that nothing else in a batch has
 OTHERS: dict[str, tuple[str, dict | None, dict]] = {  # name -> task, backbone, arguments: what defaults don't reach
@@ -56,7 +56,7 @@ def make(name: str, backbone: dict | None = None) -> PretextTask:
     name, other, arguments = OTHERS.get(name, (name, None, {}))
     cls = find_task(name)
     with counted(CPU, 0):
-        task = _make(cls, backbone or other or _backbone_for(cls, {}), SIZES[0], arguments)
+        task = make(cls, backbone or other or backbone_for(cls, {}), SIZES[0], arguments)
     for module in task.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -67,7 +67,7 @@ def make(name: str, backbone: dict | None = None) -> PretextTask:
 
 def views_of(task: PretextTask, step: int, steps: int = STEPS) -> tuple:
     """The views of a global batch, by one process; another batch each of the steps."""
-    batch = _batch(type(task), SIZES[0], IMAGES * steps)
+    batch = batch_of(type(task), SIZES[0], IMAGES * steps)
     rows = slice(step * IMAGES, (step + 1) * IMAGES)
     with torch.no_grad(), counted(CPU, TRAINING, step):
         views = task.views({name: field[rows] for name, field in batch.items()})

@@ -24,13 +24,13 @@ from test_ranks import CLOSE, WORLD, each_tensor, group, make, share, views_of
 from torch import Tensor, nn
 
 import zoo
+from zoo.contract.small import CONV, CPU, SIZES, VIT
 from zoo.errors import ZooError
 from zoo.losses import total
 from zoo.machine.norms import use_global_batch_norm
 from zoo.machine.resumable import Clock
 from zoo.optim import Optim
 from zoo.tasks.base import PretextTask
-from zoo.testing import CONV, CPU, SIZES, VIT
 from zoo.train import fsdp
 from zoo.train.fit import _smaller, build
 from zoo.train.settings import Training
