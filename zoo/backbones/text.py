@@ -58,17 +58,21 @@ class TextBackbone(Backbone):
         return list(self.model.get_submodule(ARCHITECTURES[self.name].blocks))
 
     @property
+    def needs_learning(self) -> bool:
+        return self.tokenizer is None
+
+    @property
     def tokenizer_kind(self) -> str:
         """wordpiece, bpe, words or unigram: what `learn` learns, or the kind of the tokenizer that was given."""
         return str(self.arguments.get("tokenizer", LEARNED[0]))
 
-    def learn(self, texts: Sequence[str]) -> Tokenizer:
+    def learn(self, values: Sequence[str]) -> Tokenizer:
         """Learn the tokenizer from texts, those of the training split, and use it. The same texts give the same
         tokenizer. Raises ZooError for texts without any text, and where a tokenizer is there already.
         """
         if self.tokenizer is not None:
             raise ZooError(f"the backbone {self.name} has a tokenizer already, and its weights belong to that one")
-        self.use(learn_tokenizer(texts, self.vocabulary, self.tokenizer_kind))
+        self.use(learn_tokenizer(values, self.vocabulary, self.tokenizer_kind))
         return self.tokenizer
 
     def use(self, tokenizer: Tokenizer) -> None:
