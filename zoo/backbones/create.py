@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from zoo.backbones.audio import audio_backbone
 from zoo.backbones.base import Backbone
 from zoo.backbones.image import ImageBackbone
 from zoo.backbones.names import find_plugged, reads
@@ -24,6 +25,8 @@ def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Ba
     bert, distilbert, roberta, deberta-v2, modernbert and gpt2 read texts: see `zoo.backbones.text.text_backbone`.
     Names of other packages' backbones (entry points of the group `zoo.backbones`) make those.
 
+    audio reads sounds: see `zoo.backbones.audio.audio_backbone`.
+
     Raises ZooError for an unknown name, a keyword the backbone doesn't take, and a size its patches don't divide.
     """
     if plugin := find_plugged(name):
@@ -32,6 +35,10 @@ def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Ba
         if size is not None:
             raise ZooError(f"{name} reads texts, which have a length in tokens and no size; give length instead")
         return text_backbone(name, **arguments)
+    if reads(name) == "audio":
+        if size is not None:
+            raise ZooError(f"{name} reads sounds, which have a rate and seconds and no size; give those instead")
+        return audio_backbone(**arguments)
     arguments = {key: value for key, value in arguments.items() if key != "img_size" or size is None}
     size = None if size is None else tidy_size(size)
     model = timm_model(name, size, arguments)

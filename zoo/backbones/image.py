@@ -44,6 +44,7 @@ class ImageBackbone(Backbone):
         super().__init__()
         self.model = model
         self.name, self.arguments = name, dict(arguments)
+        self.timm_name, self.timm_arguments = name, self.arguments
         self.size, self.channels = size, int(arguments.get("in_chans", 3))
         self.image_size = height_width(size)
         self.num_features: int = (

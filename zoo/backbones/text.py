@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.backbones.architectures import ARCHITECTURES, TEXT_ARGUMENTS, Architecture, Plain
 from zoo.backbones.base import Backbone
+from zoo.backbones.plain import check_plain
 from zoo.backbones.tokenizer import LEARNED, LEARNED_IDS, Tokenizer, check_learnable, learn_tokenizer, read_tokenizer
 from zoo.errors import UNFIT, ZooError, because, nearest
 
@@ -220,27 +221,16 @@ def _given_tokenizer(given: str | Path | None) -> Tokenizer | None:
 
 def _check_value(name: str, word: str, value: Any, architecture: Architecture) -> None:
     """Raises ZooError unless the keyword can be set, and the value has its type and a bounded size."""
-    where, defaults = f"backbone.{word}", TEXT_ARGUMENTS | architecture.defaults
+    defaults = TEXT_ARGUMENTS | architecture.defaults
     if word not in defaults:
         ours = {own: common for common, own in architecture.own.items()} | RENAMED
         hint = (
             f"; it is called {ours[word]} here" if word in ours else nearest(word, [*defaults, "pooling", "tokenizer"])
         )
-        raise ZooError(f"{where} is not a keyword of {name}{hint}")
+        raise ZooError(f"backbone.{word} is not a keyword of {name}{hint}")
     default = defaults[word]
-    kinds = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-        raise ZooError(f"{where} is {str(value)[:80]!r}; it has to be {_article(type(default))}, such as {default!r}")
-    if isinstance(value, str) or isinstance(value, bool):
-        return
-    least = 1 if isinstance(default, int) and default > 0 else min(default, 0)
-    most = MOST.get(word, MOST_ELSE)
-    if not least <= value <= most:  # NaN isn't either
-        raise ZooError(f"{where} is {value}; it has to be from {least:,} to {most:,}")
-
-
-def _article(kind: type) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+    least = 1 if isinstance(default, int) and default > 0 else 0 if isinstance(default, str) else min(default, 0)
+    check_plain(word, value, default, least, MOST.get(word, MOST_ELSE))
 
 
 def _check_reading(name: str, length: int, pooling: str, architecture: Architecture) -> None:

@@ -30,6 +30,7 @@ ROLES = {  # what a special token is for, and its usual names
     "mask": ("[MASK]", "<mask>"),
 }
 LEARNED_IDS = {role: SPECIAL.index(names[0]) for role, names in ROLES.items()}
+CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f]"  # characters that a learned wordpiece or words leaves out
 LARGEST = 64 << 20  # bytes of a tokenizer.json
 BYTES = 256  # symbols that a learned bpe starts from
 LONGEST = 1 << 14  # characters of one text that a tokenizer is learned from
@@ -200,7 +201,9 @@ def _before_learning(library: Any, kind: str) -> Any:
     if kind == "bpe":
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     else:
-        steps.append(library.normalizers.BertNormalizer(strip_accents=False))  # many scripts write vowels as accents
+        # The library's own cleaning would drop joiners, which Persian and emoji need, and vowels that are accents.
+        steps.append(library.normalizers.Replace(library.Regex(CONTROLS), ""))
+        steps.append(library.normalizers.BertNormalizer(clean_text=False, strip_accents=False))
         tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     tokenizer.normalizer = library.normalizers.Sequence(steps)
     return tokenizer

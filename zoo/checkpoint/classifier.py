@@ -19,11 +19,11 @@ def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Modu
 
     config = timm_config(backbone, None)
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(backbone.name, num_classes=len(weight), **config["model_args"]).eval()
+        model = timm.create_model(backbone.timm_name, num_classes=len(weight), **config["model_args"]).eval()
     last = model.get_classifier()
     if not isinstance(last, nn.Linear) or last.weight.shape != weight.shape or last.bias is None:
         raise ZooError(
-            f"timm's classifier of {backbone.name} is {type(last).__name__}, not one linear layer on its "
+            f"timm's classifier of {backbone.timm_name} is {type(last).__name__}, not one linear layer on its "
             f"{weight.shape[1]} pooled "
             "features; use --mode knn, or another backbone"
         )
@@ -31,8 +31,8 @@ def with_classifier(backbone: Backbone, weight: Tensor, bias: Tensor) -> nn.Modu
     names = {id(p): name for name, p in model.named_parameters()}
     if unexpected or set(missing) != {names[id(last.weight)], names[id(last.bias)]}:
         raise ZooError(
-            f"timm's {backbone.name} has more than its classifier that the backbone lacks ({', '.join(missing[:3])}); "
-            "use --mode knn"
+            f"timm's {backbone.timm_name} has more than its classifier that the backbone lacks "
+            f"({', '.join(missing[:3])}); use --mode knn"
         )
     with torch.no_grad():
         last.weight.copy_(weight)

@@ -42,11 +42,12 @@ def timm_config(backbone: Backbone, license: str | None) -> dict:
     """
     default = getattr(backbone.model, "pretrained_cfg", {})
     if backbone.origin == "zoo":
-        keywords = plain_model(backbone.name, backbone.size, backbone.arguments)[1]
+        name = backbone.timm_name
+        keywords = plain_model(name, backbone.size, backbone.timm_arguments)[1]
     else:  # another package's network: timm opens it where that package registers it with timm
-        keywords = backbone.arguments
+        name, keywords = backbone.name, backbone.arguments
     return {
-        "architecture": backbone.name,
+        "architecture": name,
         "num_classes": 0,
         "num_features": getattr(backbone.model, "num_features", backbone.num_features),
         "model_args": keywords,

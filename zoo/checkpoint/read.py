@@ -63,7 +63,7 @@ def load(name: str | Path, hub: str | Path | None = None) -> tuple[nn.Module, Tr
     transform = Transform(backbone.size, backbone.channels, backbone.mean, backbone.std)
     if backbone.origin != "zoo":
         return backbone.model, transform
-    model, _ = plain_model(backbone.name, backbone.size, backbone.arguments)
+    model, _ = plain_model(backbone.timm_name, backbone.size, backbone.timm_arguments)
     model.load_state_dict(backbone.model.state_dict(), strict=True)
     return model.eval(), transform
 

@@ -37,6 +37,7 @@ from zoo.strict import read_json
 TOKENIZER_CONFIG = "tokenizer_config.json"
 FILES = {  # what a tower of each kind consists of
     "image": (CONFIG, MODEL),
+    "audio": (CONFIG, MODEL),
     "text": (CONFIG, MODEL, TOKENIZER, TOKENIZER_CONFIG),
 }
 
