@@ -201,7 +201,8 @@ def _before_learning(library: Any, kind: str) -> Any:
     if kind == "bpe":
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
     else:
-        # The library's own cleaning would drop joiners, which Persian and emoji need, and vowels that are accents.
+        # The library's own cleaning would drop joiners, which Persian and emoji need, and accents, which are vowels
+        # in many scripts.
         steps.append(library.normalizers.Replace(library.Regex(CONTROLS), ""))
         steps.append(library.normalizers.BertNormalizer(clean_text=False, strip_accents=False))
         tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
