@@ -77,6 +77,12 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_hubs(verb)
     p = verb("new-task", verbs.new_task, "Write the skeleton of a package with a pretext task of your own.")
     p.add_argument("name", help="the task's name: lower-case words joined by hyphens")
+    p.add_argument(
+        "--kind",
+        default="image",
+        choices=["image", "text", "audio", "pair"],
+        help="what the task learns from; pair is images with texts; default image",
+    )
     p.add_argument("--out", help="folder of the package; default zoo-NAME")
     p = verb("completion", completion, "Print a completion script for a shell.")
     p.add_argument("shell", choices=["bash", "zsh", "tcsh"])

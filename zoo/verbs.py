@@ -507,7 +507,7 @@ def verify(given: argparse.Namespace) -> Any:
 def new_task(given: argparse.Namespace) -> Any:
     from zoo.newtask import new_task as run
 
-    folder = run(given.name, given.out)
+    folder = run(given.name, given.out, given.kind)
     _say(
         given,
         f"{folder} is written. Install and test it with:\n  pip install -e {quote(str(folder))}\n  pytest "
