@@ -17,7 +17,7 @@ import pytest
 import zoo
 from zoo import cli
 from zoo.errors import ZooError
-from zoo.newtask import class_name, new_task
+from zoo.newtask import KINDS, RECIPES, class_name, new_task
 from zoo.recipe import read
 
 ROOT = Path(zoo.__file__).parent.parent
@@ -28,18 +28,20 @@ RECIPE = "recipes/align-uniform-test-resnet-fashion-mnist.yaml"
 
 
 class Installed:
-    """The example and a skeleton, copied, built and installed into a folder; and commands that find them there."""
+    """The example and a skeleton of each kind, copied, built and installed into a folder; and commands that find them
+    there.
+    """
 
     def __init__(self, place: Path):
-        self.site, self.example, self.skeleton, self.elsewhere = (
-            place / name for name in ("site", "zoo-align-uniform", "skeleton", "elsewhere")
-        )
+        self.site, self.example, self.elsewhere = (place / name for name in ("site", "zoo-align-uniform", "elsewhere"))
+        self.skeletons = [place / f"zoo-my-{kind}" for kind in KINDS]
         self.elsewhere.mkdir()
         skipped = shutil.ignore_patterns("__pycache__", "runs", ".pytest_cache", "*.egg-info")
         shutil.copytree(
             ROOT / "examples" / "zoo-align-uniform", self.example, ignore=skipped
         )  # so that building leaves nothing in the checkout
-        assert cli.main(["new-task", "my-idea", "--out", str(self.skeleton)]) == 0
+        for kind, skeleton in zip(KINDS, self.skeletons, strict=True):
+            assert cli.main(["new-task", f"my-{kind}", "--kind", kind, "--out", str(skeleton)]) == 0
         self.environment = os.environ | {
             "PYTHONPATH": f"{self.site}{os.pathsep}{ROOT}",
             "ZOO_HOME": str(place / "home"),
@@ -57,7 +59,7 @@ class Installed:
             "--target",
             self.site,
             self.example,
-            self.skeleton,
+            *self.skeletons,
         )
 
     def python(self, *words: str | Path) -> str:
@@ -79,8 +81,8 @@ def test_the_packages_hold_their_module_and_nothing_else(installed):
     assert {path.name for path in installed.site.iterdir() if path.name != "bin"} == {
         "zoo_align_uniform",
         "zoo_align_uniform-0.1.0.dist-info",
-        "zoo_my_idea",
-        "zoo_my_idea-0.1.0.dist-info",
+        *(f"zoo_my_{kind}" for kind in KINDS),
+        *(f"zoo_my_{kind}-0.1.0.dist-info" for kind in KINDS),
     }
 
 
@@ -92,11 +94,11 @@ def test_they_are_listed_with_their_distributions(installed):
         "about": "Alignment and uniformity, a pretext task for the pretext zoo.",
         "problem": None,
     }
-    assert (
-        tasks["my-idea"]["from"] == "zoo-my-idea 0.1.0"
-        and tasks["my-idea"]["problem"] is None
-        and tasks["simclr"]["from"] == "zoo"
-    )
+    for kind in KINDS:
+        assert (tasks[f"my-{kind}"]["from"], tasks[f"my-{kind}"]["problem"]) == (f"zoo-my-{kind} 0.1.0", None)
+    assert tasks["simclr"]["from"] == "zoo"
+    data = {row["name"]: row for row in json.loads(installed.python("-m", "zoo.cli", "list", "data", "--json"))}
+    assert data["my-audio-tones"]["from"] == "zoo-my-audio 0.1.0" and data["digits"]["from"] == "zoo"
 
 
 COMMANDS = """
@@ -116,7 +118,7 @@ def test_the_example_is_described_and_trained(installed):
     recipe, run = str(installed.example / RECIPE), installed.elsewhere / "run"
     words = [
         ["info", "align-uniform"],
-        ["info", "my-idea"],
+        ["info", "my-image"],
         ["pretrain", recipe, "--help"],
         ["pretrain", recipe, "--smoke", "--out", str(run), "--task.flip", "0.25", "--no-progress"],
     ]
@@ -154,15 +156,16 @@ def test_their_own_tests_pass(installed):
         "no:cacheprovider",
         "-q",
         "-rs",
+        "--import-mode=importlib",
         "--rootdir",
         installed.elsewhere,
         installed.example / "tests",
-        installed.skeleton / "tests",
+        *(skeleton / "tests" for skeleton in installed.skeletons),
     )
     passed = re.search(r"(\d+) passed", out)
-    files = [*installed.example.glob("tests/test_*.py"), *installed.skeleton.glob("tests/test_*.py")]
+    files = [path for folder in (installed.example, *installed.skeletons) for path in folder.glob("tests/test_*.py")]
     tests = sum(path.read_text().count("\ndef test_") for path in files)
-    assert passed and int(passed[1]) == tests >= 10 and not re.search("skipped|failed|error", out), out
+    assert passed and int(passed[1]) == tests >= 25 and not re.search("skipped|failed|error", out), out
 
 
 # ---- the skeleton --------------------------------------------------------------------------------
@@ -185,9 +188,10 @@ def test_their_own_tests_pass(installed):
         "null",
     ],
 )
-def test_a_skeleton_is_complete_under_every_name(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_skeleton_is_complete_under_every_name(name, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = new_task(name)
+    folder = new_task(name, kind=kind)
     module = "zoo_" + name.replace("-", "_")
     assert folder == Path(f"zoo-{name}") and {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
@@ -197,7 +201,8 @@ def test_a_skeleton_is_complete_under_every_name(name, tmp_path, monkeypatch):
         f"{module}/__init__.py",
         f"{module}/task.py",
         "tests/test_task.py",
-        f"recipes/{name}-test-resnet-fashion-mnist.yaml",
+        f"recipes/{name}-{RECIPES[kind]}.yaml",
+        *([f"{module}/data.py"] if kind == "audio" else []),
     }
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == f"zoo-{name}" and project["entry-points"]["zoo.tasks"] == {
@@ -215,7 +220,32 @@ def test_a_skeleton_is_complete_under_every_name(name, tmp_path, monkeypatch):
     (written,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
     assert written.name == class_name(name) and written.name.isidentifier() and written.name not in imported
     ast.parse((folder / "tests" / "test_task.py").read_text())
-    assert read(folder / "recipes" / f"{name}-test-resnet-fashion-mnist.yaml")["task"]["name"] == name, "as a word"
+    assert read(folder / "recipes" / f"{name}-{RECIPES[kind]}.yaml")["task"]["name"] == name, "as a word"
+    assert "register_task" not in (folder / module / "task.py").read_text(), "its entry point registers it"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_skeleton_is_laid_out_as_the_zoos_own_code(kind, tmp_path):
+    folder = new_task("my-idea", tmp_path / "idea", kind)
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert max(map(len, path.read_text().splitlines())) <= 120, path
+    ruff = shutil.which("ruff") or shutil.which("ruff", path=Path(sys.executable).parent)
+    for words in (["check"], ["format", "--check"]) if ruff else ():
+        done = subprocess.run(
+            [ruff, *words, "--no-cache", "--config", ROOT / "pyproject.toml", "."],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_an_unknown_kind_of_task(tmp_path, capsys):
+    with pytest.raises(ZooError, match="'txet' is not a kind of task; did you mean text?"):
+        new_task("my-idea", tmp_path / "out", "txet")
+    assert cli.main(["new-task", "my-idea", "--kind", "smell", "--out", str(tmp_path / "out")]) == 2
+    assert "--kind 'smell'; known: audio, image, pair, text" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
