@@ -165,7 +165,7 @@ def test_their_own_tests_pass(installed):
     passed = re.search(r"(\d+) passed", out)
     files = [path for folder in (installed.example, *installed.skeletons) for path in folder.glob("tests/test_*.py")]
     tests = sum(path.read_text().count("\ndef test_") for path in files)
-    assert passed and int(passed[1]) == tests >= 25 and not re.search("skipped|failed|error", out), out
+    assert passed and int(passed[1]) == tests >= 20 and not re.search("skipped|failed|error", out), out
 
 
 # ---- the skeleton --------------------------------------------------------------------------------
