@@ -10,6 +10,7 @@ import pytest
 import torch
 from run_example import place, recipe  # noqa: F401
 from site_example import BACKBONE, as_found, says, site  # noqa: F401
+from torch import nn
 
 import zoo
 from zoo.backbones import create_backbone
@@ -18,6 +19,8 @@ from zoo.card import read_card
 from zoo.checkpoint.read import load_backbone
 from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
+from zoo.registry import register_task
+from zoo.tasks.base import PretextTask, TaskOutput
 from zoo.tasks.load import load_task
 
 
@@ -144,3 +147,64 @@ def test_the_check_imports_them_in_processes_of_their_own(nets, says):
         "small_three": "the backbone small_three of zoo-three 1.0 can't be used: plugin_t:x is a int instead of a "
         "function",
     }
+
+
+LETTERS = """
+import torch
+from torch import nn
+from zoo.backbones import Backbone
+
+class Letters(Backbone):
+    reads = "text"
+
+    def __init__(self, length, width):
+        super().__init__()
+        self.length, self.num_features, self.model = length, width, nn.Embedding(256, width)
+
+    def prepare(self, values):
+        rows = [[*text.encode()[: self.length]] + [0] * (self.length - len(text.encode())) for text in values]
+        return torch.tensor(rows, device=self.model.weight.device)
+
+    def pool(self, x):
+        return self.model(x).mean(1)
+
+    def example(self, count):
+        return ["a"] * count
+
+    def spec(self):
+        return {"name": self.name, **self.arguments, "length": self.length}
+
+def letters(size=None, length: int = 16, width: int = 8):
+    return Letters(length, width)
+"""
+
+
+class Long(PretextTask):
+    """Guess whether a text is long."""
+
+    needs, towers = ("text",), {"backbone": "text"}
+
+    def __init__(self, backbone, scale: float = 10.0):
+        super().__init__(backbone)
+        self.scale, self.head = scale, nn.Linear(backbone.num_features, 1)
+
+    def views(self, batch):
+        return self.backbone.prepare(batch["text"]), torch.tensor([len(text) / self.scale for text in batch["text"]])
+
+    def forward(self, views):
+        x, wanted = views
+        return TaskOutput((self.head(self.backbone.pool(x)).squeeze(1) - wanted).square().mean())
+
+
+def test_a_backbone_that_reads_texts_is_kept_in_checkpoints_too(site, tmp_path):
+    site.install("zoo-letters", {"letters": "plugin_l:letters"}, group="zoo.backbones", plugin_l=LETTERS)
+    register_task("long")(Long)
+    given = {"data": {"name": "emoji"}, "backbone": {"name": "letters", "width": 6}, "task": {"name": "long"}}
+    run = zoo.pretrain(given | {"trainer": {"max_steps": 2}}, out=tmp_path / "run", smoke=True, progress=False)
+    card = read_card(run / "checkpoint")
+    assert card["backbone"] == {"name": "letters", "width": 6}, "the length is the data's"
+    task = load_task(run / "checkpoint")
+    assert type(task) is Long and task.represent({"text": ["a", "b"]})["backbone"].shape == (2, 6)
+    assert task.backbone.length == card["data"]["kinds"]["text"]["length"]
+    update_card(run / "checkpoint", license="MIT")
+    assert torch.equal(load_backbone(run / "checkpoint").model.weight, task.backbone.model.weight)

@@ -109,13 +109,16 @@ def plain(kind: Kind) -> dict[str, Any]:
     return {"kind": kind.kind} | {key: value for key, value in values.items() if not isinstance(value, list)}
 
 
+# Keywords that a backbone has from the field it reads, beside the size of images.
+GIVEN = {"text": ("length",), "tokens": ("length", "vocabulary"), "audio": ("rate", "seconds")}
+
+
 def given_to_backbone(kind: Kind | dict[str, Any]) -> dict[str, Any]:
     """Keywords of `create_backbone` that a backbone has from the field it reads, of a kind or of `plain` of one."""
     values = kind if isinstance(kind, dict) else plain(kind)
     if values["kind"] == "image":
         return {"size": tidy_size((values["height"], values["width"]))}
-    wanted = {"text": ("length",), "tokens": ("length", "vocabulary"), "audio": ("rate", "seconds")}
-    return {key: values[key] for key in wanted.get(values["kind"], ()) if key in values}
+    return {key: values[key] for key in GIVEN.get(values["kind"], ()) if key in values}
 
 
 def size_name(size: ImageSize | Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """Backbones of other packages, by the entry-point group `zoo.backbones`.
 
-An entry point names a function `(size=None, **plain) -> Backbone`. `size` is the size of the images, `plain` are the
-further keys of a recipe's backbone group. For images the function returns an `ImageBackbone(model, name, size, plain)`
-around a network with timm's attributes.
+An entry point names a function `(size=None, **plain) -> Backbone`. `size` is the size of the images. `plain` are the
+further keys of a recipe's backbone group, and what the data say: the `length` of texts, the `rate` and `seconds` of
+sounds. For images the function returns an `ImageBackbone(model, name, size, plain)` around a network with timm's
+attributes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from zoo import plugins
 from zoo.backbones.base import Backbone
 from zoo.errors import nearest
+from zoo.fields import GIVEN
 from zoo.plugins import Plugin
 
 IMAGE_NEEDS = ("size", "channels", "mean", "std")  # attributes of a backbone that reads images
@@ -32,7 +34,9 @@ def make_plugged(plugin: Plugin, size: int | tuple[int, int] | None, arguments: 
         backbone = function(size=size, **arguments)
     if not isinstance(backbone, Backbone):
         raise plugins.unfit(plugin, f"it made a {type(backbone).__name__} instead of a zoo.backbones.Backbone")
-    backbone.name, backbone.arguments, backbone.origin = plugin.name, dict(arguments), plugin.origin
+    given = GIVEN.get(getattr(backbone, "reads", ""), ())  # by the data, and so no keywords of a recipe
+    backbone.arguments = {key: value for key, value in arguments.items() if key not in given}
+    backbone.name, backbone.origin = plugin.name, plugin.origin
     if why := _attributes_fault(backbone, size):
         raise plugins.unfit(plugin, why)
     with plugins.blaming(plugin, "can't be used"):

@@ -4,6 +4,9 @@
     audio  config.json  model.safetensors                                         timm, on log-mel images
     text   config.json  model.safetensors  tokenizer.json  tokenizer_config.json  transformers
 
+A backbone of another package has config.json and model.safetensors, whatever it reads. An image backbone's config.json
+is timm's; timm opens it where that package registers its network with timm.
+
 Data only. A network is built from the plain keywords of a card, never from what a file names. The files have to
 describe the same network, and the weights have to fit it exactly.
 """
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 
 from zoo.backbones import Backbone, create_backbone
+from zoo.backbones.names import find_plugged
 from zoo.backbones.text import TextBackbone
 from zoo.backbones.tokenizer import FILE as TOKENIZER
 from zoo.backbones.tokenizer import LEARNED, Tokenizer
@@ -50,8 +54,10 @@ def tower_files(backbone: Backbone, license: str | None) -> dict[str, bytes]:
 
     Raises ZooError for weights that aren't finite, a text backbone without a tokenizer, and a kind that can't be kept.
     """
-    _check_kind(backbone.reads)
     files = {MODEL: weights(backbone.model.state_dict(), MODEL)}
+    if backbone.origin != "zoo" and backbone.reads != "image":
+        return files | {CONFIG: json_bytes(plugged_config(backbone, license))}
+    _check_kind(backbone.reads)
     if backbone.reads == "text":
         if backbone.tokenizer is None:
             raise ZooError(
@@ -77,24 +83,41 @@ def read_tower(
 
     Raises ZooError for files that describe another network than `spec`, and for weights that don't fit.
     """
-    _check_kind(kind)
+    plugin = find_plugged(spec["name"])
+    if plugin is None:
+        _check_kind(kind)
     data = read(MODEL)
     bounds = Bounded(
         f"the network that the card of {where} describes",
         BESIDE + 4 * len(data),
         f"its weights hold {len(data) / 1e6:,.1f} MB, so they belong to another, and nothing was loaded",
     )
-    given = {"tokenizer": Tokenizer(read(TOKENIZER), f"{where}/{TOKENIZER}")} if kind == "text" else {}
+    ours = kind == "text" and plugin is None
+    given = {"tokenizer": Tokenizer(read(TOKENIZER), f"{where}/{TOKENIZER}")} if ours else {}
     with torch.random.fork_rng(devices=[]), bounds:
         backbone = create_backbone(**spec | given)
     if backbone.reads != kind:
         raise ZooError(f"the card says that the network in {where} reads {kind}, and {backbone.name} doesn't")
-    if kind == "text":
+    if ours:
         _check_text_files(backbone, spec, read, where)
+    elif plugin is not None and kind != "image":
+        config, wanted = read_json(read(CONFIG), f"{where}/{CONFIG}"), plugged_config(backbone, None)
+        for key in ("architecture", "model_args"):
+            _check_same(key, config.get(key) if isinstance(config, dict) else None, wanted[key], f"{where}/{CONFIG}")
     else:
         _check_image_config(backbone, read(CONFIG), f"{where}/{CONFIG}")
     fill_exactly(backbone.model, backbone.model.state_dict(), data, f"{where}/{MODEL}")
     return backbone.eval()
+
+
+def plugged_config(backbone: Backbone, license: str | None) -> dict[str, Any]:
+    """config.json of a backbone of another package that doesn't read images: its name and keywords."""
+    return {
+        "architecture": backbone.name,
+        "num_features": backbone.num_features,
+        "model_args": backbone.arguments,
+        "pretrained_cfg": {"license": license},
+    }
 
 
 def transformers_config(backbone: TextBackbone) -> dict[str, Any]:
