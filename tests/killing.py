@@ -72,7 +72,7 @@ def generated(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "zoo.data.module.load_data", lambda name, size, **ignored: generate(info, size=size, images=2 * BATCH * BATCHES)
     )
-    monkeypatch.setattr("zoo.train.fit.data_info", lambda name: info)
+    monkeypatch.setattr("zoo.train.fit.data_info", lambda name, settings: info)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from zoo.data import datasets
-from zoo.data.datasets import data_info, get_data, list_data, load_data
+from zoo.data.datasets import data_info, get_data, list_data, load_data, resolve
+from zoo.data.info import Settings
 from zoo.data.media.resize import resize
 from zoo.data.named import catalogue
 from zoo.data.sources import sources
@@ -78,7 +79,7 @@ def test_entries_are_complete():
         assert len(set(info.classes)) == len(info.classes) and ("label" in info.fields) == bool(info.classes)
         assert list(info.splits) == ["train", "validation", "test"] and min(info.splits.values()) > 0
         assert all((info.version, info.license, info.attribution, info.homepage.startswith("https://"), info.summary))
-        assert f"`{info.name}`" in notice and data_info(info.name) is info
+        assert f"`{info.name}`" in notice and data_info(info.name) == info
         module, function = entry.reader.split(":")
         assert callable(getattr(importlib.import_module(module), function))
         assert entry.source is None or entry.source in sources.SOURCES
@@ -115,11 +116,13 @@ def test_wrong_sizes(size):
 def test_folders_go_to_the_folder_reader(tmp_path, monkeypatch):
     from zoo.data.folder import folder
 
-    monkeypatch.setattr(folder, "folder_info", lambda path: ("info", path))
-    monkeypatch.setattr(folder, "load_folder", lambda path, *given: ("set", path, *given))
-    assert data_info("folder:some/where") == ("info", "some/where")
-    assert load_data("folder:some/where", 48) == ("set", "some/where", 48, "raise", 0.001)
-    assert load_data("folder:some/where", bad_samples="skip", bad_share=0.5) == ("set", "some/where", None, "skip", 0.5)
+    monkeypatch.setattr(folder, "folder_info", lambda path, settings: ("info", path, settings))
+    monkeypatch.setattr(folder, "load_folder", lambda path, **given: ("set", path, given))
+    assert data_info("folder:some/where") == ("info", "some/where", Settings())
+    assert load_data("folder:some/where", 48) == ("set", "some/where", vars(Settings(size=48)))
+    given = {"bad_samples": "skip", "bad_share": 0.5, "rate": 8000, "seconds": 1.5, "length": 9, "lines": True}
+    assert load_data("folder:some/where", **given) == ("set", "some/where", vars(Settings(**given)))
+    assert resolve("folder:some/where", Settings(rate=8000)).info() == ("info", "some/where", Settings(rate=8000))
     with pytest.raises(ZooError, match="needs no getting"):
         get_data("folder:some/where")
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data.folder import folder as module
+from zoo.data.folder.layout import Layout, layout_of
 from zoo.errors import ZooError
 
 
-def layout(*files: str) -> module.Layout:
-    return module._layout(sorted(files), Path("/pictures"))
+def layout(*files: str) -> Layout:
+    return layout_of(sorted(files), Path("/pictures"))
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,15 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from zoo import paths
 from zoo.data import plugged
 from zoo.data.dataset import Dataset
-from zoo.data.info import FOLDER, SHARDS, DataInfo, check_size
+from zoo.data.info import DEFAULTS, FOLDER, SHARDS, DataInfo, Settings
 from zoo.data.media.resize import resize
 from zoo.data.named.catalogue import ENTRIES, Entry
 from zoo.data.sources.sources import Source
@@ -41,9 +42,23 @@ def list_data() -> list[DataInfo]:
     return [ENTRIES[name].info for name in sorted(ENTRIES)]
 
 
-def data_info(name: str) -> DataInfo:
-    """The entry of a named set, of a folder of pictures (its file names are read, nothing is decoded), or of shards
-    (indexed once).
+class Resolved(NamedTuple):
+    """What a name of data stands for: two functions, neither of which is called before it is needed.
+
+    info  -> the entry, as the set will be when it is read with the settings
+    load  -> the set; `download` says whether the network may be asked
+    """
+
+    info: Callable[[], DataInfo]
+    load: Callable[[bool], Dataset]
+
+
+def resolve(name: str, settings: Settings = DEFAULTS) -> Resolved:
+    """The only place where a name becomes a data set. Raises ZooError for a name that there isn't.
+
+    Args:
+        name: of a set, `folder:PATH`, or `shards:PATH`.
+        settings: how it is to be read.
     """
     if isinstance(name, str) and UNPRINTABLE.search(name):
         raise ZooError(
@@ -51,16 +66,50 @@ def data_info(name: str) -> DataInfo:
             "link to it by another name"
         )
     if isinstance(name, str) and name.startswith(FOLDER):
-        from zoo.data.folder.folder import folder_info
+        from zoo.data.folder import folder
 
-        return folder_info(name.removeprefix(FOLDER))
+        path = name.removeprefix(FOLDER)
+        return Resolved(
+            lambda: folder.folder_info(path, settings), lambda download: folder.load_folder(path, **vars(settings))
+        )
     if isinstance(name, str) and name.startswith(SHARDS):
-        from zoo.data.shards.shards import shards_info
-
-        return shards_info(name.removeprefix(SHARDS))
+        path = name.removeprefix(SHARDS)
+        return Resolved(
+            lambda: _shards().shards_info(path, settings), lambda _: _shards().load_shards(path, **vars(settings))
+        )
     if plugin := plugged.find(name):
-        return plugged.plugged_info(plugin)
-    return _entry(name).info
+        return Resolved(
+            lambda: _described(settings, plugged.plugged_info(plugin)),
+            lambda _: _with_entry(settings, plugged.load_plugged(plugin, settings.size)),
+        )
+    entry = _entry(name)
+    return Resolved(lambda: _described(settings, entry.info), lambda download: _load_named(entry, settings, download))
+
+
+def _described(settings: Settings, info: DataInfo) -> DataInfo:
+    """The entry of a set that isn't a folder's or shards'. Raises ZooError for settings that only those have."""
+    for key in ("seconds", "rate", "lines"):
+        if getattr(settings, key):
+            raise ZooError(f"data.{key} can't be set for {info.name}; only folder:PATH and shards:PATH have that key")
+    return settings.applied(info)
+
+
+def _with_entry(settings: Settings, made: Dataset) -> Dataset:
+    return replace(made, info=_described(settings, made.info))
+
+
+def _shards():
+    from zoo.data.shards import shards  # imports torch
+
+    return shards
+
+
+def data_info(name: str, settings: Settings = DEFAULTS) -> DataInfo:
+    """The entry of a set, as it will be when it is read with `settings`.
+
+    Of a folder of images only the file names are read; of sounds the headers, of texts all. Shards are indexed once.
+    """
+    return resolve(name, settings).info()
 
 
 def get_data(name: str, source: Path | str | None = None) -> Path:
@@ -92,29 +141,25 @@ def load_data(
     download: bool = True,
     bad_samples: str = "raise",
     bad_share: float = 0.001,
+    **more,
 ) -> Dataset:
     """A data set by name, `folder:PATH`, or `shards:PATH`.
 
     size: side of square images in pixels, or [height, width]; default the set's own. Images of another size are
     made once (resized to cover it, antialiased, then a centre crop), and kept.
-    bad_samples, bad_share: what to do about images that can't be read; see load_folder and load_shards. Named
-    sets have none.
+    bad_samples, bad_share: what to do about samples that can't be read; see load_folder and load_shards. Named sets
+    have none.
+    more: length, seconds, rate and lines of people's own texts and sounds; see load_folder.
     download=False, or ZOO_OFFLINE=1 in the environment, never asks the network.
     Raises ZooError: unknown name or size, files that are damaged or can't be got.
     """
-    size = check_size(size)
-    if isinstance(name, str) and name.startswith(FOLDER):
-        from zoo.data.folder.folder import load_folder
+    settings = Settings(size=size, bad_samples=bad_samples, bad_share=bad_share, **more)
+    return resolve(name, settings).load(download)
 
-        return load_folder(name.removeprefix(FOLDER), size, bad_samples, bad_share)
-    if isinstance(name, str) and name.startswith(SHARDS):
-        from zoo.data.shards.shards import load_shards
 
-        return load_shards(name.removeprefix(SHARDS), size, bad_samples, bad_share)
-    if plugin := plugged.find(name):
-        return plugged.load_plugged(plugin, size)
-    entry = _entry(name)
-    size = size or entry.info.size
+def _load_named(entry: Entry, settings: Settings, download: bool) -> Dataset:
+    _described(settings, entry.info)
+    size = settings.size or entry.info.size
     if entry.source is None:
         fields, splits = _read(entry, size)
         from zoo.data.named.readers import DIGITS as digest
@@ -124,7 +169,7 @@ def load_data(
         source = sources.SOURCES[entry.source]
         fields, splits = _load_decoded(entry, source, size, download)
         digest = sources.recorded_digest(source)
-    return _as_dataset(entry, size, fields, splits, digest)
+    return _with_entry(settings, _as_dataset(entry, size, fields, splits, digest))
 
 
 def _entry(name: str) -> Entry:

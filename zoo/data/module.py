@@ -148,6 +148,10 @@ def create_data(
     name: str,
     batch_size: int | None = None,
     size: int | list[int] | None = None,
+    length: int | None = None,
+    seconds: float | None = None,
+    rate: int | None = None,
+    lines: bool = False,
     bad_samples: Literal["raise", "skip", "replace"] = "raise",
     bad_share: float = 0.001,
 ) -> ZooData:
@@ -161,10 +165,17 @@ def create_data(
             likewise.
         size: side of square images in pixels, or [height, width]; by default the set's own. For a folder or shards the
             default is 64 or, in a run, the multiple of the backbone's patches nearest to 64 that the task accepts.
+        length: tokens that a text backbone reads of each text; by default the set's own, 64 for a folder or shards.
+        seconds: length of the sounds of a folder or shards. Longer ones are cut at their end, and shorter ones padded
+            with silence. By default their median length.
+        rate: samples a second to which the sounds of a folder or shards are resampled; by default the files' own rate,
+            which must be the same for all.
+        lines: whether each line of the .txt files of a folder is a sample, instead of each file.
         bad_samples: what to do about images of a folder or of shards that can't be read: name them and end, leave them
             out (not of shards), or put the next of the same class there.
         bad_share: share of the images that may be left out or replaced.
     """
     if batch_size is not None:
         check_batch_size(batch_size)
-    return ZooData(load_data(name, size, bad_samples=bad_samples, bad_share=bad_share), batch_size)
+    more = {"length": length, "seconds": seconds, "rate": rate, "lines": lines}
+    return ZooData(load_data(name, size, bad_samples=bad_samples, bad_share=bad_share, **more), batch_size)

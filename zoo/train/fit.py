@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ import torch
 from zoo.backbones import create_backbone
 from zoo.backbones.create import patch_side
 from zoo.data.datasets import DataInfo, data_info
-from zoo.data.info import FOLDER, SHARDS, check_size
+from zoo.data.info import FOLDER, SHARDS, Settings
 from zoo.draws import Draw, counted
 from zoo.errors import ZooError
-from zoo.fields import given_to_backbone, tidy_size
+from zoo.fields import given_to_backbone
 from zoo.machine import ranks
 from zoo.machine.bounds import Bounded
 from zoo.optim import Optim
@@ -57,24 +56,18 @@ def asked_of(resolved: dict, info: DataInfo, size: int | None = None) -> DataInf
     """What the data of a recipe will be: the set's entry with the size, length, rate and seconds that the recipe asks
     for.
     """
-    data = resolved["data"]
-    size = data["size"] if size is None else size
-    kinds = dict(info.kinds)
-    for name, kind in kinds.items():
-        asked = {key: data[key] for key in ("length", "rate", "seconds") if data.get(key) and hasattr(kind, key)}
-        kinds[name] = replace(kind, **asked) if asked else kind
-    return replace(info, kinds=kinds, **({} if size is None else {"size": tidy_size(size)}))
+    data = resolved["data"] if size is None else resolved["data"] | {"size": size}
+    return Settings.of(data).applied(info)
 
 
 def check_fit(resolved: dict) -> DataInfo:
     """Whether the data hold what the task needs, asked before anything is downloaded. Raises ZooError."""
-    check_size(resolved["data"]["size"])
-    info, task = data_info(resolved["data"]["name"]), find_task(resolved["task"]["name"])
+    info, task = data_info(resolved["data"]["name"], Settings.of(resolved["data"])), find_task(resolved["task"]["name"])
     missing = [field for field in task.needs if field not in info.fields]
     if missing:
         raise ZooError(
-            f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have; its fields are "
-            f"{', '.join(info.fields)}"
+            f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have{info.why_not(missing)}; "
+            f"its fields are {', '.join(info.fields)}"
         )
     for tower in task.towers:
         _check_tower(tower, info, task)
@@ -92,7 +85,8 @@ def _check_tower(tower: str, info: DataInfo, task: type[PretextTask]) -> None:
     if not info.fields_of(kind):
         kinds = ", ".join(f"{name} ({value.kind})" for name, value in info.kinds.items())
         raise ZooError(
-            f"{key} of the task {task.name} reads {kind}, which {info.name} doesn't have; its fields: {kinds}"
+            f"{key} of the task {task.name} reads {kind}, which {info.name} doesn't have{info.why_not([kind])}; its "
+            f"fields: {kinds}"
         )
 
 

@@ -182,7 +182,7 @@ def _write(root: Path, files: list[File], form: Form, policy: Policy, part: Path
     with open(part / f"{form.noun}s.npy", "w+b") as out:
         start, row_bytes = _header(out, len(files), form), form.bytes
         results = decoded((root / file.path for file in files), form.decode, form.noun)
-        for row, result in enumerate(_with_progress(results, len(files), root, form.noun)):
+        for row, result in enumerate(with_progress(results, len(files), f"decoding the {form.noun}s of {root}")):
             file = files[row]
             if isinstance(result, ZooError):
                 bad[row] = result
@@ -295,12 +295,12 @@ def decoded(files: Iterable[Path], decode: Callable[[Path], Any], noun: str = "i
         threads.close()
 
 
-def _with_progress(results: Iterator, count: int, root: Path, noun: str) -> Iterator:
+def with_progress(results: Iterator, count: int, what: str) -> Iterator:
     """The results. Standard error gets a line of progress after the first second, then every ten."""
     begun = time.monotonic()
     due = begun + 1
     for done, result in enumerate(results):
         if time.monotonic() > due:
-            print(f"decoding the {noun}s of {root}, once: {done:,} of {count:,}", file=sys.stderr, flush=True)
+            print(f"{what}, once: {done:,} of {count:,}", file=sys.stderr, flush=True)
             due = time.monotonic() + 10
         yield result

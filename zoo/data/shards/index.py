@@ -28,7 +28,7 @@ from pathlib import Path
 
 from zoo import paths
 from zoo.data.folder.cache import shown
-from zoo.data.folder.folder import SPLITS
+from zoo.data.folder.layout import SPLITS
 from zoo.data.media.decode import EXTENSIONS
 from zoo.errors import ZooError, nearest
 

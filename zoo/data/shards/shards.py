@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ from torch import Tensor
 from zoo.data.columns import Column
 from zoo.data.dataset import Dataset
 from zoo.data.folder.cache import BAD_SAMPLES, PATIENCE, shown
-from zoo.data.folder.folder import DEFAULT_SIZE, check_policy
-from zoo.data.info import DataInfo, check_size
+from zoo.data.folder.folder import DEFAULT_SIZE
+from zoo.data.info import DEFAULTS, DataInfo, Settings, check_size
 from zoo.data.media.decode import decode_bytes
 from zoo.data.media.threads import Threads
 from zoo.data.shards.index import VERSION, Index, indexed
@@ -36,15 +37,19 @@ AHEAD = 2  # batches that are decoded while one is trained on
 AT_ONCE = 16  # pictures that a thread takes
 
 
-def shards_info(path: str) -> DataInfo:
+def shards_info(path: str, settings: Settings = DEFAULTS) -> DataInfo:
     """What `shards:PATH` holds. The tars' headers are read once. Raises ZooError as `load_shards` does, but for
     unreadable pictures.
     """
-    return _info(path, indexed(path))
+    return settings.applied(_info(path, indexed(path)))
 
 
 def load_shards(
-    path: str, size: int | Sequence[int] | None = None, bad_samples: str = "raise", bad_share: float = 0.001
+    path: str,
+    size: int | Sequence[int] | None = None,
+    bad_samples: str = "raise",
+    bad_share: float = 0.001,
+    **more: Any,
 ) -> Dataset:
     """The samples of the .tar files below a folder, or of those that a pattern names (a-*.tar, or, with the extra
     webdataset, a-{00..99}.tar), in the order of names and members.
@@ -65,7 +70,7 @@ def load_shards(
     Raises ZooError for a path without shards, a shard that is damaged or cut short, samples whose fields differ, a bad
     size, and `skip`: without having decoded all there is no telling how many batches would be left.
     """
-    check_policy(bad_samples, bad_share)
+    settings = Settings(size=size, bad_samples=bad_samples, bad_share=bad_share, **more)
     if bad_samples == "skip":
         raise ZooError(
             "data.bad_samples is 'skip', and shards aren't decoded beforehand, so nobody knows how many batches that "
@@ -83,7 +88,7 @@ def load_shards(
         fields["text"] = Texts(index, spares)
     splits = {name: torch.from_numpy(index.column(name)) for name in index.splits}
     return Dataset(
-        replace(_info(path, index), size=size),
+        settings.applied(replace(_info(path, index), size=size)),
         fields,
         splits,
         f"{index.fingerprint[:56]}{_size_code(size)}",
