@@ -66,8 +66,8 @@ def check_fit(resolved: dict) -> DataInfo:
     missing = [field for field in task.needs if field not in info.fields]
     if missing:
         raise ZooError(
-            f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have{info.why_not(missing)}; "
-            f"its fields are {', '.join(info.fields)}"
+            f"the task {task.name} needs {' and '.join(missing)}, which {info.name} doesn't have"
+            f"{info.why_not(missing)}; its fields are {', '.join(info.fields)}"
         )
     for tower in task.towers:
         _check_tower(tower, info, task)
