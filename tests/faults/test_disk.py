@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from killing import (
-    PretextTask,
     assert_same,
     at,
     forked,
@@ -35,6 +34,7 @@ from zoo.errors import ZooError
 from zoo.machine.logs import Curves
 from zoo.machine.resumable import SafeCheckpointIO, newest_good
 from zoo.paths import sync_folder
+from zoo.tasks.base import PretextTask
 
 long = pytest.mark.faults
 SIZE = 300_000  # bytes of the states here, about

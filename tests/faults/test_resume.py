@@ -17,7 +17,6 @@ import lightning as L
 import pytest
 import torch
 from killing import (
-    PretextTask,
     assert_same,
     at,
     forked,
@@ -33,6 +32,7 @@ import zoo
 from zoo.errors import Terminated, ZooError
 from zoo.machine import resumable
 from zoo.machine.resumable import SafeCheckpointIO, newest_good
+from zoo.tasks.base import PretextTask
 
 long = pytest.mark.faults
 TASKS = [entry.name for entry in zoo.list_tasks() if entry.origin == "zoo"]

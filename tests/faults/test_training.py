@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from killing import (
-    PretextTask,
     assert_finite,
     assert_same,
     curves,
@@ -25,6 +24,7 @@ import zoo
 from zoo import cli, registry
 from zoo.errors import ZooError
 from zoo.machine.logs import Curves
+from zoo.tasks.base import PretextTask
 from zoo.tasks.output import TaskOutput
 
 long = pytest.mark.faults
