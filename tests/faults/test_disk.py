@@ -18,13 +18,16 @@ import torch
 from killing import (
     assert_same,
     at,
+    flat,
     forked,
+    generated,
     go_on,
     killed,
     pretrain,
     recipe,
     refused,
     state,
+    undisturbed,
 )  # noqa: F401
 
 from zoo import paths

@@ -20,12 +20,14 @@ from killing import (
     assert_same,
     at,
     forked,
+    generated,
     go_on,
     kill,
     killed,
     pretrain,
     recipe,
     state,
+    undisturbed,
 )  # noqa: F401
 
 import zoo

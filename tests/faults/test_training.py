@@ -14,10 +14,12 @@ from killing import (
     assert_finite,
     assert_same,
     curves,
+    generated,
     go_on,
     pretrain,
     recipe,
     state,
+    undisturbed,
 )  # noqa: F401
 
 import zoo
