@@ -82,6 +82,8 @@ def import_checkpoint(
         raise ZooError(f"{out} exists already; remove it, or give another folder")
     with counted(torch.device("cpu"), 0, Draw.IMPORTED):
         made = create_backbone(backbone, size=size, **arguments)
+    if made.reads != "image":
+        raise ZooError(f"{backbone} reads {made.reads}, and weights are imported for networks of timm alone")
     tensors = read_tensors(file)
     wanted = made.model.state_dict()
     found, names = _best(tensors, wanted, made.model, prefix, file)

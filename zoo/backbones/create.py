@@ -23,9 +23,9 @@ def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Ba
     further keyword is timm's own (`output_stride`, `depth`, `embed_dim`, ...).
 
     bert, distilbert, roberta, deberta-v2, modernbert and gpt2 read texts: see `zoo.backbones.text.text_backbone`.
-    Names of other packages' backbones (entry points of the group `zoo.backbones`) make those.
-
     audio reads sounds: see `zoo.backbones.audio.audio_backbone`.
+
+    Names of other packages' backbones (entry points of the group `zoo.backbones`) make those.
 
     Raises ZooError for an unknown name, a keyword the backbone doesn't take, and a size its patches don't divide.
     """

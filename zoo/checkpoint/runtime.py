@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo import card as cards
 from zoo.backbones import Backbone, create_backbone
+from zoo.backbones.image import ImageBackbone
 from zoo.checkpoint.classifier import with_classifier
 from zoo.checkpoint.files import CONFIG, FACTS, MODEL
 from zoo.checkpoint.read import load_backbone
@@ -155,7 +156,7 @@ def _classifier(folder: Path) -> tuple[Backbone, dict]:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ZooError(f"{folder} is not a whole classifier of zoo adapt: {because(error)}") from error
-    return Backbone(model, name, size, arguments).eval(), said
+    return ImageBackbone(model, name, size, arguments).eval(), said
 
 
 def _read(file: Path, limit: int = -1) -> bytes:

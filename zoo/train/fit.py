@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from zoo.backbones import create_backbone
+from zoo.backbones import Backbone, create_backbone
 from zoo.backbones.create import patch_side
+from zoo.backbones.names import built_in, reads
 from zoo.data.datasets import DataInfo, data_info
 from zoo.data.info import FOLDER, SHARDS, Settings
 from zoo.draws import Draw, counted
@@ -99,12 +100,28 @@ def build(resolved: dict, info: DataInfo) -> PretextTask:
     task = find_task(arguments["name"])
     with counted(torch.device("cpu"), resolved["seed"], Draw.WEIGHTS), Bounded("the network of this recipe"):
         towers = {
-            tower: create_backbone(**keywords, **given_to_backbone(info.kinds[info.fields_of(task.towers[tower])[0]]))
+            tower: _network(tower, task.towers[tower], keywords, info)
             for tower, keywords in networks(resolved, task).items()
         }
         made = create_task(arguments.pop("name"), towers=towers, **arguments)
     made.seed, made.optim = resolved["seed"], Optim(**resolved["optim"])
     return made
+
+
+def _network(tower: str, kind: str, keywords: dict[str, Any], info: DataInfo) -> Backbone:
+    """A tower's network for the field of the data that it reads."""
+    where = "backbone" if tower == "backbone" else f"backbone.{tower}"
+    if keywords["name"] in built_in() and reads(keywords["name"]) != kind:
+        known = [name for name in built_in() if reads(name) == kind]
+        raise ZooError(
+            f"{where} is {keywords['name']}, which reads {reads(keywords['name'])}, and the task reads {kind}; take "
+            + ("a model of timm, such as resnet18" if kind == "image" else f"one of {', '.join(known)}")
+        )
+    given = given_to_backbone(info.kinds[info.fields_of(kind)[0]])
+    for word in given:
+        if word in keywords:
+            raise ZooError(f"{where}.{word} can't be set in a recipe: data.{word} is for data and backbone alike")
+    return create_backbone(**keywords, **given)
 
 
 def for_smoke(resolved: dict) -> dict:
