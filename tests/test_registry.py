@@ -460,7 +460,7 @@ def test_check_tasks_finds_what_breaks_on_import_and_names_the_culprit(site):
     problems = {entry.name: entry.problem for entry in check_tasks([*entries, listed()["mine"]], timeout=120)}
     assert problems == {
         "raises": "the task raises of zoo-raises 1.0 can't be imported: ImportError: no frobnicate",
-        "talks": "zoo-talks 1.0: last line",
+        "talks": "the task talks of zoo-talks 1.0 can't be imported: RuntimeError: first line last line",
         "dies": "zoo-dies 3.1: importing it ends the process, with exit code 5",
         "leaves": "zoo-leaves 1.0: importing it ends the process, with exit code 0",
         "lacks": "zoo-lacks 1.0 has no package 'plugin_nowhere', which its entry point names",

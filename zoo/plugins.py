@@ -103,7 +103,7 @@ def blaming(plugin: Plugin, what: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        said = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, ZooError) else because(error)
         raise ZooError(f"{plugin.who} {what}: {said}") from error
 
 
