@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from zoo.backbones.architectures import ARCHITECTURES
 from zoo.backbones.create import check_forward
 from zoo.backbones.tokenizer import learn_tokenizer
 from zoo.checkpoint.towers import read_tower, tower_files
+from zoo.data.datasets import data_info
 from zoo.errors import ZooError
 from zoo.machine.bounds import Bounded
+from zoo.train.fit import build
 
 transformers = pytest.importorskip("transformers")
 
@@ -276,6 +279,27 @@ def test_mistakes_are_told_in_a_sentence(name, keywords, said):
 def test_a_network_is_built_within_bounds():
     with pytest.raises(ZooError, match="the network of x takes more than"), Bounded("the network of x", 1 << 20):
         create_backbone("bert", hidden_size=4096, num_attention_heads=4)
+
+
+@pytest.mark.parametrize("library", ["transformers", "tokenizers"])
+def test_without_the_extra_a_sentence_says_how_to_get_it(library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ZooError, match=rf"{library}: pip install 'pretext-zoo\[text\]'"):
+        create_backbone("bert", length=12, **SMALL).learn(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "keywords, said",
+    [
+        ({"name": "bert"}, "backbone is bert, which reads text, and the task reads image; .*resnet18"),
+        ({"name": "audio"}, "backbone is audio, which reads audio, and the task reads image"),
+        ({"name": "test_resnet", "size": 16}, "backbone.size .*data.size"),
+    ],
+)
+def test_a_recipe_whose_network_reads_another_field_is_refused(keywords, said):
+    resolved = {"seed": 0, "task": {"name": "simclr"}, "optim": {}, "backbone": keywords}
+    with pytest.raises(ZooError, match=said):
+        build(resolved, data_info("emoji"))
 
 
 def test_values_that_are_no_texts_are_refused():
