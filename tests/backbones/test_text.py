@@ -12,7 +12,7 @@ import torch
 
 from zoo.backbones import create_backbone
 from zoo.backbones.architectures import ARCHITECTURES
-from zoo.backbones.create import check_forward
+from zoo.backbones.create import check_forward, redrawn
 from zoo.backbones.tokenizer import learn_tokenizer
 from zoo.checkpoint.towers import read_tower, tower_files
 from zoo.data.datasets import data_info
@@ -235,6 +235,13 @@ def test_copies_share_the_tokenizer_and_nothing_else():
         assert torch.equal(pickled.pool(pickled.prepare(BATCH)), backbone.pool(x))
         next(copied.model.parameters()).add_(1)
         assert not torch.equal(copied.pool(x), backbone.pool(x))
+
+
+def test_the_same_network_with_other_weights_reads_the_same_tokens():
+    backbone = _made()
+    other = redrawn(backbone).eval()
+    assert other.spec() == backbone.spec() and other.tokenizer is backbone.tokenizer
+    assert not torch.equal(other.pool(other.prepare(BATCH)), backbone.pool(backbone.prepare(BATCH)))
 
 
 def test_the_seed_alone_decides_its_weights():

@@ -45,6 +45,12 @@ def create_backbone(name: str, size: ImageSize | None = None, **arguments) -> Ba
     return ImageBackbone(model, name, checked_size(name, model, size), arguments)
 
 
+def redrawn(backbone: Backbone) -> Backbone:
+    """The same network with fresh weights from torch's default generator, and the tokenizer of a text backbone."""
+    learned = {} if getattr(backbone, "tokenizer", None) is None else {"tokenizer": backbone.tokenizer}
+    return create_backbone(**backbone.spec() | learned)
+
+
 def patch_side(name: str, size: ImageSize, **arguments) -> int | None:
     """Largest side of the model's patches in pixels. None of a model without patches, and of a model that can't be
     built: `create_backbone` says why.

@@ -59,19 +59,11 @@ def tower_files(backbone: Backbone, license: str | None) -> dict[str, bytes]:
         return files | {CONFIG: json_bytes(plugged_config(backbone, license))}
     _check_kind(backbone.reads)
     if backbone.reads == "text":
-        if not isinstance(backbone, TextBackbone):
-            raise ZooError(
-                f"{backbone.name} of {backbone.origin} can't be kept: a backbone that reads text has to be a "
-                "zoo.backbones.text.TextBackbone"
-            )
         if backbone.tokenizer is None:
-            raise ZooError(
-                f"the backbone {backbone.name} has no tokenizer yet; call its learn(texts) before it is kept"
-            )
-        described = {CONFIG: transformers_config(backbone), TOKENIZER_CONFIG: tokenizer_config(backbone)}
-        return (
-            files | {TOKENIZER: backbone.tokenizer.json} | {file: json_bytes(what) for file, what in described.items()}
-        )
+            raise ZooError(f"{backbone.name} has no tokenizer yet, so it can't be kept; call its learn(texts) first")
+        files[CONFIG] = json_bytes(transformers_config(backbone))
+        files[TOKENIZER_CONFIG] = json_bytes(tokenizer_config(backbone))
+        return files | {TOKENIZER: backbone.tokenizer.json}
     return files | {CONFIG: json_bytes(timm_config(backbone, license))}
 
 
