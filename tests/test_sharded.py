@@ -32,7 +32,7 @@ from zoo.machine.resumable import Clock
 from zoo.optim import Optim
 from zoo.tasks.base import PretextTask
 from zoo.train import fsdp
-from zoo.train.fit import _smaller, build
+from zoo.train.fit import build, for_smoke
 from zoo.train.settings import Training
 
 CASES = {
@@ -356,4 +356,4 @@ def test_a_task_with_a_scalar_is_refused():
 
 def test_smoke_in_one_process_shares_nothing():
     resolved = zoo.recipe.resolve(recipe("fsdp"))
-    assert Training(**_smaller(resolved)["trainer"]).strategy == "ddp" and resolved["trainer"]["strategy"] == "fsdp"
+    assert Training(**for_smoke(resolved)["trainer"]).strategy == "ddp" and resolved["trainer"]["strategy"] == "fsdp"

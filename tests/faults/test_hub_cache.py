@@ -71,7 +71,7 @@ def test_h3_the_one_that_waits_goes_on_when_the_one_that_brings_is_killed(web):
     web.faults += [(MODEL, lambda handler: (answer(handler, web.root / NAME / MODEL, drop=90_000), time.sleep(5)))]
     code = f"""
 import sys
-from zoo import carriers, hub
+from zoo.hub import carriers, hub
 carriers.STALL = 60
 hub.shipped = lambda kind: None
 print(hub.pull({NAME!r}, {web.address!r}).name, flush=True)
