@@ -218,7 +218,7 @@ def test_r14_what_nothing_can_stand_in_for(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(
         ZooError,
-        match="dog/00..png can't be read, and the .* split has no other image of its class to replace it; .* to skip",
+        match="dog/00..png can't be read, and the .* split has no other of its class to replace it; .* to skip",
     ):
         load_folder(tmp_path, 8, "replace", 0.9)
     for path in list((tmp_path / "cat").iterdir())[1:]:
@@ -245,6 +245,10 @@ def test_r14_a_recipe_says_what_is_done_and_the_run_keeps_the_list(tmp_path, cap
             "name": f"folder:{tmp_path}/pictures",
             "batch_size": 8,
             "size": 16,
+            "length": None,
+            "seconds": None,
+            "rate": None,
+            "lines": False,
             "bad_samples": "skip",
             "bad_share": 0.02,
         },

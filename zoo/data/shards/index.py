@@ -19,23 +19,21 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zoo import paths
 from zoo.data.folder.cache import shown
 from zoo.data.folder.layout import SPLITS
-from zoo.data.media.decode import EXTENSIONS
+from zoo.data.shards.members import Sample, samples
 from zoo.errors import ZooError, nearest
 
 VERSION = "1"  # of the columns and the splits; part of every index's name and fingerprint
 COLUMNS = {"shard": "i", "offset": "q", "size": "q", "draw": "I", "label": "q", "text_end": "q"}
-MOST_CLASSES = 1_000_000  # a label beyond is taken for something else than the number of a class
-MOST_BYTES = 1 << 30  # of a picture; of the others a thousandth
+AUDIO = {"audio_offset": "q", "audio_size": "q", "audio_rate": "q", "audio_samples": "q"}  # where there are sounds
 MOST_SHARDS = 1_000_000  # that braces may name
 HELD_BACK = 10_000  # samples of validation, and of test, beyond which a larger set doesn't give more
 
@@ -64,17 +62,6 @@ class Index:
         path = self.folder / f"{name}.bin"
         kind = np.dtype(COLUMNS.get(name, "q"))
         return np.memmap(path, kind, mode="c") if path.stat().st_size else np.empty(0, kind)
-
-
-@dataclass
-class Sample:
-    """What the headers say of one sample while it is put together."""
-
-    key: str
-    image: tuple[int, int] | None = None
-    label: int | None = None
-    text: str | None = None
-    other: list[str] = field(default_factory=list)
 
 
 def find_shards(path: str) -> tuple[Path, list[Path]]:
@@ -220,28 +207,27 @@ def _build(root: Path, shards: list[Path], names: list[str], sizes: list[int], p
     """Columns and index.json in `part`. Memory holds one stretch of samples at a time."""
     given = _splits_by_name(names)
     counts, fields, highest = [0] * len(shards), None, -1
-    files = {name: open(part / f"{name}.bin", "wb") for name in COLUMNS}
+    files: dict[str, Any] = {}
     text, begun, due = open(part / "text.bin", "wb"), time.monotonic(), 1.0
     try:
-        columns = {name: array.array(kind) for name, kind in COLUMNS.items()}
+        columns: dict[str, array.array] = {}
         for number, shard in enumerate(shards):
-            for sample in _samples(shard, sizes[number]):
-                here = ("image", *(f for f in ("label", "text") if getattr(sample, f) is not None))
-                fields = fields or here
-                if here != fields:
-                    odd = next(f for f in ("label", "text") if (f in here) != (f in fields))
-                    raise ZooError(
-                        f"sample {sample.key} of {shown(shard)} has {'a' if odd in here else 'no'} {odd}, unlike "
-                        "those before it; "
-                        "all samples have to have the same fields"
-                    )
+            for sample in samples(shard, sizes[number]):
+                if fields is None:
+                    fields = sample.fields
+                    columns = {n: array.array(k) for n, k in (COLUMNS | (AUDIO if sample.audio else {})).items()}
+                    files |= {n: open(part / f"{n}.bin", "wb") for n in columns}
+                if sample.fields != fields:
+                    raise _unlike(sample, fields, shard)
                 draw = hashlib.blake2b(
                     f"{names[number]}\0{sample.key}".encode("utf-8", "surrogateescape"), digest_size=4
                 ).digest()
                 if sample.text is not None:
                     text.write(sample.text.encode())
                 highest = max(highest, -1 if sample.label is None else sample.label)
-                row = (number, *sample.image, int.from_bytes(draw, "little"), sample.label or 0, text.tell())
+                place = sample.image or (0, 0)
+                row = (number, *place, int.from_bytes(draw, "little"), sample.label or 0, text.tell())
+                row += sample.audio or ()
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
                 counts[number] += 1
@@ -258,6 +244,8 @@ def _build(root: Path, shards: list[Path], names: list[str], sizes: list[int], p
     finally:
         for file in (*files.values(), text):
             file.close()
+    if fields and "text" in fields and not (part / "text.bin").stat().st_size:
+        raise ZooError(f"the shards of {shown(root)} have no text at all: each text is empty; give texts with words")
     if sum(counts) < 2:
         raise ZooError(
             f"the shards of {shown(root)} hold {sum(counts)} pictures, and at least two are needed; members are named "
@@ -290,94 +278,19 @@ def _build(root: Path, shards: list[Path], names: list[str], sizes: list[int], p
     )
 
 
+def _unlike(sample: Sample, fields: tuple[str, ...], shard: Path) -> ZooError:
+    odd = next(name for name in ("image", "audio", "label", "text") if (name in sample.fields) != (name in fields))
+    noun = {"image": "picture", "audio": "sound"}.get(odd, odd)
+    return ZooError(
+        f"sample {sample.key} of {shown(shard)} has {'a' if odd in sample.fields else 'no'} {noun}, unlike those "
+        "before it; all samples have to have the same fields"
+    )
+
+
 def _flush(columns: dict[str, array.array], files: dict) -> None:
     for name, column in columns.items():
         column.tofile(files[name])
         del column[:]
-
-
-def _samples(shard: Path, length: int) -> Iterator[Sample]:
-    """The samples of a tar, in order. Only headers, and what isn't a picture, are read."""
-    sample, end = None, 0
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # which would grow with the shard
-                end = member.offset_data + member.size
-                if end > length or member.size < 0:
-                    raise tarfile.ReadError("unexpected end of data")
-                if not member.isreg() or member.issparse():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, kind = name.partition(".")
-                if not stem:  # a hidden file, of no sample
-                    continue
-                key = f"{folder}/{stem}" if folder else stem
-                if sample is None or sample.key != key:
-                    if sample is not None and _complete(sample, shard):
-                        yield sample
-                    sample = Sample(key)
-                _add(sample, kind.lower(), member, tar, shard)
-        with open(shard, "rb") as file:
-            file.seek(end + -end % 512)
-            if file.read(512) != bytes(512):
-                raise tarfile.ReadError("its closing mark is missing")
-    except ZooError:
-        raise
-    except OSError as error:
-        raise ZooError(f"the shard {shown(shard)} can't be read: {error.strerror}") from error
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ZooError(f"the shard {shown(shard)} is damaged or cut short ({error}); get or make it again") from error
-    if sample is not None and _complete(sample, shard):
-        yield sample
-
-
-def _add(sample: Sample, kind: str, member: tarfile.TarInfo, tar: tarfile.TarFile, shard: Path) -> None:
-    picture = f".{kind.rpartition('.')[2]}" in EXTENSIONS
-    if member.size > (MOST_BYTES if picture else MOST_BYTES >> 10):
-        raise ZooError(f"{member.name} of {shown(shard)} has {member.size:,} bytes, which is too much for one sample")
-    if picture:
-        if sample.image is not None:
-            raise ZooError(
-                f"sample {sample.key} of {shown(shard)} has two pictures, the second being {member.name}; give each "
-                "its own number"
-            )
-        sample.image = member.offset_data, member.size
-    elif kind in ("cls", "txt", "json"):
-        content = tar.extractfile(member).read()
-        try:
-            if kind == "txt":
-                sample.text = content.decode()
-            else:
-                given = {"label": int(content)} if kind == "cls" else json.loads(content)
-                sample.label = given.get("label", sample.label)
-                sample.text = given.get("text", sample.text)
-                str(sample.text).encode()  # half a character is none
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ZooError(f"{member.name} of {shown(shard)} can't be read: {error}") from error
-    else:
-        sample.other.append(member.name)
-
-
-def _complete(sample: Sample, shard: Path) -> bool:
-    """Whether it is a sample; files of other kinds alone are none."""
-    if sample.image is None:
-        if sample.label is None and sample.text is None:
-            return False
-        raise ZooError(
-            f"sample {sample.key} of {shown(shard)} has no "
-            f"picture{f' but {sample.other[0]}' if sample.other else ''}; pictures are "
-            f"{' '.join(sorted(EXTENSIONS))}"
-        )
-    label, text = sample.label, sample.text
-    if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < MOST_CLASSES):
-        raise ZooError(
-            f"the label of sample {sample.key} of {shown(shard)} is {label!r}; it has to be a whole number from 0 to "
-            f"{MOST_CLASSES - 1:,}"
-        )
-    if text is not None and not isinstance(text, str):
-        raise ZooError(f"the text of sample {sample.key} of {shown(shard)} is {str(text)[:50]}; it has to be text")
-    return True
 
 
 def _class_names(root: Path, highest: int) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ rows are permuted, each process takes a stretch of them for itself, and rows are
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +26,15 @@ from zoo.data.columns import Column
 from zoo.data.dataset import Dataset
 from zoo.data.folder.cache import BAD_SAMPLES, PATIENCE, shown
 from zoo.data.folder.folder import DEFAULT_SIZE
-from zoo.data.info import DEFAULTS, DataInfo, Settings, check_size
+from zoo.data.folder.sounds import common_audio
+from zoo.data.info import DEFAULTS, LONGEST_SECONDS, DataInfo, Settings, check_size
+from zoo.data.media import sound
 from zoo.data.media.decode import decode_bytes
 from zoo.data.media.threads import Threads
 from zoo.data.shards.index import VERSION, Index, indexed
 from zoo.data.shards.spares import Spares
 from zoo.errors import ZooError
-from zoo.fields import ImageSize, height_width
+from zoo.fields import Audio, ImageSize, height_width
 
 AHEAD = 2  # batches that are decoded while one is trained on
 AT_ONCE = 16  # pictures that a thread takes
@@ -41,7 +44,7 @@ def shards_info(path: str, settings: Settings = DEFAULTS) -> DataInfo:
     """What `shards:PATH` holds. The tars' headers are read once. Raises ZooError as `load_shards` does, but for
     unreadable pictures.
     """
-    return settings.applied(_info(path, indexed(path)))
+    return settings.applied(_info(path, indexed(path), settings))
 
 
 def load_shards(
@@ -55,7 +58,8 @@ def load_shards(
     webdataset, a-{00..99}.tar), in the order of names and members.
 
     `image` decodes rows when they are indexed: uint8 (B, 3, height, width), each made as `folder:` makes them (default
-    size 64). `label` int64 (n,) and `text` are fields where every sample has them. All that is kept of them lies in
+    size 64). `audio` does the same: float32 (B, samples). `label` is int64 (n,), `text` a column of str. A sample may
+    lack the image; those of the four that all samples have are the fields. All that is kept of them lies in
     memory-mapped files below `ZOO_HOME`/cache, so that memory doesn't grow with the set.
 
     Splits: shards whose name or folder begins with train, val or test. Without such names, and for a split that is
@@ -81,29 +85,39 @@ def load_shards(
     size = check_size(size, smallest=4) or DEFAULT_SIZE
     index = indexed(path)
     spares = Spares(index, bad_share) if bad_samples == "replace" else None
-    fields: dict = {"image": Pictures(index, size, spares)}
+    info = replace(_info(path, index, settings), size=size) if "image" in index.fields else _info(path, index, settings)
+    fields: dict = {"image": Pictures(index, size, spares)} if "image" in index.fields else {}
+    if "audio" in index.fields:
+        fields["audio"] = Recordings(index, info.kinds["audio"], spares)
     if "label" in index.fields:
         fields["label"] = torch.from_numpy(index.column("label"))
     if "text" in index.fields:
         fields["text"] = Texts(index, spares)
     splits = {name: torch.from_numpy(index.column(name)) for name in index.splits}
     return Dataset(
-        settings.applied(replace(_info(path, index), size=size)),
+        settings.applied(info),
         fields,
         splits,
-        f"{index.fingerprint[:56]}{_size_code(size)}",
+        _fingerprint(index, info),
         spares.bad if spares else [],
     )
 
 
-def _size_code(size: ImageSize) -> str:
-    """Eight hexadecimal digits for a size: the side of a square, or four digits each for height and width."""
-    return f"{size:08x}" if isinstance(size, int) else f"{size[0]:04x}{size[1]:04x}"
+def _fingerprint(index: Index, info: DataInfo) -> str:
+    """The index's, and what the settings make of the samples: the last eight digits say the size of the images."""
+    mark = index.fingerprint
+    if "audio" in info.kinds:
+        audio = info.kinds["audio"]
+        mark = hashlib.sha256(f"{mark} {audio.rate} {audio.samples}".encode()).hexdigest()
+    if "image" not in info.kinds:
+        return mark
+    square = isinstance(info.size, int)
+    return mark[:56] + (f"{info.size:08x}" if square else f"{info.size[0]:04x}{info.size[1]:04x}")
 
 
-def _info(path: str, index: Index) -> DataInfo:
+def _info(path: str, index: Index, settings: Settings) -> DataInfo:
     kind = f"{len(index.classes):,} classes" if index.classes else "unlabelled"
-    summary = f"{sum(index.counts):,} images in {len(index.shards):,} shards, {kind}"
+    noun = {"image": "images", "audio": "sounds"}.get(index.fields[0], "texts")
     return DataInfo(
         name=f"shards:{str(path).removeprefix('shards:')}",
         fields=index.fields,
@@ -112,11 +126,23 @@ def _info(path: str, index: Index) -> DataInfo:
         classes=index.classes,
         version=VERSION,
         license="unknown",
-        attribution="",
-        homepage="",
         splits=dict(index.splits),
-        summary=summary,
+        summary=f"{sum(index.counts):,} {noun} in {len(index.shards):,} shards, {kind}",
+        kinds={"audio": _audio(index, settings)} if "audio" in index.fields else {},
     )
+
+
+def _audio(index: Index, settings: Settings) -> Audio:
+    """Rate and length of the sounds. Raises ZooError where they have several rates and the settings name none."""
+    rates, samples = index.column("audio_rate"), index.column("audio_samples")
+    middle = min(float(np.median(samples / rates)), LONGEST_SECONDS)
+    odd = int(np.argmax(rates != rates[0]))  # 0 where all are alike
+    shard, offset = index.column("shard"), index.column("audio_offset")
+    some = [
+        (f"at byte {int(offset[row]):,} of {index.shards[shard[row]]}", int(rates[row]), int(samples[row]))
+        for row in (0, odd)
+    ]
+    return common_audio(some, replace(settings, seconds=settings.seconds or middle), shown(index.shards[0].parent))
 
 
 class Texts(Column):
@@ -138,17 +164,29 @@ class Texts(Column):
             return os.pread(file.fileno(), int(self.end[row]) - start, start).decode()
 
 
-class Pictures(Column):
-    """Looks like a uint8 tensor (n, 3, height, width) that can only be indexed by rows. Rows are read and decoded, in
-    threads, when they are asked for.
+class Members(Column):
+    """Looks like a tensor that can only be indexed by rows. Rows are read and decoded, in threads, when they are asked
+    for.
     """
 
-    dtype, device = torch.uint8, torch.device("cpu")
+    device = torch.device("cpu")
     near = False  # neighbouring rows lie in one tar
+    noun = "picture"
 
-    def __init__(self, index: Index, size: ImageSize, spares: Spares | None = None):
-        self.shards, self.size, self.spares = index.shards, size, spares
-        self._shard, self._offset, self._bytes = (index.column(name) for name in ("shard", "offset", "size"))
+    def __init__(self, index: Index, columns: tuple[str, str], shape: tuple[int, ...], spares: Spares | None = None):
+        self.shards, self.spares, self._row_shape = index.shards, spares, shape
+        self._shard, self._offset, self._bytes = (index.column(name) for name in ("shard", *columns))
+
+    stored: Any = np.uint8
+    dtype = torch.uint8
+
+    def given(self, rows: Tensor) -> Tensor:
+        """Decoded rows as a batch holds them."""
+        return rows
+
+    def decoded(self, data: bytes, where: str) -> np.ndarray:
+        """The row that a member of a tar holds. Raises Unreadable."""
+        raise NotImplementedError
 
     def follow(self, folder: Path) -> None:
         if self.spares is not None:
@@ -156,7 +194,7 @@ class Pictures(Column):
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self), 3, *height_width(self.size)))
+        return torch.Size((len(self), *self._row_shape))
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -203,21 +241,21 @@ class Pictures(Column):
             parts = [future.result(timeout=PATIENCE) for future in asked]
         except TimeoutError:
             raise ZooError(
-                f"the shards in {shown(self.shards[0].parent)} gave no picture for {PATIENCE:g} s; see to the disk or "
-                "server that they "
-                "lie on"
+                f"the shards in {shown(self.shards[0].parent)} gave no {self.noun} for {PATIENCE:g} s; see to the disk "
+                "or server that they lie on"
             ) from None
-        return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
+        rows = np.concatenate(parts) if parts else np.empty((0, *self._row_shape), self.stored)
+        return self.given(torch.from_numpy(rows))
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        out = np.empty((len(rows), *self._row_shape), self.stored)
         for place, row in enumerate(rows.tolist()):
-            out[place] = self._picture(row) if self.spares is None else self.spares.picture(row, self._picture)
+            out[place] = self._row(row) if self.spares is None else self.spares.picture(row, self._row)
         return out
 
-    def _picture(self, row: int) -> np.ndarray:
+    def _row(self, row: int) -> np.ndarray:
         shard, offset, size = self.shards[self._shard[row]], int(self._offset[row]), int(self._bytes[row])
-        return decode_bytes(self._read(shard, offset, size), self.size, f"at byte {offset:,} of {shown(shard)}")
+        return self.decoded(self._read(shard, offset, size), f"at byte {offset:,} of {shown(shard)}")
 
     @staticmethod
     def _read(shard: Path, offset: int, size: int) -> bytes:
@@ -229,3 +267,33 @@ class Pictures(Column):
         if len(data) != size:
             raise ZooError(f"the shard {shown(shard)} has become shorter since it was indexed; get or make it again")
         return data
+
+
+class Pictures(Members):
+    """Images: uint8 (n, 3, height, width)."""
+
+    def __init__(self, index: Index, size: ImageSize, spares: Spares | None = None):
+        super().__init__(index, ("offset", "size"), (3, *height_width(size)), spares)
+        self.size = size
+
+    def decoded(self, data: bytes, where: str) -> np.ndarray:
+        return decode_bytes(data, self.size, where)
+
+
+class Recordings(Members):
+    """Sounds: float32 (n, samples). Beside an image, the sound of a row follows the image that stands in for it."""
+
+    noun, stored, dtype = "sound", np.int16, torch.float32
+
+    def __init__(self, index: Index, audio: Audio, spares: Spares | None = None):
+        super().__init__(index, ("audio_offset", "audio_size"), (audio.samples,), spares)
+        self.audio, self._beside = audio, "image" in index.fields
+
+    def given(self, rows: Tensor) -> Tensor:
+        return rows.float() / sound.FULL
+
+    def decoded(self, data: bytes, where: str) -> np.ndarray:
+        return sound.decode_bytes(data, self.audio, where)
+
+    def _row(self, row: int) -> np.ndarray:
+        return super()._row(self.spares.rows.get(row, row) if self._beside and self.spares else row)

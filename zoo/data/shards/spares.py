@@ -40,7 +40,8 @@ class Spares:
         self.file: Path | None = None
         self._root = os.path.commonpath([shard.parent for shard in index.shards])
         self._splits = [index.column(name) for name in index.splits]
-        self._shard, self._offset = index.column("shard"), index.column("offset")
+        self._shard = index.column("shard")
+        self._offset = index.column("offset" if "image" in index.fields else "audio_offset")
         self._label = index.column("label") if "label" in index.fields else None
         self._lock = threading.Lock()
 
