@@ -3,7 +3,8 @@ recipes/table.json.
 
     python benchmarks/table.py                          every task on both sets, seed 0; seeds 1, 2 where it is close
     python benchmarks/table.py --only mae simclr --data emoji --seeds 0 1 2
-    python benchmarks/table.py --render                 only write the table in recipes/README.md and its pictures again
+    python benchmarks/table.py --render                 only write the headers of the recipes and the pictures again
+    python benchmarks/recipes.py --render               write the table of recipes/README.md
 
 The budget is 600 steps of 256 pictures, two to three minutes of SimCLR with timm's test_resnet on one thread of a CPU.
 Each task keeps its recipe's arguments, optimizer and ViT; convolutional backbones are all test_resnet with
@@ -405,9 +406,6 @@ def main() -> None:
     if not given.render:
         fill(given)
     rows = known()
-    from recipes import write_readme  # beside this file; it calls `render`
-
-    write_readme()
     write_headers(rows)
     for data in SETS:
         if any(row["data"] == data for row in rows):

@@ -240,20 +240,62 @@ def test_the_command_is_installed(site, tmp_path):
     assert python(script, "--version", cwd=tmp_path, PYTHONPATH=str(site)).strip() == PROJECT["version"]
 
 
-def test_files_import_from_the_lines_above_their_own_in_contributing():
-    block = (ROOT / "CONTRIBUTING.md").read_text().partition("\n    errors ")[2].partition("\n\n")[0]
-    line_of = {
-        name.strip("/"): number for number, line in enumerate(f"errors {block}".splitlines()) for name in line.split()
-    }
-    files = [
-        path
-        for path in (ROOT / "zoo").rglob("*.py")
-        if "_shipped" not in path.parts and path != ROOT / "zoo" / "__init__.py"
-    ]
-    own = {path: path.relative_to(ROOT / "zoo").with_suffix("").parts[0] for path in files}
-    assert set(own.values()) == set(line_of)
-    for path, name in own.items():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zoo."):
-                other = node.module.split(".")[1]
-                assert other == name or line_of[other] < line_of[name], f"{path} imports {node.module}"
+def imports() -> dict[str, set[str]]:
+    """Module of zoo -> the modules of zoo that it imports anywhere: at its top, inside functions, under TYPE_CHECKING."""
+    paths = [path for path in (ROOT / "zoo").rglob("*.py") if "_shipped" not in path.parts]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        named = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{path} has a relative import, which this test does not follow"
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {part if part in modules else str(node.module) for part in parts}
+        found[module] = (named & set(modules)) - {module}
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of the graph, its first node again at the end; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for other in sorted(graph.get(node, ())):
+            if found := walk(other, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    found = imports()
+    assert "zoo.checkpoint.read" in found["zoo.tasks.load"] and len(found) > 100
+    assert circle(found) == []
+
+
+def test_imports_go_down_the_list_of_folders_in_contributing():
+    """A name of the list is a folder of zoo/ or a file beside the folders."""
+    block = (ROOT / "CONTRIBUTING.md").read_text().partition("\n    cli\n")[2].partition("\n\n")[0]
+    rows = ["cli", *(line.strip() for line in block.splitlines())]
+    line_of = {name: number for number, row in enumerate(rows) for name in row.split()}
+    graph = {module: others for module, others in imports().items() if module != "zoo"}  # zoo/__init__.py is above all
+    assert {module.split(".")[1] for module in graph} == set(line_of)
+    for module, others in graph.items():
+        own = module.split(".")[1]
+        for other in others - {"zoo"}:
+            there = other.split(".")[1]
+            assert there == own or line_of[there] > line_of[own], f"{module} imports {other}, which is not below it"
