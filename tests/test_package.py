@@ -241,7 +241,7 @@ def test_the_command_is_installed(site, tmp_path):
 
 
 def imports() -> dict[str, set[str]]:
-    """Module of zoo -> the modules of zoo that it imports anywhere: at its top, inside functions, under TYPE_CHECKING."""
+    """Module of zoo -> the modules of zoo that it imports: at its top, in functions, under TYPE_CHECKING."""
     paths = [path for path in (ROOT / "zoo").rglob("*.py") if "_shipped" not in path.parts]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
     found: dict[str, set[str]] = {}
