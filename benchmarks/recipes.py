@@ -23,7 +23,8 @@ from filelock import FileLock
 from table import costs_of, known, seeds_of, write_header
 from table import render as table_of_tasks
 
-from zoo.evaluate.banks import OWN, PIXELS, RANDOM
+from zoo.evaluate.banks import OWN
+from zoo.evaluate.baselines import PIXELS, RANDOM
 from zoo.evaluate.table import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent

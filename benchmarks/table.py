@@ -31,8 +31,9 @@ from filelock import FileLock
 from zoo.data.dataset import Dataset
 from zoo.data.datasets import data_info
 from zoo.data.module import ZooData, create_data
-from zoo.evaluate.banks import OWN, PIXELS, RANDOM, Bank, extract, raw_pixels
-from zoo.evaluate.table import NETWORKS, Candidate, measure, random_task
+from zoo.evaluate.banks import OWN, Bank, Candidate, extract
+from zoo.evaluate.baselines import NETWORKS, PIXELS, RANDOM, random_task, raw_pixels
+from zoo.evaluate.table import measure
 from zoo.recipe import flat, read, resolve
 from zoo.registry import find_task, list_tasks
 from zoo.tasks.load import load_task
@@ -149,7 +150,7 @@ def baseline(backbone: dict | None, data: str) -> dict:
     if backbone is None:
         candidate = Candidate(PIXELS, [raw_pixels(pictures)], [])
     else:
-        card = {"backbone": backbone, "task": {"name": "simclr"}, "data": {"size": SIZE}}
+        card = {"backbone": backbone, "task": {"name": "simclr"}, "data": {"size": SIZE}, "parameters": 0}
         tasks = [random_task(card, draw) for draw in range(NETWORKS)]
         banks: list[Bank] = [extract(task, pictures)[OWN] for task in tasks]
         candidate = Candidate(RANDOM, banks, tasks)

@@ -19,11 +19,14 @@ from zoo.adapt import Adapted, adapt
 from zoo.checkpoint.classifier import with_classifier
 from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
-from zoo.evaluate import table
-from zoo.evaluate.banks import choose_labelled, extract, labels_of, raw_pixels
+from zoo.evaluate import protocols
+from zoo.evaluate.banks import extract
+from zoo.evaluate.baselines import random_task, raw_pixels
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
+from zoo.evaluate.labels import choose_labelled, labels_of
 from zoo.evaluate.linear import fit_probe
+from zoo.tasks.base import PretextTask
 from zoo.tasks.load import load_task
 
 module = sys.modules["zoo.adapt"]  # as an attribute of the package that name is the function
@@ -55,9 +58,9 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Fine-tuning of a few steps that change every weight; the last state is kept."""
-    from zoo.evaluate import finetune, table
+    from zoo.evaluate import finetune
 
-    for where in (module, table):
+    for where in (module, protocols):
         monkeypatch.setattr(where, "tuning_for", lambda task, seed: FineTuning(steps=6, batch_size=32, seed=seed))
     monkeypatch.setattr(finetune, "_right", lambda model, data, rising=iter(range(10**6)): next(rising))
 
@@ -134,7 +137,7 @@ def test_by_low_rank_the_folder_is_a_plain_model_of_timm_too(tmp_path, quick):
 
 
 def test_low_rank_is_refused_before_any_work_where_there_is_no_linear_layer(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "extract", None)
+    monkeypatch.setattr(PretextTask, "represent", None)
     assert refused(trained(), "digits", mode="lora").startswith(
         "test_resnet has no linear layer to add a matrix of low rank to; use --mode finetune"
     )
@@ -259,14 +262,14 @@ def test_random_weights_and_raw_pixels_stand_beside_it(mode, tmp_path, quick):
     result, data = adapt(trained(), "digits", **given), zoo.create_data("digits")
     rows, card = choose_labelled(labels_of(data)["train"], 10, 2), cards.read_card(trained())
     protocol = "knn" if mode == "knn" else "linear"
-    assert result.baselines["pixels"] == round(table.frozen(protocol, raw_pixels(data), rows, 10), 2)
+    assert result.baselines["pixels"] == round(protocols.frozen(protocol, raw_pixels(data), rows, 10), 2)
     if mode == "finetune":
-        task = table.random_task(card, 0)
-        expected = table.finetuned(task, extract(task, data)["backbone"], data, rows, table.tuning_for(task, 2))
+        task = random_task(card, 0)
+        expected = protocols.finetuned(task, extract(task, data)["backbone"], data, rows, protocols.tuning_for(task, 2))
     else:
         expected = (
             sum(
-                table.frozen(protocol, extract(table.random_task(card, draw), data)["backbone"], rows, 10)
+                protocols.frozen(protocol, extract(random_task(card, draw), data)["backbone"], rows, 10)
                 for draw in range(3)
             )
             / 3
@@ -318,7 +321,7 @@ def test_every_family_goes_through(name, size, arguments, tmp_path):
 )
 def test_a_classifier_that_is_not_one_layer_is_refused_before_any_work(name, arguments, kind, tmp_path, monkeypatch):
     source = untrained(tmp_path / "source", name, 32, **arguments)
-    monkeypatch.setattr(module, "extract", None)
+    monkeypatch.setattr(PretextTask, "represent", None)
     for mode in ("probe", "finetune"):
         assert refused(source, "digits", mode=mode).startswith(
             f"timm's classifier of {name} is {kind}, not one linear layer on its "
@@ -376,9 +379,9 @@ def refused(checkpoint, data: str, **given) -> str:
 )
 def test_what_can_not_be_done_is_refused_before_any_work(data, given, says, tmp_path, monkeypatch):
     shutil.copytree(pictures(tmp_path / "classes", images=20) / "left", tmp_path / "flat")
-    monkeypatch.setattr(module, "extract", None)
+    monkeypatch.setattr(PretextTask, "represent", None)
     if given != {"per_class": 123}:  # how many there are of each class is known from the data alone
-        monkeypatch.setattr(module, "create_data", None)
+        monkeypatch.setattr("zoo.data.module.load_data", None)
     assert says in refused(trained(), data, **given)
     assert not Path("adapted").exists() and not Path("somewhere").exists()
 
@@ -388,7 +391,7 @@ def test_an_unknown_checkpoint_is_refused(tmp_path):
 
 
 def test_what_exists_is_not_written_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "extract", None)
+    monkeypatch.setattr(PretextTask, "represent", None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     assert "exists already; remove it, or add --out ANOTHER-FOLDER" in refused(

@@ -250,7 +250,7 @@ def test_listing_and_helping_import_nothing_heavy(place):
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
 def test_what_an_adapted_checkpoint_is_compared_with(mode, zoo_says, monkeypatch):
     """In the text as in the JSON; and left out where nobody wants to wait for it."""
-    for name in ("zoo.adapt", "zoo.evaluate.table"):
+    for name in ("zoo.adapt", "zoo.evaluate.protocols"):
         monkeypatch.setattr(importlib.import_module(name), "tuning_for", lambda task, seed: FineTuning(steps=3))
     words = ["adapt", "{run}", "--data", "digits", "--per-class", "3", "--mode", mode, "--out"]
     first, *lines = zoo_says(*words, "a")[1].splitlines()

@@ -28,7 +28,7 @@ import zoo
 from zoo import registry
 from zoo.card import read_card
 from zoo.errors import ZooError
-from zoo.evaluate.table import check_metric
+from zoo.evaluate.check import check_metric
 from zoo.machine.provenance import commit
 from zoo.machine.resumable import newest_good
 from zoo.registry import find_task

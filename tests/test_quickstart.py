@@ -18,7 +18,7 @@ from zoo import cli
 from zoo.card import read_card
 from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
-from zoo.evaluate import finetune, table
+from zoo.evaluate import finetune, protocols, study
 from zoo.hub import hub
 
 STEPS = 9
@@ -31,10 +31,10 @@ def place(tmp_path, monkeypatch) -> Path:
     """
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    for name in ("DRAWS", "FINETUNE_DRAWS", "NETWORKS"):
-        monkeypatch.setattr(table, name, 1)
+    for where, name in ((protocols, "DRAWS"), (protocols, "FINETUNE_DRAWS"), (study, "NETWORKS")):
+        monkeypatch.setattr(where, name, 1)
     tuning = finetune.FineTuning
-    monkeypatch.setattr(table, "FineTuning", lambda **given: tuning(steps=30, **given))
+    monkeypatch.setattr(protocols, "FineTuning", lambda **given: tuning(steps=30, **given))
     return tmp_path
 
 
@@ -126,13 +126,13 @@ def test_on_fashion_mnist_where_it_can_be_had(place, monkeypatch, capsys):
         Path(out).parent.mkdir(parents=True)
         return small.rename(out)
 
-    def measure_checkpoint(folder, card, data, pairs):
-        asked["measured"] = data, pairs
+    def measure_study(study, pairs):
+        asked["measured"] = study.name, pairs
         return []
 
     monkeypatch.setattr("zoo.data.datasets.get_data", lambda name: asked.update(got=name))
     monkeypatch.setattr("zoo.pretrain.pretrain", pretrain)
-    monkeypatch.setattr("zoo.evaluate.table.measure_checkpoint", measure_checkpoint)
+    monkeypatch.setattr("zoo.evaluate.table.measure_study", measure_study)
     result = zoo.quickstart(place / "out", progress=False)
     assert asked["got"] == result["data"] == "fashion-mnist" and asked["out"] == place / "out/run"
     assert asked["recipe"] == "simclr-test-resnet-fashion-mnist" and asked["changes"] == {}
@@ -156,7 +156,7 @@ def test_one_that_was_interrupted_goes_on(place, monkeypatch):
     with pytest.raises(ZooError, match="cut holds a quickstart already; add --resume to go on"):
         zoo.quickstart("cut", steps=STEPS, progress=False)
     with monkeypatch.context() as changed:
-        changed.setattr(table, "measure_checkpoint", lambda *given, **also: 1 / 0)
+        changed.setattr("zoo.evaluate.table.measure_study", lambda *given, **also: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             zoo.quickstart("cut", steps=STEPS, progress=False, resume=True)
     monkeypatch.setattr("zoo.pretrain.pretrain", lambda *given, **also: pytest.fail("it is trained already"))

@@ -28,6 +28,7 @@ from zoo.report import space
 from zoo.report.charts import Series, lines, thinned
 from zoo.report.page import read_log, write_page
 from zoo.report.results import tables
+from zoo.tasks.base import PretextTask
 from zoo.views import to_float
 
 LOG = (
@@ -432,15 +433,7 @@ def test_pictures_without_labels_have_no_frames(tmp_path):
 
 
 def test_a_collapsed_representation_is_called_that(tmp_path, monkeypatch):
-    real = space.extract
-
-    def constant(task, data, splits):
-        banks = real(task, data, splits)
-        for x in banks["backbone"].x.values():
-            x.fill_(1.0)
-        return banks
-
-    monkeypatch.setattr(space, "extract", constant)
+    monkeypatch.setattr(PretextTask, "represent", lambda task, batch: {"backbone": torch.ones(len(batch["image"]), 4)})
     name = pictures_in(tmp_path / "pictures", ["one", "two"])
     folder = make(tmp_path / "c", name, 16, 3, zoo.load_data(name, size=16).fingerprint)
     assert "the representation has collapsed" in Page(write_page(tmp_path / "p.html", [folder])).text

@@ -15,7 +15,7 @@ from zoo.data.datasets import load_data
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate.banks import OWN, RANDOM
-from zoo.evaluate.table import check_metric
+from zoo.evaluate.check import check_metric
 from zoo.hub import hub
 from zoo.recipe import find, flat, read, resolve
 from zoo.tasks.load import load_task

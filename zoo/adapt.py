@@ -23,30 +23,20 @@ from zoo import card as cards
 from zoo.checkpoint.classifier import with_classifier
 from zoo.checkpoint.files import CONFIG, FACTS, MODEL, timm_config
 from zoo.checkpoint.write import weights
-from zoo.data.datasets import data_info
-from zoo.data.module import ZooData, create_data
 from zoo.errors import ZooError, nearest
-from zoo.evaluate.banks import (
-    OWN,
-    PIXELS,
-    RANDOM,
-    choose_labelled,
-    extract,
-    labels_of,
-    raw_pixels,
-    require_amount,
-    require_labels,
-)
+from zoo.evaluate.baselines import NETWORKS, RANDOM
 from zoo.evaluate.finetune import LOW_RANK, Classifier, FineTuning, finetune, low_rank_layers, predict
 from zoo.evaluate.knn import accuracy
-from zoo.evaluate.table import NETWORKS, finetuned, frozen, probe_of, random_task, tuning_for
-from zoo.machine.devices import best_device
+from zoo.evaluate.labels import require_amount
+from zoo.evaluate.protocols import PROTOCOLS, finetuned, frozen, probe_of, tuning_for
+from zoo.evaluate.study import Study
 from zoo.paths import expanded, explain, successors, sync_folder, write_bytes, write_text
 from zoo.tasks.base import PretextTask
-from zoo.tasks.load import load_task
 
 MODES = ("knn", "probe", "finetune", "lora")
 TUNED = ("finetune", "lora")
+# The protocol that says whether a checkpoint can be adapted. A classifier is a timm model, which reads images.
+PROTOCOL = {"knn": "knn", "probe": "finetune", "finetune": "finetune", "lora": "finetune"}
 
 
 @dataclass(frozen=True)
@@ -103,72 +93,65 @@ def adapt(
     any, data without labels, and a backbone whose classifier timm doesn't keep as one layer; all of it before anything
     is trained.
     """
-    from zoo.hub.hub import find
-
+    amount = labels if per_class is None else per_class
     if mode not in MODES:
         raise ZooError(f"{mode!r} is no way to adapt{nearest(mode, MODES)}")
     if per_class is not None and (labels != 1.0 or isinstance(labels, int)):
         raise ZooError("labels and per_class are two ways to say how many labels may be used; give one of them")
     if mode == "knn" and out is not None:
         raise ZooError("nearest neighbours leave no classifier to write; leave out --out, or use --mode probe")
-    amount = labels if per_class is None else per_class
     require_amount(amount)
-    source = find(checkpoint, hub)
-    card = cards.read_card(source)
-    require_labels(data_info(data))
+    study = Study(checkpoint, data, hub)
+    if (why := PROTOCOLS[PROTOCOL[mode]].refusal(study)) is not None:
+        raise ZooError(why)
     out = None if out is None else expanded(out)
     if out is not None and _is_taken(out):
         raise ZooError(f"{out} exists already; remove it, or add --out ANOTHER-FOLDER")
-    module = create_data(data, size=card["data"]["size"], **cards.bad_samples_of(card, data))
-    task, y, classes = load_task(source).to(best_device()), labels_of(module), module.dataset.info.classes
-    rows = choose_labelled(y["train"], amount, seed, classes)
+    rows, model = study.choose(amount, seed), None
     if mode == "knn":
-        value = frozen("knn", extract(task, module)[OWN], rows, len(classes))
+        value = frozen("knn", study.own, rows, len(study.classes))
     else:
-        model = _classifier(mode, task, module, rows, seed)
-        value = accuracy(predict(model, module, "test"), y["test"])
-    beside = _baselines(mode, card, module, rows, seed) if baselines else {}
-    folder = None if mode == "knn" else _free(card["name"], data, mode) if out is None else out
-    result = Adapted(card["name"], data, mode, amount, len(rows), classes, round(value, 2), beside, folder)
-    if folder is not None:
-        _write(folder, model, card, source, result)
+        model = _classifier(mode, study, rows, seed)
+        value = accuracy(predict(model, study.data, "test"), study.labels["test"])
+    beside = _baselines(mode, study, rows, seed) if baselines else {}
+    name = study.card["name"]
+    folder = None if model is None else out or _free(name, data, mode)
+    result = Adapted(name, data, mode, amount, len(rows), study.classes, round(value, 2), beside, folder)
+    if model is not None:
+        _write(model, study, result)
     return result
 
 
-def _baselines(mode: str, card: dict, data: ZooData, rows: Tensor, seed: int) -> dict[str, float]:
-    """Percent right on the test split of random weights and of raw pixels, with the labels of the training images
-    `rows`.
+def _baselines(mode: str, study: Study, rows: Tensor, seed: int) -> dict[str, float]:
+    """Percent right on the test split of random weights and of the samples as they are, with the labels of the training
+    samples `rows`.
     """
-    protocol, classes = "knn" if mode == "knn" else "linear", len(data.dataset.info.classes)
-    values = []
+    protocol, classes, values = "knn" if mode == "knn" else "linear", len(study.classes), []
     for draw in range(1 if mode in TUNED else NETWORKS):
-        task = random_task(card, draw).to(best_device())
-        bank = extract(task, data)[OWN]
+        task, bank = study.random_network(draw)
         values.append(
-            finetuned(task, bank, data, rows, _tuning(mode, task, seed))
+            finetuned(task, bank, study.data, rows, _tuning(mode, task, seed))
             if mode in TUNED
             else frozen(protocol, bank, rows, classes)
         )
-    return {
-        RANDOM: round(statistics.mean(values), 2),
-        PIXELS: round(frozen(protocol, raw_pixels(data), rows, classes), 2),
-    }
+    raw = {name: round(frozen(protocol, bank, rows, classes), 2) for name, bank in study.raw.items()}
+    return {RANDOM: round(statistics.mean(values), 2)} | raw
 
 
-def _classifier(mode: str, task: PretextTask, data: ZooData, rows: Tensor, seed: int) -> Classifier:
-    """The backbone and a linear layer fitted on the training images `rows`, both of them fine-tuned if `mode` says
+def _classifier(mode: str, study: Study, rows: Tensor, seed: int) -> Classifier:
+    """The backbone and a linear layer fitted on the training samples `rows`, both of them fine-tuned if `mode` says
     so.
     """
-    classes = len(data.dataset.info.classes)
+    classes, task = len(study.classes), study.task
+    backbone = task.tower[study.first]
     if mode == "lora":
-        low_rank_layers(task.backbone)
-    with_classifier(
-        task.backbone, torch.zeros(classes, task.backbone.num_features), torch.zeros(classes)
-    )  # a ZooError now, not at the end
-    probe = probe_of(extract(task, data, ("train", "validation"))[OWN], rows, classes)
+        low_rank_layers(backbone)
+    # A classifier that timm doesn't keep as one layer is a ZooError now, not at the end.
+    with_classifier(backbone, torch.zeros(classes, backbone.num_features), torch.zeros(classes))
+    probe = probe_of(study.own, rows, classes)
     if mode in TUNED:
-        return finetune(task.backbone, probe, data, rows, _tuning(mode, task, seed))
-    return Classifier(task.backbone, probe.weight, probe.bias).to(task.device)
+        return finetune(backbone, probe, study.data, rows, _tuning(mode, task, seed))
+    return Classifier(backbone, probe.weight, probe.bias).to(task.device)
 
 
 def _tuning(mode: str, task: PretextTask, seed: int) -> FineTuning:
@@ -189,8 +172,9 @@ def _free(*names: str) -> Path:
     return next(folder for folder in successors(usual) if not _is_taken(folder))
 
 
-def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Adapted) -> None:
+def _write(model: Classifier, study: Study, result: Adapted) -> None:
     """The classifier's folder: into a temporary one beside it, then renamed."""
+    folder, card = result.folder, study.card
     state = with_classifier(model.backbone, model.head.weight.detach(), model.head.bias.detach()).state_dict()
     config = timm_config(model.backbone, card["license"])
     config |= {"num_classes": len(result.classes)}
@@ -198,7 +182,7 @@ def _write(folder: Path, model: Classifier, card: dict, source: Path, result: Ad
     facts = {key: value for key, value in asdict(result).items() if key != "folder"}
     facts |= {
         "split": "test",
-        "parent": {"name": card["name"], "card_sha256": hashlib.sha256(cards.read_text(source)).hexdigest()},
+        "parent": {"name": card["name"], "card_sha256": hashlib.sha256(cards.read_text(study.folder)).hexdigest()},
         "license": card["license"],
         "attribution": card["data"]["attribution"],
         "created": time.strftime("%Y-%m-%d"),

@@ -27,9 +27,10 @@ def quickstart(
     Returns {data, rows, checkpoint, hub, page, minutes}. Uses Fashion-MNIST, or scikit-learn's digits where that can't
     be had.
     """
-    from zoo.card import read_card
     from zoo.checkpoint.write import update_card
-    from zoo.evaluate.table import measure_checkpoint, print_table
+    from zoo.evaluate.printed import print_table
+    from zoo.evaluate.study import Study
+    from zoo.evaluate.table import measure_study
     from zoo.hub import hub
     from zoo.pretrain import pretrain
     from zoo.report.page import write_page
@@ -52,12 +53,8 @@ def quickstart(
     pulled = hub.pull(NAME, hub=str(out / "hub"))
     _say(f"pushed to {out / 'hub'} and pulled back as {NAME!r}, every file's sha256 checked")
     _say("adapting: nearest neighbours, a linear probe, and fine-tuning, beside random weights and raw pixels")
-    rows = measure_checkpoint(
-        pulled,
-        read_card(pulled),
-        data,
-        [("knn", 1.0), ("knn", FEW), ("linear", 1.0), ("linear", FEW), ("finetune", FEW)],
-    )
+    pairs = [("knn", 1.0), ("knn", FEW), ("linear", 1.0), ("linear", FEW), ("finetune", FEW)]
+    rows = measure_study(Study(pulled, data), pairs)
     page = write_page(out / "report.html", [run / "checkpoint"], rows)
     minutes = (time.perf_counter() - start) / 60
     print_table(rows)

@@ -373,8 +373,8 @@ def adapt(given: argparse.Namespace) -> Any:
 
 
 def evaluate(given: argparse.Namespace) -> Any:
+    from zoo.evaluate.printed import print_table
     from zoo.evaluate.table import evaluate as run
-    from zoo.evaluate.table import print_table
 
     rows = run(
         given.checkpoint,
@@ -391,7 +391,7 @@ def evaluate(given: argparse.Namespace) -> Any:
 
 
 def reproduce(given: argparse.Namespace) -> Any:
-    from zoo.evaluate.table import reproduce as run
+    from zoo.evaluate.reproduce import reproduce as run
 
     rows = run(given.checkpoint, hub=given.hub)
     for row in rows:

@@ -11,7 +11,9 @@ from zoo.data.generated import generate
 from zoo.data.module import ZooData
 from zoo.data.named.catalogue import ENTRIES
 from zoo.errors import ZooError
-from zoo.evaluate.banks import SPLITS, choose_labelled, extract, labels_of, raw_pixels, require_amount, require_labels
+from zoo.evaluate.banks import extract
+from zoo.evaluate.baselines import raw_pixels
+from zoo.evaluate.labels import SPLITS, choose_labelled, labels_of, require_amount, require_labels
 from zoo.views import to_float
 
 

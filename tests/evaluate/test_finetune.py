@@ -13,9 +13,10 @@ from zoo.data.datasets import DataInfo
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
 from zoo.evaluate import finetune as module
-from zoo.evaluate.banks import choose_labelled, extract, labels_of
+from zoo.evaluate.banks import extract
 from zoo.evaluate.finetune import Classifier, FineTuning, finetune, predict
 from zoo.evaluate.knn import accuracy
+from zoo.evaluate.labels import choose_labelled, labels_of
 from zoo.evaluate.linear import Probe, fit_probe
 
 VIT = {

@@ -15,13 +15,19 @@ from zoo import card as cards
 from zoo.card import read_card
 from zoo.checkpoint.write import update_card
 from zoo.errors import ZooError
-from zoo.evaluate import table
-from zoo.evaluate.banks import choose_labelled, extract, labels_of, raw_pixels
+from zoo.evaluate import printed, protocols
+from zoo.evaluate.banks import extract
+from zoo.evaluate.baselines import random_task, raw_pixels
+from zoo.evaluate.check import check_metric
 from zoo.evaluate.finetune import FineTuning
 from zoo.evaluate.knn import accuracy, choose_k, knn
+from zoo.evaluate.labels import choose_labelled, labels_of
 from zoo.evaluate.linear import Probe, fit_probe
-from zoo.evaluate.table import check_metric, evaluate, print_table, random_task, reproduce
+from zoo.evaluate.printed import print_table
+from zoo.evaluate.reproduce import reproduce
+from zoo.evaluate.table import evaluate
 from zoo.hub import hub
+from zoo.tasks.base import PretextTask
 from zoo.tasks.load import load_task
 
 
@@ -142,10 +148,10 @@ def test_fine_tuning_has_one_run_for_each_draw_or_network(monkeypatch):
         runs.append((backbone, rows.tolist(), how.seed, how.flip))
         return tune(backbone, probe, data, rows, FineTuning(steps=2, batch_size=8))
 
-    tune = table.finetune
-    monkeypatch.setattr(table, "finetune", quick)
+    tune = protocols.finetune
+    monkeypatch.setattr(protocols, "finetune", quick)
     monkeypatch.setattr(
-        table,
+        protocols,
         "fit_probe",
         lambda x, y, held_x, held_y, classes: Probe(x[:classes].double(), torch.zeros(classes), 1.0, {}),
     )
@@ -166,7 +172,7 @@ def test_fine_tuning_has_one_run_for_each_draw_or_network(monkeypatch):
 
 def test_pictures_are_mirrored_in_fine_tuning_only_if_the_task_did_so():
     backbone = zoo.create_backbone("test_resnet", size=8)
-    assert [table.tuning_for(zoo.create_task("simclr", backbone, flip=flip), 7) for flip in (0.0, 0.3)] == [
+    assert [protocols.tuning_for(zoo.create_task("simclr", backbone, flip=flip), 7) for flip in (0.0, 0.3)] == [
         FineTuning(flip=0.0, seed=7),
         FineTuning(flip=0.5, seed=7),
     ]
@@ -202,7 +208,7 @@ def test_saving_merges_into_the_card(mine):
 def test_a_card_that_can_not_be_changed_is_refused_before_measuring(mine, tmp_path, monkeypatch):
     update_card(mine, license="Apache-2.0")
     hub.push(mine, tmp_path / "hub", name="there")
-    monkeypatch.setattr(table, "measure_checkpoint", None)
+    monkeypatch.setattr(PretextTask, "represent", None)
     with pytest.raises(ZooError, match="is the cache's copy of a hub's checkpoint and can't be changed"):
         evaluate("there", hub=tmp_path / "hub", save=True)
 
@@ -250,9 +256,8 @@ def test_fine_tuning_holds_within_its_deviation(mine, monkeypatch):
     update_card(mine, metrics=[row, row | {"labels": 0.02, "sd": None}, row | {"protocol": "linear"}], check=None)
     for now, holds in ((51.9, [True, False, False]), (52.1, [False, False, False]), (50.4, [True, True, True])):
         monkeypatch.setattr(
-            table,
-            "measure_checkpoint",
-            lambda folder, card, name, pairs, baselines=True, now=now: [
+            "zoo.evaluate.reproduce.measure_study",
+            lambda study, pairs, baselines=True, now=now: [
                 row | {"protocol": protocol, "labels": amount, "value": now} for protocol, amount in pairs
             ],
         )
@@ -311,11 +316,11 @@ def test_every_number_is_printed(measured, capsys, monkeypatch, columns):
 def test_the_best_of_a_column_is_bold():
     row = {"value": 10.0, "sd": 0.5}
     assert (
-        table._cell(row, 10.0) == "[bold]10.0 ± 0.5[/bold]"
-        and table._cell(row, 11.0) == "10.0 ± 0.5"
-        and table._cell(None, 1.0) == "-"
+        printed._cell(row, 10.0) == "[bold]10.0 ± 0.5[/bold]"
+        and printed._cell(row, 11.0) == "10.0 ± 0.5"
+        and printed._cell(None, 1.0) == "-"
     )
-    assert table._cell({"value": 9.96, "sd": None}, 99.0) == "10.0"
+    assert printed._cell({"value": 9.96, "sd": None}, 99.0) == "10.0"
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -330,10 +335,10 @@ def refused(**given) -> str:
 
 def test_what_can_not_be_measured_is_refused_before_anything_is(tmp_path, monkeypatch):
     folder = pictures(tmp_path / "classes")
-    monkeypatch.setattr(table, "extract", None)
+    monkeypatch.setattr(PretextTask, "represent", None)
     assert "'knm' is not a protocol; did you mean knn?" in refused(protocols=("knn", "knm"))
     with monkeypatch.context() as patch:  # these before any data are read
-        patch.setattr(table, "create_data", None)
+        patch.setattr("zoo.data.module.load_data", None)
         assert "0 is no amount of labels" in refused(labels=(1.0, 0))
         assert "there is no data set 'digit'; did you mean digits?" in refused(data="digit")
         assert "stl10-unlabeled has no labels (" in refused(data="stl10-unlabeled")

@@ -1,6 +1,4 @@
-"""Features of every split, extracted once, and the two that stand beside a task's own in every table: random weights
-and raw pixels.
-"""
+"""Representations of every split of a data set: what a task gives, once for each sample."""
 
 from __future__ import annotations
 
@@ -10,18 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.data.dataset import some_of
-from zoo.data.datasets import DataInfo
+from zoo.data.dataset import some_of, taken
 from zoo.data.module import ZooData
-from zoo.draws import Draw, counted, mix
+from zoo.draws import Draw, counted
 from zoo.errors import ZooError
+from zoo.evaluate.labels import SPLITS, labels_of
 from zoo.tasks.base import PretextTask
-from zoo.views import resize, to_float
 
-OWN, RANDOM, PIXELS = "backbone", "random weights", "pixels"
-SPLITS = ("train", "validation", "test")
+OWN = "backbone"  # what a task with one tower calls the representation of its backbone
 BATCH = 512
-PIXEL_SIDE = 32  # raw pixels of larger pictures are averaged down to so many a side
 
 
 @dataclass(frozen=True)
@@ -32,106 +27,77 @@ class Bank:
     y: dict[str, Tensor]
 
 
+@dataclass
+class Candidate:
+    """A row of the table in the making: one representation, of one network or several."""
+
+    name: str
+    banks: list[Bank]
+    tasks: list[PretextTask]  # the networks, where they can be fine-tuned; else none
+
+
 def extract(
     task: PretextTask, data: ZooData, splits: tuple[str, ...] = SPLITS, most: int | None = None
 ) -> dict[str, Bank]:
-    """What `task.features` gives for the images of the splits (or `most` of each), by name; on the task's device, in
+    """What `task.represent` gives for the samples of the splits (or `most` of each), by name; on the task's device, in
     eval mode.
 
-    Each module's training mode, gradients and random generators are left as they were found.
+    Each module's training mode, gradients and random generators are left as they were found. Raises ZooError where the
+    data lack the field of every tower.
     """
-    parts: dict[str, dict[str, list[Tensor]]] = {}
+    return banks_of({split: extract_split(task, data, split, most) for split in splits}, data, most)
+
+
+def banks_of(
+    features: dict[str, dict[str, Tensor]], data: ZooData, most: dict[str, int | None] | int | None = None
+) -> dict[str, Bank]:
+    """A bank for each representation, from the features (n, D) of each split by name, of `most` samples of it."""
+    limits = most if isinstance(most, dict) else dict.fromkeys(features, most)
+    y: dict[str, Tensor] = {}
+    for split in features:
+        y |= labels_of(data, (split,), limits[split])
+    names = dict.fromkeys(name for found in features.values() for name in found)
+    return {name: Bank({split: found[name] for split, found in features.items()}, y) for name in names}
+
+
+def extract_split(task: PretextTask, data: ZooData, split: str, most: int | None = None) -> dict[str, Tensor]:
+    """The features (n, D) float32 of one split (or of `most` of its samples) by name, as `extract` gives them."""
+    parts: dict[str, list[Tensor]] = {}
     modes = {module: module.training for module in task.modules()}
+    fields = fields_read(task, data)
     task.eval()
     try:
         with torch.no_grad(), counted(task.device, Draw.FEATURES):
-            for split in splits:
-                for image in _images(data, split, most):
-                    for name, x in task.features(to_float(image.to(task.device))).items():
-                        parts.setdefault(name, {}).setdefault(split, []).append(x.float().cpu())
+            for batch in batches(data, split, fields, most):
+                for name, x in task.represent(_moved(batch, task.device)).items():
+                    parts.setdefault(name, []).append(x.float().cpu())
     finally:
         for module, training in modes.items():
             module.training = training
-    y = labels_of(data, splits, most)
-    return {
-        name: Bank({split: torch.cat(batches) for split, batches in found.items()}, y) for name, found in parts.items()
-    }
+    return {name: torch.cat(found) for name, found in parts.items()}
 
 
-def raw_pixels(data: ZooData, splits: tuple[str, ...] = SPLITS) -> Bank:
-    """The pictures themselves, flattened, in [0, 1]; those larger than 32 pixels a side are averaged down to that."""
-    side = min(data.dataset.info.size, PIXEL_SIDE)
-    x = {split: torch.cat([resize(image, side).flatten(1) for image in _images(data, split)]) for split in splits}
-    return Bank(x, labels_of(data, splits))
+def fields_read(task: PretextTask, data: ZooData) -> tuple[str, ...]:
+    """The fields of the data that a representation is made from: those of the towers and of `needs`, never the label.
 
-
-def labels_of(data: ZooData, splits: tuple[str, ...] = SPLITS, most: int | None = None) -> dict[str, Tensor]:
-    """Labels int64 (n,) of each split, or of `most` of its images; none where the set has none."""
-    label = data.dataset.fields.get("label")
-    return {} if label is None else {split: label[some_of(data.dataset.splits[split], most)] for split in splits}
-
-
-def _images(data: ZooData, split: str, most: int | None = None) -> Iterator[Tensor]:
-    return (
-        data.dataset.fields["image"][rows]
-        for rows in some_of(data.dataset.splits[split], most).split(BATCH)
-        if len(rows)
-    )
-
-
-def require_labels(info: DataInfo) -> None:
-    """Raises ZooError unless a representation can be measured on this set: labels, and something in each split."""
-    if "label" not in info.fields:
-        raise ZooError(
-            f"{info.name} has no labels ({info.summary}), so nothing can be adapted to it or measured on it; "
-            "give a folder with a folder per class"
-        )
-    for split in SPLITS:
-        if not info.splits.get(split):
-            raise ZooError(
-                f"the {split} split of {info.name} is empty, and there is no measuring without it; give more pictures "
-                "of each class"
-            )
-
-
-def require_amount(labels: float | int) -> None:
-    """Raises ZooError unless `labels` is an amount of labels: a share (float, above 0, at most 1), or so many per class
-    (int, at least 1).
+    Raises ZooError where the data have none of the towers' fields.
     """
-    if (
-        isinstance(labels, bool)
-        or not isinstance(labels, (int, float))
-        or not (labels >= 1 if isinstance(labels, int) else 0 < labels <= 1)
-    ):
+    info = data.dataset.info
+    towers = [backbone.field for backbone in task.tower.values()]
+    if not any(field in info.fields for field in towers):
         raise ZooError(
-            f"{labels!r} is no amount of labels; give a share above 0 and at most 1, such as 0.01, or a whole number "
-            "per class, such as 5"
+            f"{info.name} has {', '.join(info.fields) or 'no fields'}, and the task {task.name} reads "
+            f"{' and '.join(dict.fromkeys(towers))}; give a data set with that field"
         )
+    return tuple(field for field in dict.fromkeys([*towers, *task.needs]) if field in info.fields and field != "label")
 
 
-def choose_labelled(y: Tensor, labels: float | int, draw: int, classes: tuple[str, ...] = ()) -> Tensor:
-    """Rows of training labels y (n,) that may be used: a share of each class (float, above 0, at most 1), or so many of
-    each (int).
+def batches(data: ZooData, split: str, fields: tuple[str, ...], most: int | None = None) -> Iterator[dict]:
+    """These fields of a split (or of `most` of its samples), in batches."""
+    columns = {field: data.dataset.fields[field] for field in fields}
+    rows = some_of(data.dataset.splits[split], most)
+    return taken(columns, (part for part in rows.split(BATCH) if len(part)))
 
-    A share gives every class at least one. Another `draw` (0, 1, ...) chooses others. Raises ZooError for an amount
-    that isn't one, and for classes with fewer images than are asked for.
-    """
-    require_amount(labels)
-    if isinstance(labels, float) and labels == 1.0:
-        return torch.arange(len(y))
-    present, sizes = y.unique(return_counts=True)
-    fewest = int(sizes.min())
-    if isinstance(labels, int) and fewest < labels:
-        label = int(present[sizes.argmin()])
-        raise ZooError(
-            f"{labels} labels per class are asked for, and class {classes[label] if classes else label} has {fewest} "
-            "training images; "
-            f"ask for at most {fewest}"
-        )
-    generator = torch.Generator().manual_seed(mix(draw, round(1e6 * labels)))
-    chosen = []
-    for label in present:
-        rows = (y == label).nonzero()[:, 0]
-        count = labels if isinstance(labels, int) else max(1, round(labels * len(rows)))
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
-    return torch.cat(chosen).sort().values
+
+def _moved(batch: dict, device: torch.device) -> dict:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}

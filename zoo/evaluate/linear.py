@@ -189,6 +189,9 @@ def _spectrum(x: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tenso
 def _minimise(objective, at: Tensor, tolerance: float, memory: int = 100, steps: int = 1000) -> Tensor:
     """L-BFGS with a backtracking line search (Armijo), until the gradient's norm is at most `tolerance` or rounding
     stops it.
+
+    scipy's L-BFGS-B takes as long and ends with gradients up to ten times larger, because its line search makes no
+    allowance for rounding near the optimum.
     """
     value, gradient = objective(at)
     past: list[tuple[Tensor, Tensor, float]] = []

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from zoo.card import check_metric, read_card, read_file
+from zoo.card import check_metric, read_file
 from zoo.errors import ZooError
-from zoo.hub.hub import find
+from zoo.evaluate.study import Study
 from zoo.paths import expanded, write_text
 from zoo.report.charts import Series, lines
 from zoo.report.markup import document, linked, pairs, picture, text
@@ -35,11 +35,18 @@ class Checkpoint:
     `anchor` in links).
     """
 
-    folder: Path
-    card: dict
+    study: Study
     rows: list[dict]
     label: str = ""
     anchor: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.study.folder
+
+    @property
+    def card(self) -> dict:
+        return self.study.card
 
 
 def write_page(path: str | Path, folders: str | Path | Sequence[str | Path], rows: list[dict] | None = None) -> Path:
@@ -56,7 +63,9 @@ def write_page(path: str | Path, folders: str | Path | Sequence[str | Path], row
     written.
     """
     folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    found = list(dict.fromkeys(find(folder).resolve() for folder in folders))
+    shared: dict = {}
+    studies = [Study(folder, download=False, shared=shared) for folder in folders]
+    found = list({study.folder.resolve(): study for study in reversed(studies)}.values())[::-1]
     if not found:
         raise ZooError("there is no checkpoint to report on; give at least one folder or name")
     if rows is not None and len(found) > 1:
@@ -67,17 +76,12 @@ def write_page(path: str | Path, folders: str | Path | Sequence[str | Path], row
         )
     for number, row in enumerate(rows or []):
         check_metric(row, f"row {number}")
-    # hashed by `find`
-    checkpoints = [
-        Checkpoint(folder, card := read_card(folder, hashed=False), card["metrics"] if rows is None else rows)
-        for folder in found
-    ]
+    checkpoints = [Checkpoint(study, study.card["metrics"] if rows is None else rows) for study in found]
     _name(checkpoints)
-    known: dict = {}
     several = len(checkpoints) > 1
     title = f"{len(checkpoints)} checkpoints compared" if several else checkpoints[0].label
     body = [_comparison(checkpoints, title)] if several else []
-    body += [_article(checkpoint, "h2" if several else "h1", known) for checkpoint in checkpoints]
+    body += [_article(checkpoint, "h2" if several else "h1") for checkpoint in checkpoints]
     return write_text(expanded(path), document(title, "\n".join(body)))
 
 
@@ -132,7 +136,7 @@ def _comparison(checkpoints: list[Checkpoint], title: str) -> str:
 # ---- one checkpoint ------------------------------------------------------------------------------
 
 
-def _article(c: Checkpoint, level: str, known: dict) -> str:
+def _article(c: Checkpoint, level: str) -> str:
     card = c.card
     found = tables([("", card, c.rows)])
     parts = [
@@ -147,7 +151,7 @@ def _article(c: Checkpoint, level: str, known: dict) -> str:
     ]
     if pictures := _pictures(c):
         parts += ["<h3>What the task predicts</h3>", pictures]
-    parts += ["<h3>What the representation sees as alike</h3>", space_html(c.folder, card, known)]
+    parts += ["<h3>What the representation sees as alike</h3>", space_html(c.study)]
     if curves := _curves(c.folder.parent / "metrics.csv"):
         parts += ["<h3>How it was trained</h3>", curves]
     return "\n".join(

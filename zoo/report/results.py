@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zoo.card import PROTOCOLS, label_amount
-from zoo.evaluate.banks import PIXELS, RANDOM
+from zoo.evaluate.baselines import PIXELS, RANDOM, RAW
+from zoo.evaluate.protocols import PROTOCOLS as WAYS
+from zoo.fields import height_width
 from zoo.report.markup import text
 
-TITLES = {"knn": "nearest neighbours", "linear": "linear probe", "finetune": "fine-tuning"}
 # kinds of line in the order in which they are shown, by how the name of their features begins; everything else is the
 # task's own
-BASELINES = {"supervised": "supervised", RANDOM: "random", PIXELS: "pixels"}
-KINDS = ("own", *BASELINES.values())
+BASELINES = {"supervised": "supervised", RANDOM: "random"} | dict.fromkeys(RAW, "pixels")
+KINDS = ("own", *dict.fromkeys(BASELINES.values()))
 
 Column = tuple[
     int, bool, float
@@ -75,13 +76,16 @@ def tables(results: list[tuple[str, dict, list[dict]]]) -> list[Table]:
 
 def _line(label: str, card: dict, features: str) -> Line:
     kind = next((kind for begin, kind in BASELINES.items() if features.startswith(begin)), "own")
-    name = f"raw {features}" if kind == "pixels" else features
+    name = f"raw {features}" if features == PIXELS else features
     if not label:
         return Line(name, card["task"]["name"] if kind == "own" else "", kind)
     if kind == "own":
         return Line(label, features, kind)
-    size = card["data"]["size"]
-    return Line(name, f"{size} × {size}" if kind == "pixels" else card["backbone"]["name"], kind)
+    if features == PIXELS:
+        return Line(name, " × ".join(map(str, height_width(card["data"]["size"]))), kind)
+    if kind == "pixels":
+        return Line(name, "", kind)
+    return Line(name, card["backbone"]["name"], kind)
 
 
 def _column(row: dict) -> Column:
@@ -101,7 +105,7 @@ def columns_title(column: Column) -> tuple[str, str]:
     """(protocol, amount of labels) as people say it."""
     place, per_class, minus = column
     amount = label_amount(int(-minus) if per_class else float(-minus))
-    return TITLES[PROTOCOLS[place]], f"{amount} labels" if amount == "all" or amount.endswith("%") else amount
+    return WAYS[PROTOCOLS[place]].title, f"{amount} labels" if amount == "all" or amount.endswith("%") else amount
 
 
 # ---- as HTML -------------------------------------------------------------------------------------

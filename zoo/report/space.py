@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from zoo.card import bad_samples_of
-from zoo.data.dataset import Dataset
-from zoo.data.datasets import load_data
+from zoo.data.dataset import Dataset, some_of
 from zoo.data.info import FOLDER, SHARDS
-from zoo.data.module import ZooData
 from zoo.errors import ZooError
-from zoo.evaluate.banks import OWN, extract
 from zoo.evaluate.knn import neighbours
+from zoo.evaluate.study import Study
+from zoo.fields import height_width
 from zoo.report.charts import legend, scatter
 from zoo.report.markup import picture, text
-from zoo.tasks.load import load_task
 
 BANK, MAPPED, QUERIES, NEAREST = 10_000, 1_000, 8, 8
 PIXELS = 16_000_000  # of the bank: fewer images where they are larger, so that it takes as long
@@ -45,40 +41,28 @@ class Sight:
         return self.data.fields.get("label")
 
 
-def space_html(folder: Path, card: dict, known: dict[tuple[str, int], Dataset]) -> str:
-    """Neighbours and map of a checkpoint on the data it was trained on; a sentence where they can't be had without the
-    network.
-
-    `known` holds data sets that are in memory already, and takes up this one.
-    """
+def space_html(study: Study) -> str:
+    """Neighbours and map of a checkpoint on its data; a sentence where they can't be had without the network."""
     try:
-        sight = _look(folder, card, known)
+        sight = _look(study)
         return _neighbours(sight) + "\n" + _map(sight)
     except ZooError as error:
         return f'<p class="note">Nothing can be shown here: {text(error)}.</p>'
 
 
-def _look(folder: Path, card: dict, known: dict[tuple[str, int], Dataset]) -> Sight:
-    key = card["data"]["name"], card["data"]["size"]
-    if key not in known:
-        known[key] = load_data(*key, download=False, **bad_samples_of(card, key[0]))
-    data = known[key]
-    if key[0].startswith((FOLDER, SHARDS)) and data.fingerprint != card["data"]["fingerprint"]:
-        raise ZooError(f"{key[0]} on this machine doesn't hold the pictures that the checkpoint was trained on")
-    task = load_task(folder)
-    bank = _some(data.splits["train"], max(MAPPED, min(BANK, PIXELS // key[1] ** 2)))
-    mapped = _some(data.splits["test"], MAPPED)
+def _look(study: Study) -> Sight:
+    data, trained_on = study.data.dataset, study.card["data"]
+    if "image" not in data.fields:
+        raise ZooError(f"{study.name} has no images")
+    if study.name.startswith((FOLDER, SHARDS)) and data.fingerprint != trained_on["fingerprint"]:
+        raise ZooError(f"{study.name} on this machine doesn't hold the pictures that the checkpoint was trained on")
+    height, width = height_width(trained_on["size"])
+    most = {"train": max(MAPPED, min(BANK, PIXELS // (height * width))), "test": MAPPED}
+    bank, mapped = (some_of(data.splits[split], count) for split, count in most.items())
     if not len(bank) or not len(mapped):
-        raise ZooError(f"{key[0]} has no {'test' if len(bank) else 'training'} pictures")
-    found = extract(task, ZooData(replace(data, splits={"train": bank, "test": mapped})), ("train", "test"))[OWN]
-    return Sight(data, bank, mapped, found.x["train"], found.x["test"], task.uses_labels)
-
-
-def _some(rows: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, always the same ones, in their order."""
-    if len(rows) <= most:
-        return rows
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values]
+        raise ZooError(f"{study.name} has no {'test' if len(bank) else 'training'} pictures")
+    found = next(iter(study.some_banks(most).values()))
+    return Sight(data, bank, mapped, found.x["train"], found.x["test"], study.task.uses_labels)
 
 
 # ---- neighbours ----------------------------------------------------------------------------------

@@ -105,10 +105,17 @@ class PretextTask(Fitting, ABC):
         return {"backbone": self.backbone.pool(image)}
 
     def represent(self, batch: dict) -> dict[str, Tensor]:
-        """A batch -> the representations that are evaluated, by name, each (B, D). The first name is a tower's."""
+        """A batch -> the representations that are evaluated, by name, each (B, D). The first name is a tower's.
+
+        A tower whose field the batch lacks is left out.
+        """
         if self.towers == {"backbone": "image"}:
             return self.features(to_float(batch["image"]))
-        return {tower: backbone.pool(backbone.prepare(batch[backbone.field])) for tower, backbone in self.tower.items()}
+        return {
+            tower: backbone.pool(backbone.prepare(batch[backbone.field]))
+            for tower, backbone in self.tower.items()
+            if backbone.field in batch
+        }
 
     def figure(self, batch: dict) -> dict[str, Tensor | str]:
         """What the task predicts, for people to look at: name -> (3, H, W) float in [0, 1], or text."""

@@ -15,14 +15,14 @@ from zoo.tasks.base import PretextTask
 from zoo.tasks.create import create_task
 
 
-def load_task(folder: str | Path) -> PretextTask:
+def load_task(folder: str | Path, card: dict | None = None) -> PretextTask:
     """The pretext task with backbones and heads as they were at the end of training, in eval mode.
 
     Teachers, queues and the like are as at the beginning: only the resumable state of a run has them. Raises ZooError
-    for a damaged or foreign checkpoint.
+    for a damaged or foreign checkpoint. `card` is its card where that has been read already.
     """
     folder = Path(folder)
-    card = cards.read_card(folder)
+    card = cards.read_card(folder) if card is None else card
     arguments = dict(card["task"])
     towers = {name: read_backbone(folder, card, name) for name in cards.towers_of(card)}
     states = {name: copy.deepcopy(backbone.model.state_dict()) for name, backbone in towers.items()}

@@ -23,7 +23,7 @@ from zoo.data.module import ZooData, create_data
 from zoo.data.order import batches_done
 from zoo.draws import Draw, counted
 from zoo.errors import Terminated, ZooError
-from zoo.evaluate.table import check_metric
+from zoo.evaluate.check import check_metric
 from zoo.machine import cpu, ranks
 from zoo.machine.devices import device_of
 from zoo.machine.logs import create_logger, log_checkpoint, log_pictures
