@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import safetensors.torch
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.paths import clear_leftovers, home, write_bytes
+from zoo.paths import PART, home, write_bytes
 
 LIMIT, LIMIT_MB = "ZOO_FEATURES_MB", 2000  # environment variable, and what holds without it
+ABANDONED = 3600  # seconds after which a file that is still being written belongs to a process that was killed
 DIGEST = 64  # bytes of the SHA-256 in hexadecimal
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,6 @@ def keep(identity: dict[str, Any], features: dict[str, Tensor]) -> None:
     path = _path(identity)
     try:
         write_bytes(path, hashlib.sha256(payload).hexdigest().encode() + payload)
-        clear_leftovers(path.parent)
         _trim(path, most)
     except (ZooError, OSError) as error:
         log.warning("features are not kept: %s", error)
@@ -84,6 +85,10 @@ def _trim(newest: Path, most: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process trims too
             about = path.stat()
             found.append((path != newest, -about.st_mtime_ns, about.st_size, path))
+    for path in newest.parent.glob(f".*{PART}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
     total = 0
     for _, _, size, path in sorted(found):
         total += size
