@@ -50,6 +50,7 @@ FAMILIES = [
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
+    trained()  # before a test takes away what training needs
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ZOO_HUB", raising=False)
     monkeypatch.chdir(tmp_path)

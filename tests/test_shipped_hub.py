@@ -14,7 +14,8 @@ from zoo.checkpoint.read import load_backbone
 from zoo.data.datasets import load_data
 from zoo.data.module import ZooData
 from zoo.errors import ZooError
-from zoo.evaluate.banks import OWN, RANDOM
+from zoo.evaluate.banks import OWN
+from zoo.evaluate.baselines import RANDOM
 from zoo.evaluate.check import check_metric
 from zoo.hub import hub
 from zoo.recipe import find, flat, read, resolve

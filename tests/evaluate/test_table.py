@@ -33,6 +33,7 @@ from zoo.tasks.load import load_task
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
+    trained()  # before a test takes away what training needs
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ZOO_HUB", raising=False)
 

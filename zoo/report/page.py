@@ -64,8 +64,10 @@ def write_page(path: str | Path, folders: str | Path | Sequence[str | Path], row
     """
     folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
     shared: dict = {}
-    studies = [Study(folder, download=False, shared=shared) for folder in folders]
-    found = list({study.folder.resolve(): study for study in reversed(studies)}.values())[::-1]
+    by_place: dict[Path, Study] = {}
+    for study in (Study(folder, download=False, shared=shared) for folder in folders):
+        by_place.setdefault(study.folder.resolve(), study)
+    found = list(by_place.values())
     if not found:
         raise ZooError("there is no checkpoint to report on; give at least one folder or name")
     if rows is not None and len(found) > 1:
