@@ -166,7 +166,7 @@ def test_a_fit_uses_it_and_leaves_a_plain_model():
 
 FAULTS = """
 import resource, torch
-from zoo import cpu
+from zoo.machine import cpu
 torch.set_num_threads(1)
 def step():
     for _ in range(20):

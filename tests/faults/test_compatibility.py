@@ -24,7 +24,7 @@ from zoo.checkpoint.read import load_backbone
 from zoo.data.module import create_data
 from zoo.machine.provenance import machine
 from zoo.tasks.load import load_task
-from zoo.train.fit import build
+from zoo.train.fit import build, check_fit
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OLD = ["simclr", "mae"]
@@ -57,7 +57,7 @@ def test_c1_an_earlier_commits_card_and_heads_are_read(name):
     assert card["schema"] == 1 and card["task"]["name"] == task.name == name
     assert json.loads((FIXTURES / f"{name}.json").read_text())["commit"] == card["commit"][:7]
     assert card["parameters"] == sum(p.numel() for p in task.backbone.model.parameters())
-    heads, fresh = task.heads(), build(card["recipe"], card["data"]["size"]).heads()
+    heads, fresh = task.heads(), build(card["recipe"], check_fit(card["recipe"])).heads()
     assert heads.keys() == fresh.keys() and heads
     assert any(
         not torch.equal(value, fresh[key]) for key, value in heads.items()
@@ -102,7 +102,7 @@ def curve() -> list[float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        trainer.fit(build(recipe, 8), data)
+        trainer.fit(build(recipe, check_fit(recipe)), data)
     finally:
         torch.set_num_threads(threads)
     return losses.seen
