@@ -12,7 +12,7 @@ import pytest
 import yaml
 from recipe_example import BASE, NAMES, TEXTS, no_hang, probe, sentence, short  # noqa: F401
 
-from zoo import cli, registry
+from zoo import cli, registry, strict_yaml
 from zoo import recipe as recipes
 from zoo.errors import ZooError
 from zoo.recipe import find, flat, groups, keys, overrides, parse, read, resolve, save
@@ -131,19 +131,26 @@ def test_depth():
     def nested(levels):
         return "{a: " * levels + "1" + "}" * levels
 
-    assert parse(nested(recipes.DEEPEST - 1), "x")
-    for text in (nested(recipes.DEEPEST), "[" * 60_000, "{" * 60_000, "? " * 30_000, "- " * 30_000, "{a: " * 15_000):
+    assert parse(nested(strict_yaml.DEEPEST - 1), "x")
+    for text in (
+        nested(strict_yaml.DEEPEST),
+        "[" * 60_000,
+        "{" * 60_000,
+        "? " * 30_000,
+        "- " * 30_000,
+        "{a: " * 15_000,
+    ):
         with pytest.raises(ZooError, match="line 1: a recipe is nested at most 8 deep"):
             parse(text, "x")
 
 
 def test_size(tmp_path):
     file = tmp_path / "recipe.yaml"
-    file.write_text("a: " + "b" * (recipes.LARGEST - 3))
-    assert len(read(file)["a"]) == recipes.LARGEST - 3
+    file.write_text("a: " + "b" * (strict_yaml.LARGEST - 3))
+    assert len(read(file)["a"]) == strict_yaml.LARGEST - 3
     for text in (
-        "a: " + "b" * (recipes.LARGEST - 2),
-        "a: " + "\u00e9" * (recipes.LARGEST // 2),
+        "a: " + "b" * (strict_yaml.LARGEST - 2),
+        "a: " + "\u00e9" * (strict_yaml.LARGEST // 2),
     ):  # bytes, however many letters they are
         file.write_text(text, encoding="utf-8")
         assert "larger than 64 KiB" in sentence(lambda: read(file))

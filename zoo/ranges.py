@@ -59,7 +59,7 @@ def check_ranges(signature: Callable, values: dict[str, Any], group: str) -> Non
     """Raises ZooError, naming group.key, for the first value that isn't in the range that `signature` gives it; of a
     list, for each of its numbers.
 
-    A signature with annotations that can't be read has no ranges (and is refused by recipe.check_signature).
+    A signature with annotations that can't be read has no ranges (and is refused by signatures.check_signature).
     """
     try:
         hints = typing.get_type_hints(signature, include_extras=True)

@@ -17,73 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zoo.errors import ZooError, nearest
 from zoo.paths import expanded, shipped, write_text
 from zoo.registry import SECRET, task_outline
+from zoo.signatures import check_signature, towers_of, type_name
+from zoo.strict_yaml import LARGEST, check_size, parse, written
 
 ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
-LARGEST, DEEPEST = 64 * 1024, 8  # bytes of a recipe; levels of nesting
-RESERVED = {
-    "name": "in a recipe the name of the task",
-    "seed": "the seed of a whole run",
-    "optim": "the group of the optimizer",
-}
 OPEN = "backbone."  # keywords of a network, which are checked when the network is built
 
 
 # ---- reading -------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases, tags and duplicate keys."""
-
-    yaml_implicit_resolvers: dict = {}  # filled below
-    depth = 0
-
-    def compose_node(self, parent, index):
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
-            raise ZooError(f"line {event.start_mark.line + 1}: a recipe can't use YAML aliases (*name)")
-        if getattr(event, "tag", None):
-            raise ZooError(f"line {event.start_mark.line + 1}: a recipe can't use YAML tags ({event.tag})")
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise ZooError(f"line {event.start_mark.line + 1}: a recipe is nested at most {DEEPEST} deep")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node, deep=False):
-        seen: set = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise ZooError(f"line {key.start_mark.line + 1}: {key.value} is given twice")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every word that YAML 1.1 or `_Loader` would read as something else, such as 1e3."""
-
-
-# YAML 1.2's plain words. Those of 1.1 read 1e-3 as a word, no as false, 010 as eight, 1:30 as ninety and 2024-01-01 as
-# a date.
-for _kind, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    # no two ways to match one text, or a word of 60,000 digits takes minutes
-    (
-        "float",
-        r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    for _way in (_Loader, _Dumper):
-        _way.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read(recipe: str | Path) -> dict:
@@ -92,7 +36,7 @@ def read(recipe: str | Path) -> dict:
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
-        _check_size(len(data), str(path))
+        check_size(len(data), str(path))
         return parse(data.decode("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ZooError(f"{path} can't be read as a recipe: {error}") from error
@@ -127,27 +71,6 @@ def list_recipes() -> list[tuple[str, Path, str]]:
         (path.stem, path, path.read_text(encoding="utf-8").split("\n")[0].lstrip("# "))
         for path in sorted((folder / "pretrain").glob("*.yaml"))
     ]
-
-
-def parse(text: str, where: str) -> dict:
-    """YAML text -> nested dict with words as keys. Raises ZooError; no text makes it raise anything else, or run
-    anything.
-    """
-    _check_size(len(text), where)
-    try:
-        out = yaml.load(text, _Loader)  # a SafeLoader
-    except ZooError as error:
-        raise ZooError(f"{where}, {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
-        raise ZooError(f"{where} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(out, dict) or not all(isinstance(key, str) for key in out):
-        raise ZooError(f"{where} is no recipe: it has to be a mapping of groups such as data, backbone and task")
-    return out
-
-
-def _check_size(size: int, where: str) -> None:
-    if size > LARGEST:
-        raise ZooError(f"{where} is larger than {LARGEST // 1024} KiB, so it is no recipe")
 
 
 def overrides(words: list[str]) -> dict[str, Any]:
@@ -217,53 +140,10 @@ def parser(task: type, schema: dict[str, Callable]):
     return out
 
 
-def towers_of(task: type) -> dict[str, str]:
-    """The backbones of a task: argument of its constructor -> the kind that the backbone reads."""
-    return getattr(task, "towers", {"backbone": "image"})
-
-
 def tower_prefixes(task: type) -> dict[str, str]:
     """What the keys of each tower's keywords begin with in a recipe -> the tower."""
     towers = list(towers_of(task))
     return {OPEN: "backbone"} if towers == ["backbone"] else {f"{OPEN}{tower}.": tower for tower in towers}
-
-
-def check_signature(task: type) -> None:
-    """A recipe holds plain values, so a task's arguments are plain: int, float, bool, str, Literal, None, and lists and
-    unions of these.
-
-    Anything else is refused here with a ZooError. It would be a way for a recipe to name code: jsonargparse imports
-    what a Callable or a class is said to be.
-    """
-    who = f"the task {getattr(task, 'name', '') or task.__name__}"
-    try:
-        hints = typing.get_type_hints(task.__init__)
-    except (NameError, AttributeError, TypeError) as error:
-        raise ZooError(f"{who} has an annotation in __init__ that can't be read: {error}") from error
-    for name, parameter in list(inspect.signature(task.__init__).parameters.items())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ZooError(
-                f"{who} takes {str(parameter).split(':')[0]}; its arguments have to be written out, so that a "
-                "recipe's can be checked"
-            )
-        if name in RESERVED:
-            raise ZooError(f"{who} has an argument called {name}, which is {RESERVED[name]}; call it something else")
-        if name in towers_of(task):
-            continue
-        if name not in hints:
-            raise ZooError(f"{who} doesn't say what type its argument {name} has")
-        if not _is_plain(hints[name]):
-            raise ZooError(
-                f"{who} has an argument {name} of type {hints[name]}; a recipe holds int, float, bool, str, Literal "
-                "and lists of these"
-            )
-
-
-def _is_plain(kind: Any) -> bool:
-    if typing.get_origin(kind) in (list, tuple, typing.Union, types.UnionType):
-        parts = [part for part in typing.get_args(kind) if part is not ...]
-        return bool(parts) and all(map(_is_plain, parts))  # typing.List alone is a list of anything
-    return kind in (int, float, bool, str, types.NoneType) or typing.get_origin(kind) is typing.Literal
 
 
 def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> list[dict]:
@@ -279,7 +159,7 @@ def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> l
         rows.append(
             {
                 "key": action.dest,
-                "type": _type_name(kind),
+                "type": type_name(kind),
                 "default": defaults[action.dest],
                 "required": bool(getattr(action, "required", False)),
                 "value": values.get(action.dest),
@@ -442,20 +322,9 @@ def _sentence(text: str) -> str:
     return f"{key}: {what}"
 
 
-def _type_name(kind: Any) -> str:
-    """A type as people write it: int, list[float], 32|bf16."""
-    if kind is None or kind is types.NoneType:
-        return "null"
-    if typing.get_origin(kind) is typing.Literal:
-        return "|".join(map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(part) for part in typing.get_args(kind))
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
-
-
 # ---- writing -------------------------------------------------------------------------------------
 
 
 def save(resolved: dict, path: str | Path) -> Path:
     """Write a resolved recipe so that it can be run again unchanged."""
-    return write_text(path, yaml.dump(resolved, Dumper=_Dumper, sort_keys=False))
+    return write_text(path, written(resolved))

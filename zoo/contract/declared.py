@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from zoo import recipe
 from zoo.contract.promise import promise
 from zoo.errors import ZooError
 from zoo.registry import declared_name, find_task
+from zoo.signatures import check_signature
 from zoo.tasks.base import PretextTask
 
 FIELDS = ("label", "text", "tokens", "audio", "factors")
@@ -64,7 +64,7 @@ def check_class(task: type) -> None:
         f"{who}.needs is {task.needs!r}; it is a tuple of fields, image among them",
     )
     try:
-        recipe.check_signature(task)
+        check_signature(task)
     except ZooError as error:
         raise AssertionError(str(error)) from error
 
