@@ -129,10 +129,10 @@ ERRORS = [
         "the train split of digits has 1,258 images and one step needs 5,000",
     ),
     (["pretrain", SHIPPED, "--data.batch_size", "0"], "data.batch_size is 0"),
-    (["pretrain", SHIPPED, "--data.size", "-3"], "data.size is -3; it has to be a whole number of pixels"),
+    (["pretrain", SHIPPED, "--data.size", "-3"], "data.size is -3; it is a whole number of pixels"),
     (
         ["pretrain", "colorize-resnet10t-emoji", "--data.name", "fashion-mnist"],
-        "the task colorize needs colour pictures, and those of fashion-mnist are grey",
+        "the task colorize needs colour images, and those of fashion-mnist are grey",
     ),
     (
         ["pretrain", "mae-vit-fashion-mnist", "--smoke", "--backbone.patch_size", "5"],

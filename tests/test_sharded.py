@@ -24,7 +24,7 @@ from test_ranks import CLOSE, WORLD, each_tensor, group, make, share, views_of
 from torch import Tensor, nn
 
 import zoo
-from zoo.contract.small import CONV, CPU, SIZES, VIT
+from zoo.contract.small import CONV, CPU, VIT
 from zoo.errors import ZooError
 from zoo.losses import total
 from zoo.machine.norms import use_global_batch_norm
@@ -32,7 +32,7 @@ from zoo.machine.resumable import Clock
 from zoo.optim import Optim
 from zoo.tasks.base import PretextTask
 from zoo.train import fsdp
-from zoo.train.fit import build, for_smoke
+from zoo.train.fit import build, check_fit, for_smoke
 from zoo.train.settings import Training
 
 CASES = {
@@ -293,9 +293,8 @@ def test_its_checkpoint_is_loaded_without_any_process_group(pair):
     assert not dist.is_initialized() and type(model).__name__ == "VisionTransformer"
     for name, value in model.state_dict().items():
         assert type(value) is Tensor and torch.equal(value, saved[f"backbone.model.{name}"]), name
-    started = build(
-        zoo.recipe.resolve(zoo.recipe.read(pair / "fsdp/recipe.yaml")), SIZES[0]
-    ).backbone.model.state_dict()
+    resolved = zoo.recipe.resolve(zoo.recipe.read(pair / "fsdp/recipe.yaml"))
+    started = build(resolved, check_fit(resolved)).backbone.model.state_dict()
     assert not torch.equal(model.state_dict()["norm.weight"], started["norm.weight"])
 
 
