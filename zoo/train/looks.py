@@ -10,7 +10,7 @@ import warnings
 import lightning as L
 
 from zoo.data.module import ZooData
-from zoo.evaluate.banks import OWN, extract
+from zoo.evaluate.banks import extract
 from zoo.evaluate.knn import accuracy, knn
 from zoo.evaluate.rank import effective_rank, spread
 
@@ -71,7 +71,7 @@ class OnlineKNN(L.Callback):
         data = _to_look_at(trainer)
         if data is None or "label" not in data.dataset.fields or not len(data.dataset.splits["validation"]):
             return
-        bank = extract(task, data, ("train", "validation"), self.images)[OWN]
+        bank = next(iter(extract(task, data, ("train", "validation"), self.images).values()))  # the first tower's
         k = min(NEIGHBOURS, len(bank.x["train"]))
         found = knn(bank.x["train"], bank.y["train"], bank.x["validation"], k, len(data.dataset.info.classes) or None)
         task.log("knn", accuracy(found, bank.y["validation"]), rank_zero_only=True)
@@ -104,7 +104,7 @@ class FeatureHealth(L.Callback):
 
     def _look(self, trainer: L.Trainer, task: L.LightningModule, data: ZooData, split: str) -> dict[str, float]:
         self.step = trainer.global_step
-        x = extract(task, data, (split,), self.images)[OWN].x[split]
+        x = next(iter(extract(task, data, (split,), self.images).values())).x[split]  # of the first tower
         if len(x) < 2:  # one picture has no spread, and that is no collapse
             return {}
         found = {"spread": spread(x), "effective_rank": effective_rank(x)}
