@@ -6,6 +6,7 @@ in two.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -54,6 +55,12 @@ def trained(kind: str, runs: dict[str, Path], tmp_path: Path) -> Path:
     return runs[kind]
 
 
+def losses(run: Path) -> list[float]:
+    """The training losses that a run wrote, in order."""
+    with open(run / "metrics.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+
+
 def batch_of(kind: str) -> dict:
     data = (towers_example.BANDS if kind == "hidden-bands" else towers_example.SQUARES).load()
     return {name: column[:8] for name, column in data.fields.items()}
@@ -76,10 +83,9 @@ def test_two_processes_compute_what_one_does(kind, runs, tmp_path):
     assert code == 0, error[-3000:]
     assert read_card(tmp_path / "two" / "checkpoint")["samples_seen"] == read_card(whole / "checkpoint")["samples_seen"]
     if kind == "two-towers":  # its views draw nothing, so both runs see the same samples and negatives
-        one, two = (load_task(run / "checkpoint").state_dict() for run in (whole, tmp_path / "two"))
-        assert one.keys() == two.keys()
-        for name, tensor in one.items():
-            torch.testing.assert_close(tensor, two[name], atol=2e-4, rtol=1e-3, msg=name)
+        one, two = (losses(run) for run in (whole, tmp_path / "two"))
+        assert len(one) == len(two) > 0
+        torch.testing.assert_close(torch.tensor(one), torch.tensor(two), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -123,7 +129,11 @@ def test_it_is_evaluated_beside_random_weights_and_raw_inputs(kind, runs, tmp_pa
     run = trained(kind, runs, tmp_path)
     rows = evaluate(run, protocols=("knn", "linear"), labels=(1.0,))
     names = {row["features"] for row in rows}
-    assert names >= {"random weights"} and len(names) >= 3 and all(0 <= row["value"] <= 100 for row in rows)
+    assert (
+        any(name.startswith("random weights") for name in names)
+        and len(names) >= 3
+        and all(0 <= row["value"] <= 100 for row in rows)
+    )
     page = write_page(tmp_path / "page.html", [run / "checkpoint"]).read_text()
     assert kind in page and "hidden" not in page[:200]
 

@@ -138,6 +138,7 @@ POINTS = (
 
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocabulary": 96}
+BERT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # each process would draw its own
 VIT = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "class_token": False, "global_pool": "avg"}
 TRAINER = {"max_steps": 6, "validate_every": 1, "save_every": 1, "accelerator": "cpu"}
 

@@ -45,6 +45,9 @@ class Backbone(nn.Module, ABC):
         """Learn from the training split's values of `field` what isn't a weight, such as a tokenizer."""
         return None
 
+    def take_learned(self, other: Backbone) -> None:
+        """Take what `learn` gave to `other`, the same network with other weights."""
+
     @property
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks of a transformer, first to last; none of other networks."""

@@ -76,6 +76,9 @@ class TextBackbone(Backbone):
         self.use(learn_tokenizer(values, self.vocabulary, self.tokenizer_kind))
         return self.tokenizer
 
+    def take_learned(self, other: TextBackbone) -> None:
+        self.use(other.tokenizer)
+
     def use(self, tokenizer: Tokenizer) -> None:
         """Tokenize with `tokenizer` from now on. Raises ZooError for one with more tokens than the embedding has rows,
         and for one whose padding has another number than the network's.

@@ -31,9 +31,11 @@ MOST_VALUES = 1 << 27  # numbers in a bag of words: a large set gets fewer words
 BANDS, WINDOW = 64, 0.025  # of the log-mel spectrum: bands, and seconds of a window; windows overlap by half
 
 
-def random_task(card: dict, draw: int) -> PretextTask:
-    """The card's task and towers with fresh weights, another set of them for each `draw`, in eval mode; a BatchNorm
-    has seen no sample.
+def random_task(card: dict, draw: int, trained: PretextTask | None = None) -> PretextTask:
+    """The card's task and towers with fresh weights, another set of them for each `draw`, in eval mode.
+
+    A BatchNorm has seen no sample. What the towers of `trained`, if given, learned beside their weights, such as a tokenizer, is
+    the same here.
     """
     task = dict(card["task"])
     towers = {
@@ -41,6 +43,8 @@ def random_task(card: dict, draw: int) -> PretextTask:
     }
     with counted(torch.device("cpu"), draw, Draw.RANDOM_WEIGHTS):
         made = {name: create_backbone(keywords.pop("name"), **keywords) for name, keywords in towers.items()}
+        for name, backbone in made.items() if trained is not None else ():
+            backbone.take_learned(trained.tower[name])
         return create_task(task.pop("name"), towers=made, **task).eval()
 
 

@@ -162,13 +162,14 @@ class Study:
         return task, banks.get(self.first) or next(iter(banks.values()))
 
     def _random_banks(self, draw: int) -> tuple[PretextTask, dict[str, Bank]]:
-        network = _network(self.card, []) | {"draw": draw}
+        learned = [entry for entry in self.card["files"] if entry["path"].endswith("tokenizer.json")]
+        network = _network(self.card, learned) | {"draw": draw}
         features = {split: self._features(network, lambda: self._random(draw), split) for split in SPLITS}
         return self._random(draw), banks_of(features, self.data)
 
     def _random(self, draw: int) -> PretextTask:
         if draw not in self._random_tasks:
-            self._random_tasks[draw] = laid_out(random_task(self.card, draw))
+            self._random_tasks[draw] = laid_out(random_task(self.card, draw, self.task))
         return self._random_tasks[draw]
 
     @cached_property
