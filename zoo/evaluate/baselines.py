@@ -34,8 +34,8 @@ BANDS, WINDOW = 64, 0.025  # of the log-mel spectrum: bands, and seconds of a wi
 def random_task(card: dict, draw: int, trained: PretextTask | None = None) -> PretextTask:
     """The card's task and towers with fresh weights, another set of them for each `draw`, in eval mode.
 
-    A BatchNorm has seen no sample. What the towers of `trained`, if given, learned beside their weights, such as a tokenizer, is
-    the same here.
+    A BatchNorm has seen no sample. What the towers of `trained`, if given, learned beside their weights is the same
+    here, such as a tokenizer.
     """
     task = dict(card["task"])
     towers = {
