@@ -347,6 +347,17 @@ def entry_for(path: str, data: bytes) -> dict:
     return {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def parent_text(name: str, digest: str, license: str | None = None) -> str:
+    """What a card says of the weights that its own come from: their name, their sha256 and, if known, their licence."""
+    return f"{name} sha256:{digest}" + (f", {license}" if license else "")
+
+
+def restricting(card: dict) -> list[str]:
+    """Licences of the card's parent that forbid commercial use or changed copies (SPDX names with NC or ND)."""
+    found = re.findall(r"sha256:[0-9a-f]+, ([^;]+)", card["parent"] or "")
+    return [name for name in found if re.search(r"(?i)(^|[^a-z])(nc|nd)([^a-z]|$)|non-?commercial", name)]
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

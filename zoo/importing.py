@@ -202,7 +202,7 @@ def _check_share(
 
 def _card(file: Path, out: Path, backbone: Any, share: float, license: str | None) -> dict:
     name = re.sub(r"[^a-z0-9._-]+", "-", out.name.lower()).strip("-._")[:100] or "imported"
-    source = f"{printable(file.name)} sha256:{cards.sha256(file)}"
+    source = cards.parent_text(printable(file.name), cards.sha256(file))
     rest = "" if share == 1 else f" It holds {100 * share:.1f} % of the parameters; the others are random."
     data = {"name": "unknown", "version": "", "license": "unknown", "attribution": "", "fingerprint": ""}
     return new_card(

@@ -18,7 +18,16 @@ from zoo.machine.devices import check_device, with_precision
 from zoo.paths import expanded
 from zoo.registry import find_task
 from zoo.train import run_folder
-from zoo.train.fit import check_fit, for_smoke, networks, with_size
+from zoo.train.fit import (
+    check_fit,
+    for_smoke,
+    networks,
+    open_sources,
+    weights_of,
+    with_full_names,
+    with_size,
+    with_sources,
+)
 from zoo.train.run import _Run
 
 
@@ -51,19 +60,22 @@ def pretrain(
     values = recipe if isinstance(recipe, dict) else recipes.read(recipe)
     changes = dict(recipes.flat(overrides))
     resolved, given = recipes.resolve(values, changes), dict(recipes.flat(values)).keys() | changes.keys()
+    task = find_task(resolved["task"]["name"])
+    resolved = with_full_names(resolved, task)
     if smoke:
         resolved = for_smoke(resolved)
     if isinstance(recipe, dict):
-        found = networks(resolved, find_task(resolved["task"]["name"])).values()
+        weights, found = weights_of(resolved, task), networks(resolved, task)
         words = [
             resolved["task"]["name"],
-            *(network["name"] for network in found),
+            *(network.get("name") or Path(weights[tower]).name for tower, network in found.items()),
             short_name(resolved["data"]["name"]),
         ]
         name = "-".join(words)
     name = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100] or "recipe"  # one that a card can have
     info = check_fit(resolved)
-    resolved = with_size(resolved, info)
+    sources = {} if resume else open_sources(resolved, task)
+    resolved = resolved if resume else with_size(with_sources(resolved, task, sources, info), info)
     lowers = {
         "trainer.precision",
         *(["data.batch_size"] if info.name.startswith((FOLDER, SHARDS)) else []),
@@ -76,7 +88,7 @@ def pretrain(
     )
     if resume:
         folder = folder if out is not None else run_folder.newest(folder, resolved, lowers)
-        resolved = run_folder.begun_with(folder, resolved, given, lowers)
+        resolved = with_size(run_folder.begun_with(folder, resolved, given, lowers), info)
     elif "trainer.precision" in lowers:
         resolved = with_precision(resolved)
     check_device(**{key: resolved["trainer"][key] for key in ("accelerator", "precision", "devices")})
@@ -89,7 +101,7 @@ def pretrain(
             else:
                 alone = until_the_end.enter_context(run_folder.held(folder, make=not resume))
             run_folder.claim(folder, resolved, resume, alone)
-        return _Run(name, resolved, folder, info, smoke, asked).train(resume, logger, progress)
+        return _Run(name, resolved, folder, info, smoke, asked, sources).train(resume, logger, progress)
 
 
 @contextlib.contextmanager

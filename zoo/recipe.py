@@ -13,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from zoo.signatures import check_signature, towers_of, type_name
 from zoo.strict_yaml import LARGEST, check_size, parse, written
 
 ORDER = ("seed", "data", "backbone", "task", "optim", "trainer")
+WEIGHTS = "weights"  # among the keywords of a network: the checkpoint that it starts from
 OPEN = "backbone."  # keywords of a network, which are checked when the network is built
 
 
@@ -90,7 +91,7 @@ def overrides(words: list[str]) -> dict[str, Any]:
             value = next(rest, None)
             if value is None:
                 raise ZooError(f"--{key} lacks its value")
-        if (key.startswith(OPEN) and not key.endswith(".name")) or value[:1] == "[":
+        if (key.startswith(OPEN) and not key.endswith((".name", f".{WEIGHTS}"))) or value[:1] == "[":
             value = parse(f"value: {value}", f"--{key}")["value"]
         out[key] = value
     return out
@@ -121,9 +122,9 @@ def groups() -> dict[str, Callable]:
     }
 
 
-def parser(task: type, schema: dict[str, Callable]):
-    """A jsonargparse parser with exactly the keys of a recipe of this task. Raises ZooError for a task that a recipe
-    can't describe.
+def parser(task: type, schema: dict[str, Callable], values: Container[str] = ()):
+    """A jsonargparse parser with exactly the keys of a recipe of this task. A network needs no name where `values`,
+    the keys of the recipe, have weights for it. Raises ZooError for a task that a recipe can't describe.
     """
     from jsonargparse import ArgumentParser
 
@@ -131,7 +132,8 @@ def parser(task: type, schema: dict[str, Callable]):
     out = ArgumentParser(exit_on_error=False, default_env=False, add_help=False)
     out.add_argument("--seed", type=int, default=0, help="the number from which all randomness follows")
     for prefix in tower_prefixes(task):
-        out.add_argument(f"--{prefix}name", type=str, required=True, help="a network; see zoo list backbones")
+        required = f"{prefix}{WEIGHTS}" not in values
+        out.add_argument(f"--{prefix}name", type=str, required=required, help="a network; see zoo list backbones")
     out.add_argument("--task.name", type=str, required=True, help="a pretext task; see zoo list tasks")
     out.add_class_arguments(task, "task", skip=set(towers_of(task)))
     for name, signature in schema.items():
@@ -150,7 +152,7 @@ def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> l
     """What a recipe with these (dotted) values may say, in a recipe's order: {key, type, default, required, value,
     about} each.
     """
-    check = parser(_task(values), schema or groups())
+    check = parser(_task(values), schema or groups(), values)
     defaults = dict(flat(check.get_defaults().as_dict()))
     rows = []
     for action in (action for action in check._actions if action.dest in defaults):
@@ -173,7 +175,7 @@ def keys(values: dict[str, Any], schema: dict[str, Callable] | None = None) -> l
             "default": None,
             "required": False,
             "value": value,
-            "about": "a keyword of the network",
+            "about": "the checkpoint to start from" if key.endswith(f".{WEIGHTS}") else "a keyword of the network",
         }
         for key, value in values.items()
         if key.startswith(OPEN) and key not in defaults
@@ -207,7 +209,7 @@ def resolve(recipe: dict, changes: dict[str, Any] | None = None, schema: dict[st
     ]:  # a keyword that another backbone lacks
         del values[key]
     task = _task(values)
-    prefixes, check = tower_prefixes(task), parser(task, schema or groups())
+    prefixes, check = tower_prefixes(task), parser(task, schema or groups(), values)
     defaults = dict(flat(check.get_defaults().as_dict()))
     known = {key.split(".")[0] for key in defaults if "." in key}
     values = {
@@ -257,6 +259,8 @@ def _check_key(key: str, defaults: dict[str, Any], prefixes: dict[str, str]) -> 
 
 
 def _check_value(key: str, value: Any, defaults: dict[str, Any]) -> None:
+    if key.startswith(OPEN) and key.endswith(f".{WEIGHTS}") and not (isinstance(value, str) and value.strip()):
+        raise ZooError(f"{key} is {value!r}; give a checkpoint's name, a folder or hf://organisation/name")
     if key.startswith(OPEN) and key.rpartition(".")[2] in ("size", "img_size"):
         raise ZooError(
             f"{key} can't be set in a recipe: the side of the pictures, for the data and the backbone alike, is "

@@ -68,6 +68,8 @@ def load_timm(folder: Path) -> Backbone:
     try:
         config = read_json(where.read_bytes(), str(where))
         preset, keywords = config["pretrained_cfg"], dict(config.get("model_args") or {})
+        for word in ("num_classes", "pretrained_cfg", "pretrained_cfg_overlay"):  # of the classifier, which is left out
+            keywords.pop(word, None)
         size, mean, std = keywords.pop("img_size", preset["input_size"][1]), preset["mean"], preset["std"]
         with (
             torch.random.fork_rng(devices=[]),

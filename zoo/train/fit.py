@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from zoo import recipe as recipes
 from zoo.backbones import Backbone, create_backbone
 from zoo.backbones.create import patch_side
 from zoo.backbones.names import built_in, reads
+from zoo.checkpoint.source import Source, full_name, open_source
 from zoo.data.datasets import DataInfo, data_info
 from zoo.data.info import FOLDER, SHARDS, Settings
 from zoo.draws import Draw, counted
@@ -23,11 +25,96 @@ from zoo.registry import find_task
 from zoo.tasks.base import PretextTask
 from zoo.tasks.create import create_task
 
+DROPPING = ("drop_rate", "drop_path_rate")  # keywords that change training, and neither weights nor features
+
 
 def networks(resolved: dict, task: type[PretextTask]) -> dict[str, dict[str, Any]]:
     """Keywords of each tower's network, its name among them, by tower."""
+    return {
+        tower: {key: value for key, value in given.items() if key != recipes.WEIGHTS}
+        for tower, given in _groups(resolved, task).items()
+    }
+
+
+def _groups(resolved: dict, task: type[PretextTask]) -> dict[str, dict[str, Any]]:
     given = resolved["backbone"]
     return {"backbone": given} if list(task.towers) == ["backbone"] else {tower: given[tower] for tower in task.towers}
+
+
+def weights_of(resolved: dict, task: type[PretextTask]) -> dict[str, str]:
+    """The names of the weights that networks start from, by tower."""
+    groups = _groups(resolved, task).items()
+    return {tower: given[recipes.WEIGHTS] for tower, given in groups if recipes.WEIGHTS in given}
+
+
+def key_of(tower: str) -> str:
+    """The group of a recipe that holds a tower's keywords."""
+    return "backbone" if tower == "backbone" else f"backbone.{tower}"
+
+
+def with_full_names(resolved: dict, task: type[PretextTask]) -> dict:
+    """The recipe with folders of weights as absolute paths."""
+    names = weights_of(resolved, task).items()
+    return recipes.resolve(resolved, {f"{key_of(tower)}.{recipes.WEIGHTS}": full_name(name) for tower, name in names})
+
+
+def open_sources(resolved: dict, task: type[PretextTask]) -> dict[str, Source]:
+    """The weights that a recipe's networks start from, by tower. Raises ZooError for weights that can't be had."""
+    sources = {}
+    for tower, name in weights_of(resolved, task).items():
+        try:
+            sources[tower] = open_source(name, tower)
+        except ZooError as error:
+            raise ZooError(f"{key_of(tower)}.{recipes.WEIGHTS} is {name!r}, which can't be used: {error}") from error
+    return sources
+
+
+def with_sources(resolved: dict, task: type[PretextTask], sources: dict[str, Source], info: DataInfo) -> dict:
+    """The recipe with the networks of its sources written out, and for images of no fixed size the size of theirs.
+
+    Raises ZooError for a keyword that contradicts a source, and for data that its network can't read.
+    """
+    changes: dict[str, Any] = {}
+    for tower, source in sources.items():
+        key, network = key_of(tower), source.backbone
+        if network.reads != task.towers[tower]:
+            raise ZooError(
+                f"{key}.{recipes.WEIGHTS} {source.name} reads {network.reads}, and {key} of the task {task.name} "
+                f"reads {task.towers[tower]}; give weights of such a network"
+            )
+        if network.reads == "text":  # its tokenizer is no part of a run's state, so that a resumed run would lack it
+            raise ZooError(
+                f"{key}.{recipes.WEIGHTS} {source.name} reads text, and a run starts only from weights of networks "
+                f"without a tokenizer; leave {key}.{recipes.WEIGHTS} out"
+            )
+        _check_keywords(key, _groups(resolved, task)[tower], source)
+        changes |= {f"{key}.{word}": value for word, value in source.keywords.items()}
+        changes |= {
+            f"{key}.{word}": value for word, value in _groups(resolved, task)[tower].items() if word.endswith(DROPPING)
+        }
+        if network.reads != "image":
+            continue
+        if info.channels not in (0, None, 1, network.channels):
+            raise ZooError(
+                f"{key}.{recipes.WEIGHTS} {source.name} is a network of {network.channels} channel(s), and the images "
+                f"of {info.name} have {info.channels}; give weights of {info.channels} channels, or other data"
+            )
+        if resolved["data"]["size"] is None and info.name.startswith((FOLDER, SHARDS)):
+            changes["data.size"] = list(network.size) if isinstance(network.size, tuple) else network.size
+    return recipes.resolve(resolved, changes)
+
+
+def _check_keywords(key: str, given: dict[str, Any], source: Source) -> None:
+    """Raises ZooError for a keyword of a recipe that contradicts the network of a source."""
+    own = {"in_chans": 3} | source.keywords if source.backbone.reads == "image" else source.keywords
+    for word, value in given.items():
+        if word == recipes.WEIGHTS or word.endswith(DROPPING) or (word in own and own[word] == value):
+            continue
+        has = f"has {own[word]!r}" if word in own else "doesn't set it"
+        raise ZooError(
+            f"{key}.{word} is {value!r}, and {key}.{recipes.WEIGHTS} {source.name} {has}; leave {key}.{word} out"
+            + (f", or set it to {own[word]!r}" if word in own else "")
+        )
 
 
 def with_size(resolved: dict, info: DataInfo) -> dict:
@@ -91,8 +178,9 @@ def _check_tower(tower: str, info: DataInfo, task: type[PretextTask]) -> None:
         )
 
 
-def build(resolved: dict, info: DataInfo) -> PretextTask:
-    """The task of a resolved recipe on data such as `info` says. Its initial weights are a function of the seed.
+def build(resolved: dict, info: DataInfo, sources: dict[str, Source] | None = None) -> PretextTask:
+    """The task of a resolved recipe on data such as `info` says. Its initial weights are a function of the seed and of
+    `sources`, the weights that towers start from.
 
     Raises ZooError for networks and tasks that can't be made.
     """
@@ -103,7 +191,11 @@ def build(resolved: dict, info: DataInfo) -> PretextTask:
             tower: _network(tower, task.towers[tower], keywords, info)
             for tower, keywords in networks(resolved, task).items()
         }
+        for tower, source in (sources or {}).items():
+            source.fill(towers[tower], f"{key_of(tower)}.{recipes.WEIGHTS}")
         made = create_task(arguments.pop("name"), towers=towers, **arguments)
+    for tower, source in (sources or {}).items():  # a constructor may have drawn some of the weights again
+        source.fill(made.tower[tower], f"{key_of(tower)}.{recipes.WEIGHTS}")
     made.seed, made.optim = resolved["seed"], Optim(**resolved["optim"])
     return made
 

@@ -46,14 +46,17 @@ LOOKED_AT = 2000  # validation pictures of a look, where a recipe doesn't say ho
 class _Run:
     """One run: its parts, made in order, and what is written at its end."""
 
-    def __init__(self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, asked: dict[str, Any]):
+    def __init__(
+        self, name: str, resolved: dict, folder: Path, info: DataInfo, smoke: bool, asked: dict, sources: dict
+    ):
         self.name, self.resolved, self.folder, self.smoke = name, resolved, folder, smoke
         self.asked = asked  # what the recipe says of that which data or machine may lower
+        self.sources = sources  # weights that towers start from; none in a resumed run, whose state has them
         self.training = Training(**resolved["trainer"])
         self.first = ranks.rank(self.training.devices, self.training.nodes) == 0
         self.info = asked_of(resolved, info)
         # The network is built before the data are downloaded, so that mistakes in the recipe show at once.
-        self.task = build(resolved, self.info)
+        self.task = build(resolved, self.info, sources)
         if self.training.strategy == "fsdp":
             fsdp.check(self.task, self.training.processes, self.training.channels_last)
         with counted(torch.device("cpu"), Draw.WEIGHTS):  # leaves torch's generator as it was
@@ -223,6 +226,8 @@ class _Run:
         if not self.first:
             return None
         now = dict(recipes.flat(self.resolved))
+        if self.sources:
+            facts["parents"] = {tower: source.parent for tower, source in self.sources.items()}
         facts["lowered"] = {key: value for key, value in self.asked.items() if now[key] != value}
         if "trainer.precision" in facts["lowered"]:
             print(
@@ -268,6 +273,7 @@ class _Run:
             data_entry(info, self.data.dataset.fingerprint),
             recipe=r,
             seed=r["seed"],
+            parent=run_folder.parent_of(self.folder),
             steps=trainer.global_step,
             samples_seen=batches_done(trainer) * r["data"]["batch_size"] * self.training.processes,
             minutes=round(self.minutes, 2),

@@ -46,8 +46,31 @@ def begun_with(folder: Path, resolved: dict, given: Set[str], lowers: Set[str]) 
         was, now = dict(recipes.flat(recipes.resolve(recipes.read(folder / RECIPE)))), dict(recipes.flat(resolved))
         lowered = _lowered(folder)
         given = given - {key for key in lowers if key in lowered and lowered[key] == now[key]}
-        return recipes.resolve(resolved, {key: was[key] for key in now.keys() & was.keys() - given})
+        return recipes.resolve(
+            resolved, _from_source(was, now) | {key: was[key] for key in now.keys() & was.keys() - given}
+        )
     return resolved
+
+
+def _from_source(was: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Keys that a run had from the weights it started from, and from the same weights would have again. The source
+    itself isn't read: the run's state holds the weights, so a source that is gone or has changed doesn't matter.
+    """
+    filled: dict[str, Any] = {}
+    for key in was.keys() & now.keys():
+        if key.startswith(recipes.OPEN) and key.endswith(f".{recipes.WEIGHTS}") and was[key] == now[key]:
+            group = key.removesuffix(recipes.WEIGHTS)
+            filled |= {k: v for k, v in was.items() if k.startswith(group) and k not in now}
+    if filled and now["data.size"] is None:
+        filled["data.size"] = was["data.size"]
+    return filled
+
+
+def parent_of(folder: Path) -> str | None:
+    """What the card of a run says of the weights that the run started from; None where it started from none."""
+    parents = facts_of(folder / FACTS).get("parents", {})
+    several = len(parents) > 1
+    return "; ".join(f"{tower}: {text}" if several else text for tower, text in parents.items()) or None
 
 
 def facts_of(known: Path) -> dict:
