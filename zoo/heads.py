@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -306,3 +307,26 @@ class Centre(nn.Module):
 
 
 # ---- BatchNorm over the global batch -------------------------------------------------------------
+
+
+def map_decoder(inputs: int, channels: int, size: int, width: int) -> nn.Sequential:
+    """(B, inputs, h, w), h <= size -> (B, channels, size, size): a convolution, then three resizings, each with a
+    convolution.
+
+    Neighbours are repeated, which leaves no checkerboard; sizes halve from `size` backwards, 7, 14, 28 for pictures of
+    28 pixels.
+    """
+    modules: list[nn.Module] = [nn.Conv2d(inputs, 4 * width, 3, padding=1)]
+    before = 4 * width
+    for step in (2, 1, 0):
+        after, side = width * 2**step, math.ceil(size / 2**step)
+        modules += [
+            nn.BatchNorm2d(before),
+            nn.ReLU(inplace=True),
+            nn.Upsample((side, side)),
+            nn.Conv2d(before, after, 3, padding=1),
+        ]
+        before = after
+    return nn.Sequential(
+        *modules, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1)
+    )

@@ -1,8 +1,10 @@
 """Squeeze a picture into a few numbers and paint it again from them: what survives the squeeze is what pictures are
 made of.
 
-    picture (+ noise) --> backbone --> pool --> code (B, m) --> decoder --> painted --+--> squared error (+ sparsity of the code)
-    picture .........................................................................>+
+    image (+ noise) --> backbone --> pool --> code (B, M) --> decoder --> painted --+
+                                                   |                                |
+                                                   +--> sparsity, if wanted         +--> squared error
+    image .........................................................................>+
 
 Hinton, Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks",
 https://doi.org/10.1126/science.1127647
@@ -129,7 +131,7 @@ class Autoencoder(PretextTask):
         return {"backbone": pooled, "code": self.squeezed(pooled)}
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the backbone saw if that was noisy, and what was painted from the code."""
         seen, clean = self.views({"image": batch["image"][:8]})
         painted = self.decode(self.encode(seen), clean.shape[1]).to(clean.dtype).clamp(0, 1)

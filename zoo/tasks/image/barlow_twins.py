@@ -1,9 +1,9 @@
 """Each number that describes a picture should be the same for two of its views, and should tell nothing that the other
 numbers tell.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 --+
-    picture ----+                                                        +--> correlations of z1 with z2, (D, D) --> towards the identity
-                +--> view 2 --> backbone --> pool --> projector --> z2 --+
+              +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    image ----+                                                        +--> correlations (D, D)
+              +--> view 2 --> backbone --> pool --> projector --> z2 --+    --> towards the identity
 
 Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
 https://arxiv.org/abs/2103.03230
@@ -62,13 +62,8 @@ class BarlowTwins(PretextTask):
     ):
         super().__init__(backbone)
         self.redundancy_weight = redundancy_weight
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = projector(backbone.num_features, hidden, outputs, layers=3)[
             :-1
         ]  # the loss itself standardises
@@ -97,7 +92,7 @@ class BarlowTwins(PretextTask):
         )
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their two views; and the size of each correlation (white is 1), whose diagonal is to be white
         and the rest black.
         """

@@ -1,7 +1,8 @@
 """Cover a block of a picture and let the network guess the words that another network would describe it with.
 
-    picture --> patches, a block of them a mask token --> backbone --> head --> guessed words (B, N, K) --+--> cross-entropy, hidden ones only
-    picture ..> tokenizer, trained before and frozen ..> words (B, N) ...................................>+
+    image --> patches, a block masked --> backbone --> head --> words (B, N, K) --+
+                                                                                  +--> cross-entropy
+    image ..> tokenizer, trained before and frozen ..> words (B, N) .............>+    of hidden patches
 
 Bao, Dong, Piao, Wei 2022, "BEiT: BERT Pre-Training of Image Transformers", https://arxiv.org/abs/2106.08254
 
@@ -86,7 +87,7 @@ class BEiT(PretextTask):
         return self.head(tokens[:, self.backbone.num_prefix_tokens :])
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the backbone sees of them, and what the tokenizer paints from its words: the guessed ones,
         then the true ones.
         """

@@ -1,9 +1,11 @@
 """Two views of one picture: the network predicts from one what a slowly following copy of itself makes of the other,
 without any negatives.
 
-                +--> view 1 --> backbone --> pool --> projector --> predictor --> guess --+
-    picture ----+                                                                         +--> 2 - 2 cosine, and the same with the
-                +--> view 2 ..> teacher: copies of backbone, projector ..> target ...........>+    views exchanged
+              +--> view 1 --> backbone --> pool --> projector --> predictor --> guess --+
+    image ----+                                                                         +--> 2 - 2 cosine
+              +--> view 2 ..> teacher: copies of backbone, projector ..> target .......>+
+
+    and the same with the views exchanged
 
 Grill, Strub, Altche, Tallec, Richemond et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised
 Learning", https://arxiv.org/abs/2006.07733
@@ -104,7 +106,7 @@ class BYOL(PretextTask):
         self.teacher.follow(self.backbone, self.projector, momentum=cosine(self.momentum, 1.0, progress))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Each picture above its two views."""
         first, second = self.views({"image": batch["image"][:8]})
         return {"views": rows_of(batch["image"][:8], first, second)}

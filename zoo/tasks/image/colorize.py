@@ -1,8 +1,10 @@
 """Show the network a grey picture and let it guess the colours: to know that leaves are green, it has to know a leaf.
 
-                +--> lightness (B, 1, H, W) --> backbone --> map --> head --> guessed colours (B, Q, h, w) --+
-    picture ----+                                                                                            +--> cross-entropy, in which
-                +..> ab (B, 2, h, w) ..> shares of the five nearest of Q colours ...........................>+    rare colours weigh more
+              +--> lightness (B, 1, H, W) --> backbone --> map --> head --> colours (B, Q, h, w) --+
+    image ----+                                                                                    |
+              +..> ab (B, 2, h, w) ..> shares of the five nearest of Q colours ...................>+
+                                                                                                   |
+                                                   cross-entropy, rare colours weigh more <--------+
 
 Zhang, Isola, Efros 2016, "Colorful Image Colorization", https://arxiv.org/abs/1603.08511
 
@@ -139,7 +141,7 @@ class Colorize(PretextTask):
         return pooled
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """What the network saw, the colours it guessed, and the true ones."""
         lab = rgb_to_lab(batch["image"][:8])
         lightness = lab[:, :1] / 100

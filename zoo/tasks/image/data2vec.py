@@ -1,8 +1,9 @@
 """Hide half of a picture and predict, at the hidden places, what a slowly following copy of the network makes of the
 whole picture.
 
-    picture --> patches, a block of them a mask token --> backbone --> head --> guess (B, N, D) --+--> smooth L1, hidden ones only
-    picture ..> teacher, sees all: mean of its last blocks' feed-forward parts ..................>+
+    image --> patches, a block masked --> backbone --> head --> guess (B, N, D) --+
+                                                                                  +--> smooth L1
+    image ..> teacher, sees all: mean of its last blocks' feed-forward parts ....>+    of hidden patches
 
 Baevski, Hsu, Xu, Babu, Gu, Auli 2022, "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and
 Language", https://arxiv.org/abs/2202.03555
@@ -119,7 +120,7 @@ class Data2Vec(PretextTask):
         self.teacher.follow(self.backbone, momentum=cosine(self.momentum, 1.0, progress))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the student sees of them, and the hidden patches, brighter where their representation was
         guessed worse.
         """

@@ -1,10 +1,13 @@
 """Sort what the network makes of pictures into clusters, take the clusters for classes, learn to tell them, and now and
 then sort again.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 --+--> cosines to the K centroids --> cross-entropy with the centroid
-    picture ----+                                                        |                                   nearest to the other view
-                +--> view 2 --> backbone --> pool --> projector --> z2 --+
-                                memory of the last z1 ..> k-means, now and then ..> centroids (K, D)
+              +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    image ----+                                                        +--> cosines to K centroids
+              +--> view 2 --> backbone --> pool --> projector --> z2 --+          |
+                                                                                  v
+    memory of the last z1 ..> k-means, now and then ..> centroids (K, D)    cross-entropy with the
+                                                                            centroid nearest to the
+                                                                            other view
 
 Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual Features",
 https://arxiv.org/abs/1807.05520, with the spherical k-means, the projector and the views of DeepCluster-v2,
@@ -86,13 +89,8 @@ class DeepCluster(PretextTask):
                 f"task.clusters is {clusters} and task.memory {memory}; there have to be as many pictures to fill them"
             )
         self.every, self.iterations, self.temperature = every, iterations, temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = projector(backbone.num_features, hidden, outputs)
         self.remembered = Queue(memory, outputs)
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))  # pictures, over all ranks
@@ -143,7 +141,7 @@ class DeepCluster(PretextTask):
             self.batches.zero_()
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """In each row the pictures of the batch that lie nearest to one of its fullest clusters."""
         image = to_float(batch["image"])
         cosines = normalized(self.projector(self.backbone.pool(image))) @ self.centroids.T  # (B, K)

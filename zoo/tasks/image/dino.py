@@ -1,8 +1,11 @@
 """From a small part of a picture, guess how a slowly following copy of the network sorts the whole picture into groups
 of its own making.
 
-    large and small views --> backbone --> pool --> head --> logits (B, 2 + V, K) --+--> cross-entropy of each view with each other
-    large views ..> teacher: copies of both that follow ..> centred, sharpened ....>+    view's target
+    large and small views --> backbone --> pool --> head --> logits (B, 2 + V, K) --+
+                                                                                    +--> cross-entropy
+    large views ..> teacher: copies that follow ..> centred, sharpened ............>+
+
+    of each view with each other view's target
 
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in Self-Supervised Vision
 Transformers", https://arxiv.org/abs/2104.14294
@@ -85,13 +88,8 @@ class DINO(PretextTask):
         backbone.require_size(self.small_size, "task.small_size")
         self.small_count, self.momentum = small_count, momentum
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.head = prototype_head(backbone.num_features, hidden, bottleneck, prototypes)
         self.teacher = Teacher(backbone, self.head)
         self.centre = Centre(prototypes, centre_momentum)
@@ -124,7 +122,7 @@ class DINO(PretextTask):
         self.teacher.follow(self.backbone, self.head, momentum=cosine(self.momentum, 1.0, progress))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their views; and the batch in the order of the prototypes that the teacher sorts each picture
         to.
         """

@@ -1,10 +1,15 @@
 """Guess a slowly following copy's view of the whole picture and of hidden patches, each prototype equally often, and
 keep pictures apart.
 
-                                                       +--> pool of large views ---------------------> KoLeo: nearest pictures apart
-    large views, a block of each hidden --> backbone --+--> pool, and that of small views --> head --------> logits of pictures --+
-                                                       +--> hidden patches -----------------> patch head --> logits of patches ---+--> cross-entropy
-    large views, whole ..> teacher: copies that follow ..> both, each by Sinkhorn ...............................................>+    of each kind
+                               +--> pool of large views --> KoLeo: nearest images apart
+    large views,               |
+    a block of     --> backbone +--> pool, and of small views --> head --> logits (B, 2 + V, K) --+
+    each masked                |                                                                 |
+                               +--> hidden patches --> patch head --> logits (B n, K) -----------+
+                                                                                                 |
+    large views, whole ..> teacher: copies that follow ..> both, each by Sinkhorn ..............>+
+                                                                                                 |
+                                                          cross-entropy of each kind <-----------+
 
 Oquab, Darcet, Moutakanni, Vo, Szafraniec, Khalidov et al. 2023, "DINOv2: Learning Robust Visual Features without
 Supervision", https://arxiv.org/abs/2304.07193
@@ -97,13 +102,8 @@ class DINOv2(PretextTask):
         self.koleo_weight, self.iterations = koleo_weight, iterations
         self.small_count, self.momentum = small_count, momentum
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
         self.head, self.patch_head = (
             prototype_head(backbone.num_features, hidden, bottleneck, prototypes) for _ in range(2)
@@ -159,7 +159,7 @@ class DINOv2(PretextTask):
         self.teacher.follow(self.backbone, self.head, self.patch_head, momentum=cosine(self.momentum, 1.0, progress))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their large views as the student sees them, and the small ones."""
         large, *small, mask = self.views({"image": batch["image"][:8]})
         seen = (

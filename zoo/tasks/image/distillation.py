@@ -1,9 +1,9 @@
 """Let a network that has learned already describe every picture, and let another, often smaller one, learn to say the
 same.
 
-                +--> backbone --> pool --> head --> said (B, D) --+
-    picture ----+                                                 +--> squared error, or one minus the cosine (+ distances between pictures)
-                +..> teacher, frozen ..> pool, standardised .....>+
+              +--> backbone --> pool --> head --> said (B, D) --+
+    image ----+                                                 +--> squared error, or 1 - cosine
+              +..> teacher, frozen ..> pool, standardised .....>+    (+ distances between images)
 
 Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, "FitNets: Hints for Thin Deep Nets",
 https://arxiv.org/abs/1412.6550 Relations: Park, Kim, Lu, Cho 2019, "Relational Knowledge Distillation",
@@ -116,7 +116,7 @@ class Distillation(PretextTask):
         return TaskOutput(loss, logs)
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, below each the one of the batch that is nearest to it for the teacher, and the one that is for the
         student.
         """

@@ -1,9 +1,13 @@
 """Hide a part of a picture, and guess how a slowly following copy of the network sorts the whole picture and each of
 the hidden patches.
 
-    large views, a block of each hidden --> backbone --+--> pool, and that of small views --> head --> logits of pictures --+
-                                                       +--> hidden patches -----------------> head --> logits of patches ---+--> cross-entropy
-    large views, whole ..> teacher: copies that follow ..> both, each centred and sharpened ...............................>+    of each kind
+    large views,               +--> pool, and of small views --> head --> logits (B, 2 + V, K) --+
+    a block of     --> backbone +                                                                |
+    each masked                +--> hidden patches --> head --> logits (B n, K) -----------------+
+                                                                                                 |
+    large views, whole ..> teacher: copies that follow ..> both, centred and sharpened .........>+
+                                                                                                 |
+                                                          cross-entropy of each kind <-----------+
 
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer",
 https://arxiv.org/abs/2111.07832
@@ -91,13 +95,8 @@ class IBOT(PretextTask):
         self.hidden_patches, self.patch_weight = hidden_count(mask_ratio, self.side**2), patch_weight
         self.small_count, self.momentum = small_count, momentum
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
         self.head = prototype_head(backbone.num_features, hidden, bottleneck, prototypes)
         self.teacher = Teacher(backbone, self.head)
@@ -154,7 +153,7 @@ class IBOT(PretextTask):
         self.teacher.follow(self.backbone, self.head, momentum=cosine(self.momentum, 1.0, progress))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their large views as the student sees them, and the small ones."""
         large, *small, mask = self.views({"image": batch["image"][:8]})
         seen = (

@@ -1,8 +1,11 @@
 """From the visible part of a picture, predict how a slowly following copy of the network represents several blocks that
 were left out.
 
-    context patches --> backbone --> predictor, asked for places of the targets --> guess (B, M, m, D) --+--> smooth L1
-    whole picture ..> teacher: a backbone that follows ..> its tokens at the M targets .................>+
+    context patches --> backbone --> predictor, asked for M targets --> guess (B, M, m, D) --+
+                                                                                             |
+    whole image ..> teacher: a backbone that follows ..> its tokens at the targets .........>+
+                                                                                             |
+                                                                       smooth L1 <-----------+
 
 Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun, Ballas 2023, "Self-Supervised Learning from Images with a
 Joint-Embedding Predictive Architecture", https://arxiv.org/abs/2301.08243
@@ -143,7 +146,7 @@ class IJEPA(PretextTask):
         self.teacher.follow(self.backbone, momentum=cosine(self.momentum, 1.0, progress))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, the context that the student sees of them, and the target blocks, brighter where they were guessed
         worse.
         """

@@ -1,8 +1,9 @@
 """Cut a block out of a picture and let the network paint it: what belongs there is known only to who understands the
 rest.
 
-    picture with a hole --> backbone --> pool --> decoder --> painted (B, C, H, W) --+--> squared error, in the block alone
-    whole picture ..................................................................>+
+    image with a hole --> backbone --> pool --> decoder --> painted (B, C, H, W) --+
+                                                                                   +--> squared error
+    whole image ..................................................................>+    in the block
 
 Pathak, Krahenbuhl, Donahue, Darrell, Efros 2016, "Context Encoders: Feature Learning by Inpainting",
 https://arxiv.org/abs/1604.07379
@@ -115,7 +116,7 @@ class Inpaint(PretextTask):
         return painted.mean(1, keepdim=True) if seen.shape[1] == 1 else painted
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the backbone sees of them, and the hole as it was painted."""
         image, hole, _ = self.views({"image": batch["image"][:8]})
         seen = self.cut(image, hole)

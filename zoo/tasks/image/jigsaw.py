@@ -1,9 +1,11 @@
 """Cut a picture into tiles, shuffle them, and let the network tell how they were shuffled: it has to know what belongs
 where.
 
-                                             +--> tile 1 --> backbone --> pool --+
-    picture --> N tiles, shuffled by one of  +--> ...                            +--> joined in order --> head --> which of the K it was:
-                K permutations               +--> tile N --> backbone --> pool --+                                 cross-entropy
+              +--> tile 1 --> backbone --> pool --+
+    image ----+--> ...                            +--> joined --> head --> which of K orders:
+              +--> tile N --> backbone --> pool --+    in order            cross-entropy
+
+    the N tiles are shuffled by one of K permutations
 
 Noroozi, Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
 https://arxiv.org/abs/1603.09246
@@ -148,7 +150,7 @@ class Jigsaw(PretextTask):
         return self.head(described.unflatten(0, (len(tiles), -1)).flatten(1))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Puzzles as the network gets them, as it solves them, and as they are."""
         tiles, which = self.shuffled(batch["image"][:8])
         believed = self.solve(self.levelled(tiles)).argmax(1)

@@ -1,9 +1,11 @@
 """All views of a picture should lie where their mean lies, while all pictures together look like a cloud of normally
 distributed points.
 
-                                                                           +--> prediction: near the mean of the picture's large views
-    large and small views --> backbone --> pool --> projector --> z -------+
-                                                                  (V, B, D)+--> along random directions as N(0, 1) is: Epps, Pulley
+    large and small views --> backbone --> pool --> projector --> z (V, B, D) --+
+                                                                                |
+        prediction: z near the mean of the image's large views <----------------+
+                                                                                |
+        normality: z along random directions as N(0, 1), by Epps-Pulley <-------+
 
 Balestriero, LeCun 2025, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics",
 https://arxiv.org/abs/2511.08544
@@ -73,13 +75,8 @@ class LeJEPA(PretextTask):
             backbone.require_size(small_size, "task.small_size")
         self.normality, self.directions, self.outputs = normality, directions, outputs
         self.small_count, self.small_size = small_count, small_size
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = mlp(backbone.num_features, hidden, outputs, layers=3)
 
     def views(self, batch: dict) -> tuple[Tensor, ...]:
@@ -116,7 +113,7 @@ class LeJEPA(PretextTask):
         return TaskOutput(loss, {"prediction": prediction.detach(), "epps_pulley": unlike.detach()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """The views of a few pictures; and the first two numbers of all, -4 to 4 each: to be a round cloud, densest in
         the middle.
         """

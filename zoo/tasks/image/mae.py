@@ -1,7 +1,10 @@
 """Hide three quarters of a picture's patches and let the network paint them from the rest.
 
-    visible patches --> backbone --> with mask tokens at the hidden places --> decoder --> painted (B, N, p p C) --+--> squared error,
-    all patches, each with mean 0 and deviation 1 ................................................................>+    hidden ones only
+    visible patches --> backbone --> with mask tokens --> decoder --> painted (B, N, p p C) --+
+                                                                                              |
+    all patches, each with mean 0 and deviation 1 ...........................................>+
+                                                                                              |
+                                             squared error of hidden patches <----------------+
 
 He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners",
 https://arxiv.org/abs/2111.06377
@@ -98,7 +101,7 @@ class MAE(PretextTask):
         return (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the backbone sees of them, and what the decoder paints around it."""
         image, keep, mask = self.views({"image": batch["image"][:8]})
         patches, painted = patchify(image, self.patch), self.paint(image, keep).to(image.dtype)

@@ -1,8 +1,11 @@
 """Cover a block of a picture and let the network guess its edges, how strong and in which direction, instead of its
 pixels.
 
-    picture --> patches, a block of them a mask token --> backbone --> linear head --> guess (B, N, cells cells bins C) --+--> squared error,
-    picture ..> gradients ..> histograms of their directions, of each cell ..............................................>+    hidden ones only
+    image --> patches, a block masked --> backbone --> head --> guess (B, N, cells cells bins C) --+
+                                                                                                   |
+    image ..> gradients ..> histograms of their directions, of each cell .........................>+
+                                                                                                   |
+                                             squared error of hidden patches <---------------------+
 
 Wei, Fan, Xie, Wu, Yuille, Feichtenhofer 2022, "Masked Feature Prediction for Self-Supervised Visual Pre-Training",
 https://arxiv.org/abs/2112.09133; the targets: Dalal, Triggs 2005, "Histograms of Oriented Gradients for Human
@@ -102,7 +105,7 @@ class MaskFeat(PretextTask):
         return self.head(tokens[:, self.backbone.num_prefix_tokens :])
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, what the backbone sees of them, and the edges that it guesses and the true ones, as strokes in
         every cell.
         """

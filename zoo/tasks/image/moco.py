@@ -1,11 +1,13 @@
 """Find the other view of a picture among thousands of other pictures, as a slowly following copy of the network sees
 them.
 
-                +--> view 1 --> backbone --> pool --> projector (v3: --> predictor) --> query --+
-    picture ----+                                                                               +--> InfoNCE: its own key among the others
-                +--> view 2 ..> teacher: copies of backbone, projector ..> key ................>+
-                                others: a queue of earlier keys (v2), or the keys of the batch, and the same with the
-                                views exchanged (v3)
+              +--> view 1 --> backbone --> pool --> projector --> query --+
+    image ----+                                                           +--> InfoNCE: its own key
+              +--> view 2 ..> teacher that follows ..> key ..............>+    among the others
+
+    v2: the others are a queue of earlier keys
+    v3: the others are the keys of the batch; a predictor stands behind the projector; and the
+        same with the views exchanged
 
 He, Fan, Wu, Xie, Girshick 2020, "Momentum Contrast for Unsupervised Visual Representation Learning",
 https://arxiv.org/abs/1911.05722 Chen, Fan, Girshick, He 2020, "Improved Baselines with Momentum Contrastive Learning"
@@ -135,7 +137,7 @@ class MoCo(PretextTask):
         self.teacher.follow(self.backbone, self.projector, momentum=momentum)
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Each picture above its two views; and above the other picture of the batch that the teacher finds most like
         it.
         """

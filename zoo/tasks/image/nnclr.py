@@ -1,9 +1,11 @@
 """A view should look like the nearest picture that the network remembers of the other view: friends attract, not only
 copies of oneself.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 ..> the nearest that is remembered .>+
-    picture ----+                                                                                           +--> contrast over the batch, and
-                +--> view 2 --> backbone --> pool --> projector --> z2 --> predictor --> guess -------------+    with the views exchanged
+              +--> view 1 --> backbone --> pool --> projector --> z1 ..> nearest remembered ..>+
+    image ----+                                                                                |
+              +--> view 2 --> backbone --> pool --> projector --> z2 --> predictor --> guess --+
+                                                                                               |
+              contrast over the batch, and the same with the views exchanged <-----------------+
 
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021, "With a Little Help from My Friends: Nearest-Neighbor Contrastive
 Learning of Visual Representations", https://arxiv.org/abs/2104.14548
@@ -61,13 +63,8 @@ class NNCLR(PretextTask):
     ):
         super().__init__(backbone)
         self.temperature = temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = projector(backbone.num_features, hidden, outputs, layers=3)
         self.predictor = mlp(outputs, hidden, outputs)
         self.support = Queue(queue, outputs)
@@ -100,7 +97,7 @@ class NNCLR(PretextTask):
         return TaskOutput(loss, {"nearness": near.mean()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, and below each its nearest friend among the others of the batch."""
         image = batch["image"]
         z = normalized(self.projector(self.backbone.pool(to_float(image))))

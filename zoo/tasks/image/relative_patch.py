@@ -1,9 +1,9 @@
 """Show the network two patches of a picture and let it tell where the second lies from the first: it has to know the
 parts of things.
 
-                +--> central patch -----> backbone --> pool --+
-    picture ----+                                             +--> joined --> head --> where the neighbour lies, one of 8: cross-entropy
-                +--> a neighbour -------> backbone --> pool --+
+              +--> central patch --> backbone --> pool --+
+    image ----+                                          +--> joined --> head --> where it lies, one
+              +--> a neighbour ----> backbone --> pool --+    of 8 places: cross-entropy
 
 Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction",
 https://arxiv.org/abs/1505.05192
@@ -147,7 +147,7 @@ class RelativePatch(PretextTask):
         return self.head(pairs.flatten(0, 1)).unflatten(0, (len(patches), -1))
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures; a central patch, with its neighbours where they belong; and with each where the network thinks it
         likeliest.
         """

@@ -1,10 +1,10 @@
 """Turn each picture by 0, 90, 180 and 270 degrees and let the network tell by how much: it has to know which way up
 things are.
 
-                +--> upright ---------+
-    picture ----+--> turned by 90 ----+--> backbone --> pool --> linear head --> by how much, one of 4: cross-entropy
-                +--> turned by 180 ---+
-                +--> turned by 270 ---+
+              +--> upright ---------+
+    image ----+--> turned by 90 ----+--> backbone --> pool --> linear head --> which turn, one of 4:
+              +--> turned by 180 ---+                                          cross-entropy
+              +--> turned by 270 ---+
 
 Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predicting Image Rotations",
 https://arxiv.org/abs/1803.07728
@@ -76,7 +76,7 @@ class Rotation(PretextTask):
         return TaskOutput(loss, {"accuracy": (logits.argmax(1) == turns).float().mean()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Of eight pictures, shown in turn upright and by one, two and three quarters: what the network sees, and that
         turned back by as much as it believes. What isn't upright in the lower row was told wrongly.
         """

@@ -1,8 +1,8 @@
 """Two random views of one picture should look alike to the network, and unlike the views of every other picture.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 --+
-    picture ----+                                                        +--> NT-Xent: z1 and z2 alike, and unlike all others of the batch
-                +--> view 2 --> backbone --> pool --> projector --> z2 --+
+              +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    image ----+                                                        +--> NT-Xent: z1 and z2 alike,
+              +--> view 2 --> backbone --> pool --> projector --> z2 --+    unlike all others
 
 Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
 https://arxiv.org/abs/2002.05709
@@ -63,13 +63,8 @@ class SimCLR(PretextTask):
     ):
         super().__init__(backbone)
         self.temperature = temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = projector(backbone.num_features, hidden, outputs, layers)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
@@ -98,7 +93,7 @@ class SimCLR(PretextTask):
         return TaskOutput(loss, {"alignment": torch.cosine_similarity(first, second).mean().detach()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """`views`: each of eight pictures above its two views. `nearest`: in each row a picture, and behind it those of
         the batch whose descriptions have the largest cosine with its own.
         """

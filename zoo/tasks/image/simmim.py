@@ -1,8 +1,11 @@
 """Cover patches of a picture with one learned stand-in and let the network guess their pixels, with no decoder but a
 linear layer.
 
-    picture --> patches, some of them a mask token --> backbone --> linear head --> painted (B, N, p p C) --+--> absolute error,
-    picture ...............................................................................................>+    hidden ones only
+    image --> patches, some masked --> backbone --> linear head --> painted (B, N, p p C) --+
+                                                                                            |
+    image .................................................................................>+
+                                                                                            |
+                                           absolute error of hidden patches <---------------+
 
 Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu 2022, "SimMIM: A Simple Framework for Masked Image Modeling",
 https://arxiv.org/abs/2111.09886
@@ -79,7 +82,7 @@ class SimMIM(PretextTask):
         return self.head(tokens[:, self.backbone.num_prefix_tokens :])
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Eight pictures, what the backbone sees of them (grey for the mask token), and what it paints where they were
         hidden, side by side with what it saw.
         """

@@ -1,9 +1,11 @@
 """From one view of a picture guess the description of another view, and let only the guess learn: then the two don't
 collapse to one point.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 --> predictor --> guess --+
-    picture ----+                                                                                +--> minus the cosine, and the same with
-                +--> view 2 --> backbone --> pool --> projector --> z2 .........................>+    the views exchanged
+              +--> view 1 --> backbone --> pool --> projector --> z1 --> predictor --> guess --+
+    image ----+                                                                                |
+              +--> view 2 --> backbone --> pool --> projector --> z2 .........................>+
+                                                                                               |
+              minus the cosine, and the same with the views exchanged <------------------------+
 
 Chen, He 2021, "Exploring Simple Siamese Representation Learning", https://arxiv.org/abs/2011.10566
 
@@ -55,13 +57,8 @@ class SimSiam(PretextTask):
         flip: Share = 0.5,
     ):
         super().__init__(backbone)
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = projector(backbone.num_features, hidden, outputs, layers=3)
         self.predictor = mlp(outputs, bottleneck, outputs)
 
@@ -89,7 +86,7 @@ class SimSiam(PretextTask):
         return TaskOutput(loss, {"spread": spread(z)})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, their two views, and for the guess from each first view the second view of the batch that it comes
         nearest to.
         """

@@ -1,9 +1,10 @@
 """Show the network a picture's brightness and let it guess the colours, and its colours and let it guess the
 brightness.
 
-                +--> grey picture --------> backbone --> map --> head --> guessed colour (B, Q, h, w) -----> cross-entropy with the colour
-    picture ----+
-                +--> colours alone -------> backbone --> map --> head --> guessed lightness (B, L, h, w) --> cross-entropy with the lightness
+              +--> grey image -----> backbone --> map --> head --> guessed colour (B, Q, h, w)
+    image ----+                                                    --> cross-entropy with the colour
+              +--> colours alone --> backbone --> map --> head --> guessed lightness (B, L, h, w)
+                                                                   --> cross-entropy with the lightness
 
 Zhang, Isola, Efros 2017, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction",
 https://arxiv.org/abs/1611.09842
@@ -123,7 +124,7 @@ class SplitBrain(PretextTask):
         return pooled
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """The grey pictures, coloured as guessed from them; the pictures of colours, and the lightness guessed from
         those; the true pictures.
         """

@@ -1,8 +1,8 @@
 """Pictures of one class should look alike to the network, and unlike those of every other class: SimCLR with labels.
 
-                +--> view 1 --> backbone --> pool --> projector --> z1 --+
-    picture ----+                                                        +--> contrast: alike to every view of the same class, unlike
-                +--> view 2 --> backbone --> pool --> projector --> z2 --+    all others of the batch
+              +--> view 1 --> backbone --> pool --> projector --> z1 --+
+    image ----+                                                        +--> contrast: alike in a class,
+              +--> view 2 --> backbone --> pool --> projector --> z2 --+    unlike all others
 
 Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan 2020, "Supervised Contrastive Learning",
 https://arxiv.org/abs/2004.11362
@@ -60,13 +60,8 @@ class SupCon(PretextTask):
     ):
         super().__init__(backbone)
         self.temperature = temperature
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = projector(backbone.num_features, hidden, outputs)
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +90,7 @@ class SupCon(PretextTask):
         return TaskOutput(loss, {"alignment": torch.cosine_similarity(first, second).mean().detach()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, and below each the other picture of the batch that lies nearest to it."""
         image = batch["image"]
         z = normalized(self.projector(self.backbone.pool(to_float(image))))

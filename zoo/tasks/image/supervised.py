@@ -1,8 +1,8 @@
 """Tell the network what each picture shows: no pretext at all, but the mark that representations learned without labels
 are measured by.
 
-    picture --> view --> backbone --> pool --> linear head --> logits (B, K) --+--> cross-entropy
-    label, a little of it spread over all classes ............................>+
+    image --> view --> backbone --> pool --> linear head --> logits (B, K) --+--> cross-entropy
+    label, a little of it spread over all classes ..........................>+
 
 Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
 https://doi.org/10.1145/3065386 Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, "Rethinking the
@@ -85,7 +85,7 @@ class Supervised(PretextTask):
         return TaskOutput(loss, {"accuracy": (logits.argmax(1) == label).float().mean()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """A row of up to eight pictures for each class that the network believes to see, of at most ten classes; those
         first of which it is surest. Labels aren't asked for.
         """

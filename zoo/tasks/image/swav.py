@@ -1,8 +1,11 @@
 """Sort one view of each picture into groups of equal size, and let the network tell the group from another view, or
 from a small part.
 
-    large and small views --> backbone --> pool --> projector --> cosines to K prototypes (2 + V, B, K) --+--> cross-entropy with each
-    large views' cosines ..> Sinkhorn: groups of equal size (2, B, K) ...................................>+    other view's group
+    large and small views --> backbone --> pool --> projector --> cosines (2 + V, B, K) --+
+                                                                  to K prototypes         |
+    large views' cosines ..> Sinkhorn: groups of equal size (2, B, K) ...................>+
+                                                                                          |
+                       cross-entropy of each view with each other view's group <----------+
 
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
 Assignments", https://arxiv.org/abs/2006.09882
@@ -71,13 +74,8 @@ class SwAV(PretextTask):
             backbone.require_size(small_size, "task.small_size")
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.small_count, self.small_size = small_count, small_size
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.projector = mlp(backbone.num_features, hidden, outputs)
         self.prototypes = Prototypes(outputs, prototypes)
 
@@ -108,7 +106,7 @@ class SwAV(PretextTask):
         return TaskOutput(loss, {"certainty": torch.stack(assigned).amax(2).mean()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """The views of a few pictures; and in each row the pictures of the batch that lie nearest to one of the fullest
         prototypes.
         """

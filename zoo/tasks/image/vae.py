@@ -1,9 +1,11 @@
 """Describe a picture by a small cloud of codes instead of one, and make all clouds together look like one that can be
 drawn from.
 
-    picture --> backbone --> pool --> mean, log variance (B, m) --> sampled with noise --> code --> decoder --> log likelihood of the picture
-                                            |
-                                            +--> KL from the standard normal, times beta
+    image --> backbone --> pool --> mean, log variance (B, M) --> code, sampled with noise
+                                      |                             |
+                                      |                             +--> decoder --> log likelihood
+                                      |                                              of the image
+                                      +--> KL from the standard normal, times beta
 
 Kingma, Welling 2013, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
 Beta: Higgins et al. 2017, "beta-VAE", https://openreview.net/forum?id=Sy2fzU9gl
@@ -145,7 +147,7 @@ class VAE(PretextTask):
         return {"backbone": pooled, "code": self.posterior(pooled).chunk(2, dim=1)[0]}
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Reconstructions through the mean of the posterior; pictures drawn from the prior; and what each dimension
         does.
 

@@ -1,8 +1,8 @@
 """Two views of a picture get the same description, while every number in it has to vary and no two may vary together.
 
-                +--> view 1 --> backbone --> pool --> expander --> z1 --+--> invariance: z1 near z2
-    picture ----+                                                       +--> variance: each number's deviation at least 1
-                +--> view 2 --> backbone --> pool --> expander --> z2 --+--> covariance: of any two numbers towards 0
+              +--> view 1 --> backbone --> pool --> expander --> z1 --+--> invariance: z1 near z2
+    image ----+                                                       +--> variance: deviations near 1
+              +--> view 2 --> backbone --> pool --> expander --> z2 --+--> covariance: towards 0
 
 Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
 https://arxiv.org/abs/2105.04906
@@ -64,13 +64,8 @@ class VICReg(PretextTask):
     ):
         super().__init__(backbone)
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
-        self.smallest_crop, self.jitter, self.grayscale, self.blur, self.flip = (
-            smallest_crop,
-            jitter,
-            grayscale,
-            blur,
-            flip,
-        )
+        self.smallest_crop, self.flip = smallest_crop, flip
+        self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.expander = projector(backbone.num_features, hidden, outputs, layers=3)[
             :-1
         ]  # a last BatchNorm would fix the variance
@@ -108,7 +103,7 @@ class VICReg(PretextTask):
         return TaskOutput(loss, {name: term.detach() for name, term in terms.items()})
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their two views; and the size of each covariance (white is 1), whose diagonal is to be white
         and the rest black.
         """

@@ -1,8 +1,11 @@
 """Describe a picture by a few words of a small vocabulary that is learned along with it, and paint it again from them.
 
-    picture --> backbone --> map --> z (B, m, h, w) --> the nearest of K words --> decoder --> painted --> squared error
-                                     |                  |       the gradient passes as if z itself had been decoded
-                                     +--> commitment <..+       the words follow the means of the z that chose them
+    image --> backbone --> map --> z (B, M, h, w) --> nearest of K words --> decoder --> painted
+                                     |                    |                              --> squared error
+                                     +--> commitment <....+
+
+    the gradient passes the words as if z itself had been decoded
+    the words follow the means of the z that chose them
 
 van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", https://arxiv.org/abs/1711.00937
 
@@ -15,13 +18,12 @@ Differs: the error of the picture is a mean over pixels, that of the commitment 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from zoo.backbones import Backbone
 from zoo.grid import rows_of
+from zoo.heads import map_decoder
 from zoo.losses import gather, total, wide
 from zoo.ranges import Count, Fraction, Positive, Several, Share
 from zoo.registry import register_task
@@ -71,11 +73,8 @@ class VQVAE(PretextTask):
     def views(self, batch: dict) -> tuple[Tensor]:
         """The picture (B, C, H, W) in [0, 1]."""
         ratio = (1.0, 1.0) if self.smallest_crop == 1 else (3 / 4, 4 / 3)
-        return (
-            random_resized_crop(
-                batch["image"], self.backbone.size, scale=(self.smallest_crop, 1.0), ratio=ratio, flip=self.flip
-            ),
-        )
+        size, scale = self.backbone.size, (self.smallest_crop, 1.0)
+        return (random_resized_crop(batch["image"], size, scale=scale, ratio=ratio, flip=self.flip),)
 
     def forward(self, views: tuple[Tensor]) -> TaskOutput:
         (image,) = views
@@ -114,16 +113,13 @@ class VQVAE(PretextTask):
         return painted.mean(1, keepdim=True) if channels == 1 else painted
 
     @torch.no_grad()
-    def picture(self, batch: dict) -> dict[str, Tensor]:
+    def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures, their codes as shades of grey, and what is painted from the codes alone."""
         (image,) = self.views({"image": batch["image"][:8]})
         index = self.codes(image)
         shades = nn.functional.interpolate(index.unsqueeze(1) / (len(self.codebook.vectors) - 1), image.shape[-2:])
-        return {
-            "reconstruction": rows_of(
-                image, shades, self.decode(self.codebook(index), image.shape[1]).to(image.dtype).clamp(0, 1)
-            )
-        }
+        painted = self.decode(self.codebook(index), image.shape[1]).to(image.dtype).clamp(0, 1)
+        return {"reconstruction": rows_of(image, shades, painted)}
 
 
 class Codebook(nn.Module):
@@ -153,9 +149,8 @@ class Codebook(nn.Module):
         """
         if self.training and not self.uses.any():
             rows = gather(z.movedim(1, -1).flatten(1, 2)).flatten(0, 1).to(self.vectors.dtype)
-            spread = (
-                torch.arange(len(self.uses), device=z.device, dtype=torch.float64) * GOLDEN % 1
-            )  # even, and in step with no row or column
+            # multiples of the golden ratio are spread evenly, in step with no row or column
+            spread = torch.arange(len(self.uses), device=z.device, dtype=torch.float64) * GOLDEN % 1
             self.uses.fill_(len(rows) / len(self.uses))
             self.vectors.copy_(rows[(spread * len(rows)).long()])
             self.sums.copy_(self.vectors * self.uses.unsqueeze(1))
@@ -164,10 +159,8 @@ class Codebook(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """(B, M, h, w) -> (B, h, w): which vector is nearest to each place."""
         vectors = self.vectors.to(z.dtype)
-        distance = (
-            vectors.square().sum(1) - 2 * z.movedim(1, -1) @ vectors.T
-        )  # but for |z|^2, which is the same for all
-        return distance.argmin(-1)
+        # the squared distance without |z|^2, which is the same for all vectors
+        return (vectors.square().sum(1) - 2 * z.movedim(1, -1) @ vectors.T).argmin(-1)
 
     @torch.no_grad()
     def perplexity(self, index: Tensor) -> Tensor:
@@ -178,9 +171,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, index: Tensor) -> None:
-        """Follow the features (B, M, h, w) that `index` (B, h, w) assigned, then revive dead codes; while training
-        only.
-        """
+        """While training, follow the features (B, M, h, w) that `index` (B, h, w) assigned, then revive dead codes."""
         if not self.training:
             return
         rows, where = z.movedim(1, -1).flatten(1, 2).to(self.vectors.dtype), index.flatten(1)  # (B, h w, M), (B, h w)
@@ -191,9 +182,7 @@ class Codebook(nn.Module):
         self._revive(rows, where)
 
     def _revive(self, rows: Tensor, where: Tensor) -> None:
-        """Set dead codes to the places of the global batch that are farthest from their own code, the farthest
-        first.
-        """
+        """Set dead codes to the features of the global batch that are farthest from their own code."""
         count = total(rows.new_tensor(float(where.numel())))
         dead = (self.uses < USED * count / len(self.uses)).nonzero()[:, 0]
         if not len(dead):
@@ -204,26 +193,3 @@ class Codebook(nn.Module):
         self.vectors[dead] = rows.flatten(0, 1)[worst]
         self.uses[dead] = count / len(self.uses)  # as if it had been in even use
         self.sums[dead] = self.vectors[dead] * self.uses[dead].unsqueeze(1)
-
-
-def map_decoder(inputs: int, channels: int, size: int, width: int) -> nn.Sequential:
-    """(B, inputs, h, w), h <= size -> (B, channels, size, size): a convolution, then three resizings, each with a
-    convolution.
-
-    Neighbours are repeated, which leaves no checkerboard; sizes halve from `size` backwards, 7, 14, 28 for pictures of
-    28 pixels.
-    """
-    modules: list[nn.Module] = [nn.Conv2d(inputs, 4 * width, 3, padding=1)]
-    before = 4 * width
-    for step in (2, 1, 0):
-        after, side = width * 2**step, math.ceil(size / 2**step)
-        modules += [
-            nn.BatchNorm2d(before),
-            nn.ReLU(inplace=True),
-            nn.Upsample((side, side)),
-            nn.Conv2d(before, after, 3, padding=1),
-        ]
-        before = after
-    return nn.Sequential(
-        *modules, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1)
-    )
