@@ -9,6 +9,7 @@ import sys
 import pytest
 import timm
 import torch
+from launching import torchrun
 from run_example import recipe, train
 
 import zoo
@@ -94,3 +95,26 @@ def test_a_run_is_resumed_without_its_source(parent, tmp_path):
     zoo.pretrain(values | {"backbone": {"weights": str(source)}}, out=run, resume=True, progress=False)
     assert all(torch.equal(before[name], value) for name, value in parameters(run).items())
     assert "sha256:" in read_card(run / "checkpoint")["parent"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_every_process_starts_from_the_same_weights(strategy, tmp_path):
+    """A step of no length by two processes leaves the weights of the source, whoever holds which part of them."""
+    vit = {"name": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    vit |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    data = {"name": "digits", "size": 16, "batch_size": 8}
+    first = zoo.pretrain(
+        {**recipe(trainer={"max_steps": 1}), "data": data, "backbone": vit, "task": {"name": "mae"}},
+        out=tmp_path / "parent",
+        progress=False,
+    )
+    values = recipe(optim={"lr": 1e-30, "weight_decay": 0.0}, trainer={"max_steps": 1, "devices": 2})
+    values["trainer"] |= {"strategy": strategy}
+    values |= {"data": data, "backbone": {"weights": str(first)}, "task": {"name": "mae"}}
+    zoo.recipe.save(zoo.recipe.resolve(values), tmp_path / "two.yaml")
+    words = ("-m", "zoo.cli", "pretrain", str(tmp_path / "two.yaml"), "--out", str(tmp_path / "run"), "--no-progress")
+    code, _, error = torchrun("--nproc-per-node", "2", *words)
+    assert code == 0, error[-3000:]
+    ours, theirs = parameters(tmp_path / "run"), parameters(first)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+    assert str(first) in read_card(tmp_path / "run" / "checkpoint")["parent"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
+from zoo.fields import height_width
 from zoo.losses import gather, normalized, total, wide
 
 
@@ -309,7 +310,7 @@ class Centre(nn.Module):
 # ---- BatchNorm over the global batch -------------------------------------------------------------
 
 
-def map_decoder(inputs: int, channels: int, size: int, width: int) -> nn.Sequential:
+def map_decoder(inputs: int, channels: int, size: int | tuple[int, int], width: int) -> nn.Sequential:
     """(B, inputs, h, w), h <= size -> (B, channels, size, size): a convolution, then three resizings, each with a
     convolution.
 
@@ -319,11 +320,11 @@ def map_decoder(inputs: int, channels: int, size: int, width: int) -> nn.Sequent
     modules: list[nn.Module] = [nn.Conv2d(inputs, 4 * width, 3, padding=1)]
     before = 4 * width
     for step in (2, 1, 0):
-        after, side = width * 2**step, math.ceil(size / 2**step)
+        after, shape = width * 2**step, tuple(math.ceil(side / 2**step) for side in height_width(size))
         modules += [
             nn.BatchNorm2d(before),
             nn.ReLU(inplace=True),
-            nn.Upsample((side, side)),
+            nn.Upsample(shape),
             nn.Conv2d(before, after, 3, padding=1),
         ]
         before = after
