@@ -15,6 +15,7 @@ import pytest
 from card_example import write_folder
 
 from zoo.hub import carriers, hub
+from zoo.hub import push as pushing
 
 NAME, MODEL = "simclr-tiny", "model.safetensors"
 
@@ -134,7 +135,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def there(tmp_path):
     """A hub in a folder, with one checkpoint."""
-    hub.push(write_folder(tmp_path / "made"), tmp_path / "hub")
+    pushing.push(write_folder(tmp_path / "made"), tmp_path / "hub")
     return tmp_path / "hub"
 
 

@@ -10,6 +10,7 @@ from zoo.card import read_card
 from zoo.checkpoint.read import load_backbone
 from zoo.checkpoint.write import update_card
 from zoo.hub import hub
+from zoo.hub import push as pushing
 from zoo.views import to_float
 
 RECIPE = {
@@ -29,7 +30,7 @@ def test_from_recipe_to_an_adapted_checkpoint(tmp_path, monkeypatch):
     assert {"recipe.yaml", "metrics.csv", "last.ckpt", "checkpoint"} <= {path.name for path in run.iterdir()}
 
     update_card(run / "checkpoint", license="Apache-2.0")
-    hub.push(run / "checkpoint", tmp_path / "hub", name="digits-simclr")
+    pushing.push(run / "checkpoint", tmp_path / "hub", name="digits-simclr")
     assert [entry["name"] for entry in hub.list_checkpoints(str(tmp_path / "hub"))] == ["digits-simclr"]
     pulled = hub.pull("digits-simclr", hub=str(tmp_path / "hub"))
 

@@ -33,6 +33,7 @@ from zoo.checkpoint.write import update_card
 from zoo.data.generated import generate
 from zoo.data.named.catalogue import ENTRIES, Entry
 from zoo.hub import hub
+from zoo.hub import push as pushing
 from zoo.recipe import list_recipes
 from zoo.testing import check_task
 
@@ -155,7 +156,7 @@ def small_hub(tmp_path_factory) -> Path:
             run = zoo.pretrain(name, out=place / name, progress=False)
             zoo.evaluate(run, protocols=("knn",), labels=(1.0,), save=True, baselines=False)
             update_card(run / "checkpoint", license="Apache-2.0")
-            hub.push(run, place / "hub")
+            pushing.push(run, place / "hub")
     return place / "hub"
 
 

@@ -25,7 +25,8 @@ import zoo
 from zoo.card import read_card, towers_of
 from zoo.checkpoint.read import load_backbone
 from zoo.evaluate.table import evaluate
-from zoo.hub.hub import pull, push
+from zoo.hub.hub import pull
+from zoo.hub.push import push
 from zoo.report.page import write_page
 from zoo.tasks.base import PretextTask
 from zoo.tasks.load import load_task

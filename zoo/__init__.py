@@ -28,7 +28,7 @@ _PUBLIC = {
     "export_checkpoint": "zoo.checkpoint.runtime",
     "list_checkpoints": "zoo.hub.hub",
     "pull": "zoo.hub.hub",
-    "push": "zoo.hub.hub",
+    "push": "zoo.hub.push",
     "ZooError": "zoo.errors",
 }
 # Verbs that share their name with the module they live in: the module itself can be called.

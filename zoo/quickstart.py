@@ -32,6 +32,7 @@ def quickstart(
     from zoo.evaluate.study import Study
     from zoo.evaluate.table import measure_study
     from zoo.hub import hub
+    from zoo.hub import push as pushing
     from zoo.pretrain import pretrain
     from zoo.report.page import write_page
 
@@ -49,7 +50,7 @@ def quickstart(
     if not (run / "checkpoint").is_dir():
         pretrain(RECIPE, out=run, resume=(run / "recipe.yaml").is_file(), progress=progress, **changes)
     update_card(run / "checkpoint", license="Apache-2.0")
-    hub.push(run / "checkpoint", out / "hub", name=NAME, replace=resume)
+    pushing.push(run / "checkpoint", out / "hub", name=NAME, replace=resume)
     pulled = hub.pull(NAME, hub=str(out / "hub"))
     _say(f"pushed to {out / 'hub'} and pulled back as {NAME!r}, every file's sha256 checked")
     _say("adapting: nearest neighbours, a linear probe, and fine-tuning, beside random weights and raw pixels")

@@ -27,6 +27,7 @@ from zoo.evaluate.printed import print_table
 from zoo.evaluate.reproduce import reproduce
 from zoo.evaluate.table import evaluate
 from zoo.hub import hub
+from zoo.hub import push as pushing
 from zoo.tasks.base import PretextTask
 from zoo.tasks.load import load_task
 
@@ -208,7 +209,7 @@ def test_saving_merges_into_the_card(mine):
 
 def test_a_card_that_can_not_be_changed_is_refused_before_measuring(mine, tmp_path, monkeypatch):
     update_card(mine, license="Apache-2.0")
-    hub.push(mine, tmp_path / "hub", name="there")
+    pushing.push(mine, tmp_path / "hub", name="there")
     monkeypatch.setattr(PretextTask, "represent", None)
     with pytest.raises(ZooError, match="is the cache's copy of a hub's checkpoint and can't be changed"):
         evaluate("there", hub=tmp_path / "hub", save=True)

@@ -29,6 +29,7 @@ from zoo import card as cards
 from zoo import cli, paths
 from zoo.errors import ZooError
 from zoo.hub import hub
+from zoo.hub import push as pushing
 
 # ---- H3: two processes ---------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ def test_h4_damage_in_the_cache_is_caught_and_mended_or_said(how, web, monkeypat
 
 
 def test_h5_offline_uses_what_was_pulled_and_names_what_was_not(web, tmp_path, monkeypatch):
-    hub.push(tmp_path / "made", web.root, name="other")
+    pushing.push(tmp_path / "made", web.root, name="other")
     folder = hub.pull(NAME, web.address)
     monkeypatch.setenv("ZOO_OFFLINE", "1")
 
@@ -175,7 +176,7 @@ def test_h5_offline_uses_what_was_pulled_and_names_what_was_not(web, tmp_path, m
     with pytest.raises(ZooError, match="ZOO_OFFLINE .*:  zoo pull hf://org/name@main$"):
         hub.pull("hf://org/name@main")
     with pytest.raises(ZooError, match="ZOO_OFFLINE"):
-        hub.push(tmp_path / "made", "hf://org/name")
+        pushing.push(tmp_path / "made", "hf://org/name")
     assert hub.pull(NAME, web.root) == folder  # folders are no network
     (folder / MODEL).unlink()
     with pytest.raises(ZooError, match="is not whole in the cache"):
@@ -186,10 +187,10 @@ def test_h5_list_info_and_adapt_work_without_a_socket(tmp_path, monkeypatch, cap
     """A real network in a hub on a web server, pulled once; then no socket can be opened at all."""
     from checkpoint_example import untrained
 
-    hub.push(untrained(tmp_path / "small"), tmp_path / "hub")
+    pushing.push(untrained(tmp_path / "small"), tmp_path / "hub")
     web = Server(tmp_path / "hub")
     hub.pull("small", web.address)
-    hub.push(tmp_path / "small", tmp_path / "hub", name="other")
+    pushing.push(tmp_path / "small", tmp_path / "hub", name="other")
     hub.list_checkpoints(web.address)
     web.server.shutdown()
     web.server.server_close()
@@ -291,7 +292,7 @@ def test_h6_a_file_system_that_is_read_only(web, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "disk" / "home"))
     with mounted(tmp_path / "disk", "size=10m"):
         folder = hub.pull(NAME, web.address)
-        hub.push(tmp_path / "made", web.root, name="other")
+        pushing.push(tmp_path / "made", web.root, name="other")
         subprocess.run(["mount", "-o", "remount,ro", tmp_path / "disk"], check=True)
         assert hub.pull(NAME, web.address) == folder and hub.verify() == []  # reading needs no lock
         with pytest.raises(ZooError, match="can't be written: Read-only file system"):
@@ -331,7 +332,7 @@ def test_h7_a_push_over_another_killed_at_any_moment(exchanges, owner, name, mom
     other = write_folder(
         tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}]
     )
-    assert forked(lambda: (at(owner, name, moment), hub.push(other, there, replace=True))) == -signal.SIGKILL
+    assert forked(lambda: (at(owner, name, moment), pushing.push(other, there, replace=True))) == -signal.SIGKILL
     assert (there / NAME).is_dir() == (exchanges or moment != 3)
     assert [entry["name"] for entry in hub.list_checkpoints(there)] == [NAME]
     swapped = (there / NAME).is_dir() and cards.read_card(there / NAME)["metrics"][0]["value"] == 50.0
@@ -340,7 +341,7 @@ def test_h7_a_push_over_another_killed_at_any_moment(exchanges, owner, name, mom
             hub.pull(NAME, there)
     else:
         hub.pull(NAME, there)
-    hub.push(
+    pushing.push(
         other, there, replace=not swapped
     )  # the very same is there and only the index lacks it: nothing is replaced
     assert hub.verify(there) == [] and hub.list_checkpoints(there)[0]["knn"] == 50.0
@@ -349,7 +350,10 @@ def test_h7_a_push_over_another_killed_at_any_moment(exchanges, owner, name, mom
 
 @pytest.mark.parametrize("moment", range(5))
 def test_h7_the_first_push_into_a_hub_killed_at_any_moment(moment, there, tmp_path):
-    assert forked(lambda: (at(os, "replace", moment), hub.push(tmp_path / "made", tmp_path / "new"))) == -signal.SIGKILL
-    hub.push(tmp_path / "made", tmp_path / "new")
+    assert (
+        forked(lambda: (at(os, "replace", moment), pushing.push(tmp_path / "made", tmp_path / "new")))
+        == -signal.SIGKILL
+    )
+    pushing.push(tmp_path / "made", tmp_path / "new")
     assert hub.verify(tmp_path / "new") == [] and hub.pull(NAME, tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["index.json", NAME]

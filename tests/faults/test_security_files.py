@@ -31,6 +31,7 @@ from zoo import card as cards
 from zoo import cli
 from zoo.errors import ZooError
 from zoo.hub import hub
+from zoo.hub import push as pushing
 from zoo.recipe import flat, keys, read
 from zoo.tasks.load import load_task
 
@@ -419,7 +420,7 @@ def test_s3_a_card_that_leads_elsewhere_is_refused(kind, tmp_path):
         for use in (
             lambda: hub.pull("good", tmp_path / "hub"),
             lambda: zoo.load(tmp_path / "hub/good"),
-            lambda: hub.push(tmp_path / "hub/good", "x"),
+            lambda: pushing.push(tmp_path / "hub/good", "x"),
         ):
             assert "zoo.json" in sentence(use) or kind in ("nul",)
         assert hub.verify(tmp_path / "hub")

@@ -15,6 +15,7 @@ from hub_server import MODEL, NAME, contents, in_cache
 from zoo import card as cards
 from zoo.errors import ZooError
 from zoo.hub import hub, page
+from zoo.hub import push as pushing
 
 # ---- folders -------------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ def test_the_hub_is_the_argument_else_the_environment_else_the_shipped_one(there
     monkeypatch.setattr(hub, "shipped", lambda kind: there)
     assert len(hub.list_checkpoints()) == 1
     other = tmp_path / "other"
-    hub.push(tmp_path / "made", other, name="b")
+    pushing.push(tmp_path / "made", other, name="b")
     monkeypatch.setenv("ZOO_HUB", str(other))
     assert [entry["name"] for entry in hub.list_checkpoints()] == ["b"]
     assert [entry["name"] for entry in hub.list_checkpoints(there)] == [NAME]
@@ -89,7 +90,7 @@ def test_find_takes_folders_runs_and_names(there, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["../made", "/etc", "a/../b", "..", ".", "A", "", "a b", "x\0y", "a/b", "-x"])
 def test_names_that_lead_elsewhere(there, name, tmp_path):
     with pytest.raises(ZooError):
-        hub.push(tmp_path / "made", there, name=name)
+        pushing.push(tmp_path / "made", there, name=name)
     with pytest.raises(ZooError):
         hub.pull(name, there)
     index = json.loads((there / "index.json").read_text())
@@ -160,29 +161,29 @@ def test_an_index_that_is_none(there, index):
 
 def test_push_refuses_what_nobody_could_use(tmp_path, there):
     with pytest.raises(ZooError, match="has no licence yet"):
-        hub.push(write_folder(tmp_path / "a", license=None), there)
+        pushing.push(write_folder(tmp_path / "a", license=None), there)
     folder = write_folder(tmp_path / "b", name="b")
     (folder / "old.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(ZooError, match=r"old\.pkl is not in the card"):
-        hub.push(folder, there)
+        pushing.push(folder, there)
     (folder / "old.pkl").rename(folder / ".hidden")  # an editor's leavings stay behind
     (folder / MODEL).write_bytes(b"other")
     with pytest.raises(ZooError, match=MODEL):
-        hub.push(folder, there)
+        pushing.push(folder, there)
     with pytest.raises(ZooError, match="holds no checkpoint"):
-        hub.push(tmp_path, there)
+        pushing.push(tmp_path, there)
     with pytest.raises(ZooError, match="can't be pushed to"):
-        hub.push(tmp_path / "made", "https://example.org/hub")
+        pushing.push(tmp_path / "made", "https://example.org/hub")
     assert [entry["name"] for entry in hub.list_checkpoints(there)] == [NAME] and hub.verify(there) == []
     assert sorted(path.name for path in there.iterdir()) == ["index.json", NAME]
 
 
 def test_push_into_a_folder_of_other_things(tmp_path, there):
     with pytest.raises(ZooError, match="is not a hub: it holds"):
-        hub.push(tmp_path / "made", tmp_path)
+        pushing.push(tmp_path / "made", tmp_path)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / ".gitkeep").touch()
-    assert hub.push(tmp_path / "made", tmp_path / "new", name="other-name") == str(tmp_path / "new" / "other-name")
+    assert pushing.push(tmp_path / "made", tmp_path / "new", name="other-name") == str(tmp_path / "new" / "other-name")
     assert cards.read_card(tmp_path / "new" / "other-name")["name"] == "other-name"
     assert hub.verify(tmp_path / "new") == []
 
@@ -197,7 +198,7 @@ def test_what_is_no_checkpoint_is_never_replaced(name, tmp_path, there):
 
     before = files()
     with pytest.raises(ZooError, match=f"{name} is no checkpoint, and pushing under its name would remove it"):
-        hub.push(tmp_path / "made", there, name=name, replace=True)
+        pushing.push(tmp_path / "made", there, name=name, replace=True)
     assert files() == before
 
 
@@ -224,16 +225,16 @@ def test_names_that_can_be_none(name, there):
 
 
 def test_a_name_is_taken_once(tmp_path, there):
-    assert hub.push(tmp_path / "made", there) == str(there / NAME)  # the same again is no conflict
+    assert pushing.push(tmp_path / "made", there) == str(there / NAME)  # the same again is no conflict
     other = write_folder(
         tmp_path / "other", {MODEL: b"other weights", "config.json": b"{}"}, metrics=[METRIC | {"value": 50.0}]
     )
     before = contents(there / NAME)
     with pytest.raises(ZooError, match="has another checkpoint called simclr-tiny"):
-        hub.push(other, there)
+        pushing.push(other, there)
     assert contents(there / NAME) == before
     old = hub.pull(NAME, there)
-    hub.push(other, there, replace=True)
+    pushing.push(other, there, replace=True)
     assert hub.list_checkpoints(there)[0]["knn"] == 50.0 and hub.verify(there) == []
     assert sorted(path.name for path in there.iterdir()) == ["index.json", NAME]
     new = hub.pull(NAME, there)
@@ -241,7 +242,7 @@ def test_a_name_is_taken_once(tmp_path, there):
 
 
 def _push(folder, there, name):
-    hub.push(folder, there, name=name)
+    pushing.push(folder, there, name=name)
 
 
 def test_two_processes_push_at_once(tmp_path, there):
@@ -265,7 +266,7 @@ def test_a_full_disk_while_pushing(tmp_path, there, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ZooError, match="the disk is full and [0-9,]+ bytes are needed"):
-            hub.push(tmp_path / "made", there, name="b")
+            pushing.push(tmp_path / "made", there, name="b")
     assert {str(path.relative_to(there)): path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
 
 

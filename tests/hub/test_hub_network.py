@@ -13,6 +13,7 @@ from hub_server import MODEL, NAME, answer, dropping, in_cache, status
 from zoo import card as cards
 from zoo.errors import ZooError
 from zoo.hub import carriers, hub
+from zoo.hub import push as pushing
 from zoo.hub.carriers import open_carrier
 
 # ---- over a network ------------------------------------------------------------------------------
@@ -124,12 +125,12 @@ def repository(tmp_path, monkeypatch):
 
 def test_push_to_and_pull_from_a_repository(repository, tmp_path):
     made = write_folder(tmp_path / "made")
-    assert hub.push(made, "hf://org/name", name="renamed") == "hf://org/name"
+    assert pushing.push(made, "hf://org/name", name="renamed") == "hf://org/name"
     assert repository.uploads == [("org/name", None, None)]
     assert sorted(path.name for path in repository.folder.iterdir()) == ["README.md", "config.json", MODEL, "zoo.json"]
     with pytest.raises(ZooError, match="holds a checkpoint already"):
-        hub.push(made, "hf://org/name")
-    hub.push(made, "hf://org/name@main", name="renamed", replace=True)
+        pushing.push(made, "hf://org/name")
+    pushing.push(made, "hf://org/name@main", name="renamed", replace=True)
     assert repository.uploads[1:] == [("org/name", "main", ["*"])]
 
     address = f"hf://org/name@{'a' * 40}"
@@ -141,7 +142,7 @@ def test_push_to_and_pull_from_a_repository(repository, tmp_path):
 
 
 def test_the_client_of_hugging_face_is_not_taken_at_its_word(repository, tmp_path, monkeypatch):
-    hub.push(write_folder(tmp_path / "made"), "hf://org/name")
+    pushing.push(write_folder(tmp_path / "made"), "hf://org/name")
     (repository.folder / MODEL).write_bytes(bytes(204_800))  # same size, other bytes: its own check passes
     with pytest.raises(ZooError, match="size or sha256"):
         hub.pull("hf://org/name")
@@ -168,7 +169,7 @@ def test_a_bad_revision_never_reaches_the_client(repository):
         with pytest.raises(ZooError, match="is no address"):
             hub.pull(address)
         with pytest.raises(ZooError):
-            hub.push(Path("x"), address)
+            pushing.push(Path("x"), address)
     assert repository.calls == [] and repository.uploads == []
 
 
