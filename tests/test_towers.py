@@ -30,6 +30,7 @@ from zoo.hub.push import push
 from zoo.report.page import write_page
 from zoo.tasks.base import PretextTask
 from zoo.tasks.load import load_task
+from zoo.testing import check_task
 
 pytest.importorskip("transformers")
 
@@ -65,6 +66,11 @@ def losses(run: Path) -> list[float]:
 def batch_of(kind: str) -> dict:
     data = (towers_example.BANDS if kind == "hidden-bands" else towers_example.SQUARES).load()
     return {name: column[:8] for name, column in data.fields.items()}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_it_keeps_the_contract(kind):
+    check_task(kind)
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -82,6 +82,7 @@ class HiddenBands(PretextTask):
     """Paint the hidden patches of a rectangle from the visible ones' mean; https://arxiv.org/abs/2111.06377."""
 
     def __init__(self, backbone: Backbone, ratio: Part = 0.5):
+        backbone.require_patches("hidden-bands")
         super().__init__(backbone)
         self.count = backbone.grid[0] * backbone.grid[1]
         self.keep = max(1, round((1 - ratio) * self.count))

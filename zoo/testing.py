@@ -35,8 +35,8 @@ def check_task(task: type[PretextTask] | str, **arguments: Any) -> None:
         task: the class, registered by `register_task` or by an entry point; or its name.
         arguments: those of its constructor but the backbone; smaller ones than the defaults make it quicker.
 
-    A convolutional backbone is tried first, and a small ViT if the task refuses that with a ZooError. All random
-    generators are left as they were found.
+    Each tower gets a small network of the kind that it reads. Of images, a convolutional network is tried first, and a
+    small ViT if the task refuses that with a ZooError. All random generators are left as they were found.
     """
     task = class_of(task)
     check_class(task)

@@ -15,7 +15,7 @@ from zoo.registry import declared_name, find_task
 from zoo.signatures import check_signature
 from zoo.tasks.base import PretextTask
 
-FIELDS = ("label", "text", "tokens", "audio", "factors")
+FIELDS = ("image", "label", "text", "tokens", "audio", "frames", "factors")
 OURS = (
     "training_step",
     "validation_step",
@@ -60,8 +60,8 @@ def check_class(task: type) -> None:
     taken = [name for name in OURS if name in vars(task)]
     promise(not taken, f"{who} defines {' and '.join(taken)}; how a task is trained belongs to PretextTask")
     promise(
-        isinstance(task.needs, tuple) and "image" in task.needs,
-        f"{who}.needs is {task.needs!r}; it is a tuple of fields, image among them",
+        isinstance(task.needs, tuple) and all(kind in task.needs for kind in task.towers.values()),
+        f"{who}.needs is {task.needs!r}; it is a tuple of fields, {' and '.join(task.towers.values())} among them",
     )
     try:
         check_signature(task)
@@ -73,7 +73,9 @@ def check_construction(task: PretextTask, given: dict) -> None:
     who = type(task).__name__
     signature = inspect.signature(type(task).__init__).parameters
     wanted = {
-        key: given.get(key, parameter.default) for key, parameter in list(signature.items())[1:] if key != "backbone"
+        key: given.get(key, parameter.default)
+        for key, parameter in list(signature.items())[1:]
+        if key not in task.towers
     }
     promise(
         task.arguments == wanted,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from zoo.checkpoint.describe import new_card
+from zoo.checkpoint.describe import data_entry, new_card
 from zoo.checkpoint.write import export
 from zoo.contract.promise import equal, promise
-from zoo.contract.small import CPU, IMAGES, SIZES, batch_of, make, run, views_of
+from zoo.contract.small import CPU, IMAGES, SIZES, batch_of, info_of, make, run, views_of
 from zoo.draws import Draw, counted
 from zoo.grid import is_picture
 from zoo.tasks.base import PretextTask
@@ -26,8 +26,11 @@ FALL = 0.02  # of the first loss, at least
 def check_features(task: PretextTask, batch: dict) -> None:
     twin = copy.deepcopy(task).eval()
     with torch.no_grad():
-        found = twin.features(batch["image"].float() / 255)
-    promise("backbone" in found, "features gives no representation called backbone")
+        found = twin.represent(batch)
+    promise(
+        any(tower in found for tower in task.towers),
+        f"features gives no representation called {' or '.join(task.towers)}",
+    )
     for name, x in found.items():
         promise(
             x.ndim == 2 and len(x) == len(batch["index"]) and bool(x.isfinite().all()),
@@ -38,18 +41,23 @@ def check_features(task: PretextTask, batch: dict) -> None:
 def check_pictures(task: PretextTask, batch: dict) -> None:
     twin = copy.deepcopy(task).eval()
     with torch.no_grad(), counted(CPU, Draw.VALIDATION, 0):
-        drawn = twin.picture(batch)
+        drawn = twin.figure(batch)
     promise(isinstance(drawn, dict), f"picture gave a {type(drawn).__name__}; it is a dict of pictures by name")
     for name, image in drawn.items():
+        if isinstance(image, str):
+            continue
         promise(is_picture(image), f"the picture {name!r} is {kind_of(image)}; it is float (3, H, W)")
         promise(bool(((image >= 0) & (image <= 1)).all()), f"the picture {name!r} has values outside 0 to 1, or NaN")
 
 
 def check_sizes(task: type[PretextTask], keywords: dict, arguments: dict) -> None:
-    """Another size of picture, the smallest batch there is, and grey pictures."""
-    cases = [(SIZES[1], IMAGES, 3), (SIZES[0], 2, 3)] + ([] if task.needs_colour else [(SIZES[0], 4, 1)])
+    """The smallest batch there is and, of a task that sees images, another size and grey images."""
+    cases = [(SIZES[0], 2, 3)]
+    if "image" in task.towers.values():
+        cases += [(SIZES[1], IMAGES, 3)] + ([] if task.needs_colour else [(SIZES[0], 4, 1)])
     for size, images, channels in cases:
-        what = f"{images} pictures of {size} pixels and {channels} channel(s)"
+        seen = f" of {size} pixels and {channels} channel(s)" if "image" in task.towers.values() else ""
+        what = f"{images} {'pictures' if seen else 'samples'}{seen}"
         try:
             loss = run(make(task, keywords, size, arguments), batch_of(task, size, images, channels)).loss
         except (RuntimeError, ValueError, IndexError) as error:
@@ -83,12 +91,10 @@ def check_learns(task: PretextTask, batch: dict) -> PretextTask:
 def check_export(task: PretextTask, batch: dict) -> None:
     """What is exported and loaded again has the same features, to the last bit."""
     twin = copy.deepcopy(task).eval()
-    image = batch["image"].float() / 255
-    data = {"name": "generated", "version": "1", "license": "CC0-1.0", "attribution": "", "fingerprint": ""}
-    card = new_card("contract", "", data | {"size": twin.backbone.size, "channels": 3})
+    card = new_card("contract", "", data_entry(info_of(type(task), SIZES[0]), ""))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         loaded = load_task(export(twin, Path(folder) / "checkpoint", card))
-        before, after = twin.features(image), loaded.features(image)
+        before, after = twin.represent(batch), loaded.represent(batch)
     promise(
         before.keys() == after.keys(),
         f"after export and loading the features are {sorted(after)}, before {sorted(before)}",

@@ -132,8 +132,10 @@ def check_gradients(task: PretextTask, batch: dict) -> None:
             )
             promise(bool(parameter.grad.isfinite().all()), f"the gradient of {name} isn't finite")
         else:
-            promise(not name.startswith("backbone."), f"{name} can't learn: it doesn't require a gradient")
-    size = sum(float(p.grad.abs().sum()) for p in task.backbone.parameters() if p.grad is not None)
+            frozen = len(task.towers) == 1 and name.startswith(tuple(f"{tower}." for tower in task.towers))
+            promise(not frozen, f"{name} can't learn: it doesn't require a gradient")
+    networks = [p for backbone in task.tower.values() for p in backbone.parameters()]
+    size = sum(float(p.grad.abs().sum()) for p in networks if p.grad is not None)
     promise(size > 0, "the gradient of the whole backbone is zero, so it learns nothing")
 
 
@@ -141,13 +143,12 @@ def check_leaves_as_found(task: PretextTask, batch: dict) -> None:
     for training in (True, False):
         twin = copy.deepcopy(task).train(training)
         frozen = {name: module.training for name, module in copy.deepcopy(task).train(training).named_modules()}
-        image = batch["image"].float() / 255
         for what, call in (
             ("views", lambda: views_of(twin, batch)),
             ("forward", lambda: run(twin, batch)),
             ("after_step", lambda: twin.after_step(1.0)),
-            ("picture", lambda: twin.picture(batch)),
-            ("features", lambda: twin.features(image)),
+            ("picture", lambda: twin.figure(batch)),
+            ("features", lambda: twin.represent(batch)),
         ):
             before = global_state()
             with (
