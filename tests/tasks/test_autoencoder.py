@@ -169,7 +169,7 @@ def test_any_backbone_any_size_grey_or_colour_in_bfloat16(backbone, keywords, si
     features = task.eval().features(views[0])
     assert features["backbone"].shape == (4, task.backbone.num_features) and features["code"].shape == (4, 16)
     torch.testing.assert_close(features["code"], task.encode(views[0]))
-    picture = task.picture(batch)["reconstruction"]
+    picture = task.figure(batch)["reconstruction"]
     assert picture.shape == (3, 3 * (size + 2) + 2, 4 * (size + 2) + 2) and 0 <= picture.min() and picture.max() <= 1
 
 

@@ -71,7 +71,7 @@ def test_a_number_that_never_varies_is_correlated_with_nothing():
 def test_the_drawing_is_the_correlation():
     torch.manual_seed(0)
     task = BarlowTwins(create_backbone("test_resnet", size=28), hidden=16, outputs=8).eval()
-    drawn = task.picture({"image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)})
+    drawn = task.figure({"image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)})
     assert (
         drawn["correlation"].shape == (3, 8, 8) and drawn["correlation"].max() <= 1 and drawn["correlation"].max() > 0
     )

@@ -93,4 +93,4 @@ def test_only_the_second_view_is_solarised():
 def test_grey_pictures_and_the_drawing():
     task = _task()
     assert task(_views(task, 1)).loss.isfinite()
-    assert task.picture({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["views"].shape[0] == 3
+    assert task.figure({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["views"].shape[0] == 3

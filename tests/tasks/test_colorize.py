@@ -134,4 +134,4 @@ def test_features_and_picture():
     task = _task().eval()
     with torch.no_grad():
         assert set(task.features(torch.rand(2, 3, 32, 32))) == {"backbone", "grey"}
-    assert task.picture(_batch())["colours"].shape[0] == 3
+    assert task.figure(_batch())["colours"].shape[0] == 3

@@ -114,7 +114,7 @@ def test_each_picture_hides_as_many_patches():
 def test_grey_pictures_the_drawing_and_nonsense():
     task = _task()
     assert task(_views(task, 1)).loss.isfinite()
-    assert task.picture({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["prediction"].shape[0] == 3
+    assert task.figure({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["prediction"].shape[0] == 3
     with pytest.raises(ZooError, match="task.blocks is 4.*has 3"):
         _task(blocks=4)
     with pytest.raises(

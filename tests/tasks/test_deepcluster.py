@@ -127,5 +127,5 @@ def test_centroids_are_carried_and_memory_isnt_and_nonsense_is_refused():
     for arguments in ({"clusters": 25}, {"clusters": 1}, {"every": 0}):
         with pytest.raises(ZooError, match=f"task.{next(iter(arguments))}"):
             _task(**arguments)
-    drawn = task.eval().picture({"image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)})
+    drawn = task.eval().figure({"image": torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)})
     assert drawn["clusters"].shape[0] == 3

@@ -124,7 +124,7 @@ def test_small_views_of_a_vit_need_positions_that_adapt():
 def test_without_small_views_and_nonsense():
     task = _task(small_count=0)
     assert len(_views(task)) == 1 and task(_views(task)).loss.isfinite()
-    assert set(task.eval().picture(_batch(1))) == {"views", "prototypes"}
+    assert set(task.eval().figure(_batch(1))) == {"views", "prototypes"}
     with pytest.raises(ZooError, match="task.teacher_temperature is 0.2"):
         _task(teacher_temperature=0.2)
     with pytest.raises(ZooError, match="task.smallest_crop is 0.01"):

@@ -137,7 +137,7 @@ def test_a_class_token_no_small_views_grey_pictures_the_drawing_and_nonsense():
     task = _task(VIT | {"class_token": True, "global_pool": "token"}, small_count=0)
     task(_views(task, 1)).loss.backward()
     assert all(p.grad is not None for p in task.parameters() if p.requires_grad)
-    assert task.picture({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["views"].shape[0] == 3
+    assert task.figure({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["views"].shape[0] == 3
     with pytest.raises(ZooError, match="task.small_size is 16.*dynamic_img_size"):
         _task(VIT | {"dynamic_img_size": False})
     with pytest.raises(ZooError, match="task.teacher_temperature is 0.2"):

@@ -109,7 +109,7 @@ def test_the_prediction_depends_on_where_the_target_lies():
 def test_grey_pictures_the_drawing_and_nonsense():
     task = _task()
     assert task(_views(task, 1)).loss.isfinite()
-    assert task.picture({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["prediction"].shape[0] == 3
+    assert task.figure({"image": torch.rand(4, 1, 32, 32), "index": torch.arange(4)})["prediction"].shape[0] == 3
     for arguments, sentence in (
         ({"targets": 16}, "task.targets is 16.*16 patches"),
         ({"predictor_dim": 18}, "task.predictor_dim is 18"),

@@ -113,4 +113,4 @@ def test_directions_are_drawn_in_views_and_nonsense_is_refused():
         with pytest.raises(ZooError, match=f"task.{next(iter(arguments))}"):
             _task(**arguments)
     assert _task(small_count=0)(_task(small_count=0).views(_batch(2))).loss.isfinite()
-    assert task.eval().picture(_batch(4)).keys() == {"views", "cloud"}
+    assert task.eval().figure(_batch(4)).keys() == {"views", "cloud"}

@@ -87,7 +87,7 @@ def test_an_error_on_visible_patches_costs_nothing():
 def test_grey_and_colour(channels, channels_of_model):
     task = _task(channels_of_model)
     output = task(_views(task, _batch(channels)))
-    assert output.loss.isfinite() and task.picture(_batch(channels))["reconstruction"].shape[0] == 3
+    assert output.loss.isfinite() and task.figure(_batch(channels))["reconstruction"].shape[0] == 3
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 0.99])

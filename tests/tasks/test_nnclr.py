@@ -96,4 +96,4 @@ def test_a_guess_like_every_friend_is_worth_chance_and_a_single_picture_is_certa
 def test_a_memory_smaller_than_a_batch_and_the_drawing():
     task = _task(queue=3)
     assert task(task.views(_batch())).loss.isfinite() and task(task.views(_batch())).loss.isfinite()
-    assert task.eval().picture(_batch(4))["friends"].shape[0] == 3
+    assert task.eval().figure(_batch(4))["friends"].shape[0] == 3

@@ -82,7 +82,7 @@ def test_the_picture_is_righted_by_what_the_network_believes():
     torch.nn.init.zeros_(task.head.bias).data[1] = 1  # it always believes in one quarter
     image = torch.zeros(2, 3, 32, 32)
     image[:, :, :, :4] = 1  # the left edge is white
-    drawn = task.picture({"image": image})["righted"]
+    drawn = task.figure({"image": image})["righted"]
     second_believed = drawn[
         :, 2 + 34 : 2 + 34 + 32, 36 : 36 + 32
     ]  # of the second picture, which was turned by a quarter

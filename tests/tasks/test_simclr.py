@@ -52,14 +52,14 @@ def test_without_augmentation_the_views_are_the_picture_and_align_fully():
 def test_grey_pictures_and_the_drawing():
     task = _task()
     assert task(task.views(_batch(1))).loss.isfinite()
-    assert task.picture(_batch(1))["views"].shape[0] == 3
+    assert task.figure(_batch(1))["views"].shape[0] == 3
 
 
 def test_the_drawing_has_a_row_for_each_picture_with_its_nearest_behind_it():
     """Four pictures, each twice: behind a picture stands the other of its kind."""
     task = _task().eval()
     image = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8).repeat(2, 1, 1, 1)
-    drawn = task.picture({"image": image, "index": torch.arange(8)})["nearest"]
+    drawn = task.figure({"image": image, "index": torch.arange(8)})["nearest"]
     rows = [drawn[:, 34 * row + 2 : 34 * row + 34] for row in range(8)]
     for row, picture in zip(rows, image.float() / 255, strict=True):
         assert row.shape[2] == 8 * 34 + 2

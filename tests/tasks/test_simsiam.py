@@ -77,4 +77,4 @@ def test_the_spread_tells_collapse_from_directions_everywhere():
 
 
 def test_the_guesses_are_drawn():
-    assert _task().eval().picture(_batch(4))["guesses"].shape[0] == 3
+    assert _task().eval().figure(_batch(4))["guesses"].shape[0] == 3

@@ -93,6 +93,6 @@ def test_it_uses_labels_and_says_so():
     assert task((first, second, label)).loss != task((first, second, label.flip(0) % 2)).loss and not torch.equal(
         first, second
     )
-    assert task.eval().picture(batch)["nearest"].shape[0] == 3
+    assert task.eval().figure(batch)["nearest"].shape[0] == 3
     with pytest.raises(ZooError, match="the label -1, which is no class"):
         task.views(batch | {"label": torch.tensor([0, 1, -1, 0, 2, 2])})

@@ -93,5 +93,5 @@ def test_the_picture_has_a_row_for_each_class_believed():
     torch.nn.init.zeros_(task.head.weight)
     torch.nn.init.zeros_(task.head.bias).data[1] = 1
     batch = _batch([0] * 5)
-    drawn = task.picture(batch)["classes"]
+    drawn = task.figure(batch)["classes"]
     assert drawn.shape == (3, 36, 2 + 5 * 34)  # one row of five

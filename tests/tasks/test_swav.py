@@ -89,4 +89,4 @@ def test_small_views_have_their_size_and_what_cant_take_them_is_refused():
 def test_more_prototypes_than_pictures_and_the_drawings():
     task = _task(prototypes=50)
     assert task(task.views(_batch(2))).loss.isfinite()
-    assert task.eval().picture(_batch(3)).keys() == {"views", "groups"}
+    assert task.eval().figure(_batch(3)).keys() == {"views", "groups"}

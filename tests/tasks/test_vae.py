@@ -235,7 +235,7 @@ def test_any_backbone_any_size_grey_or_colour_in_bfloat16(backbone, keywords, si
     features = task.eval().features(views[0])
     torch.testing.assert_close(features["code"], task.encode(views[0])[0])
     assert features["backbone"].shape == (4, task.backbone.num_features)
-    pictures = task.picture(batch)
+    pictures = task.figure(batch)
     one = size + 2
     assert {name: tuple(picture.shape) for name, picture in pictures.items()} == {
         "reconstruction": (3, 2 * one + 2, 4 * one + 2),
@@ -254,7 +254,7 @@ def test_the_traversal_walks_the_most_telling_dimension_first():
         )  # the third tells most, the second nothing
         task.decoder.linear.weight.zero_(), task.decoder.linear.bias.fill_(0.5)
         task.decoder.linear.weight[:, 2] = 0.1  # it alone makes the picture brighter
-    traversal = task.picture(_batch(size=4))["traversal"]
+    traversal = task.figure(_batch(size=4))["traversal"]
     rows = [[traversal[0, 2 + 6 * row + 1, 2 + 6 * column + 1].item() for column in range(9)] for row in range(3)]
     assert rows[0] == pytest.approx([0.5 + 0.1 * (-3 + 0.75 * k) for k in range(9)], abs=1e-5)
     assert rows[1] == rows[2] == pytest.approx([0.7] * 9, abs=1e-5)

@@ -81,4 +81,4 @@ def test_both_views_pass_through_backbone_and_expander_and_are_drawn():
     views = task.views(batch)
     z = task.expander(task.backbone(torch.cat(views)))
     torch.testing.assert_close(task(views).loss, _loss(*z.chunk(2)).loss)
-    assert not torch.equal(*views) and task.picture(batch)["covariance"].shape == (3, 8, 8)
+    assert not torch.equal(*views) and task.figure(batch)["covariance"].shape == (3, 8, 8)

@@ -64,9 +64,8 @@ class BarlowTwins(PretextTask):
         self.redundancy_weight = redundancy_weight
         self.smallest_crop, self.flip = smallest_crop, flip
         self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
-        self.projector = projector(backbone.num_features, hidden, outputs, layers=3)[
-            :-1
-        ]  # the loss itself standardises
+        # without the last BatchNorm: the loss itself standardises
+        self.projector = projector(backbone.num_features, hidden, outputs, layers=3)[:-1]
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Two independent views, each (B, C, H, W)."""

@@ -2,10 +2,10 @@
 without any negatives.
 
               +--> view 1 --> backbone --> pool --> projector --> predictor --> guess --+
-    image ----+                                                                         +--> 2 - 2 cosine
+    image ----+                                                                         |
               +--> view 2 ..> teacher: copies of backbone, projector ..> target .......>+
-
-    and the same with the views exchanged
+                                                                                        |
+              2 - 2 cosine, and the same with the views exchanged <---------------------+
 
 Grill, Strub, Altche, Tallec, Richemond et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised
 Learning", https://arxiv.org/abs/2006.07733

@@ -105,9 +105,8 @@ class DINOv2(PretextTask):
         self.smallest_crop, self.flip = smallest_crop, flip
         self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
-        self.head, self.patch_head = (
-            prototype_head(backbone.num_features, hidden, bottleneck, prototypes) for _ in range(2)
-        )
+        self.head = prototype_head(backbone.num_features, hidden, bottleneck, prototypes)
+        self.patch_head = prototype_head(backbone.num_features, hidden, bottleneck, prototypes)
         self.teacher = Teacher(backbone, self.head, self.patch_head)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
@@ -162,11 +161,8 @@ class DINOv2(PretextTask):
     def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their large views as the student sees them, and the small ones."""
         large, *small, mask = self.views({"image": batch["image"][:8]})
-        seen = (
-            large.flatten(0, 1)
-            .masked_fill(mask_pixels(mask.flatten(0, 1), self.backbone.patch_size), 0.5)
-            .unflatten(0, mask.shape[:2])
-        )
+        hidden = mask_pixels(mask.flatten(0, 1), self.backbone.patch_size)
+        seen = large.flatten(0, 1).masked_fill(hidden, 0.5).unflatten(0, mask.shape[:2])
         return {"views": rows_of(batch["image"][:8], *in_turn(seen, *small))}
 
 

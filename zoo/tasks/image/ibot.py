@@ -156,9 +156,6 @@ class IBOT(PretextTask):
     def figure(self, batch: dict) -> dict[str, Tensor]:
         """Pictures above their large views as the student sees them, and the small ones."""
         large, *small, mask = self.views({"image": batch["image"][:8]})
-        seen = (
-            large.flatten(0, 1)
-            .masked_fill(mask_pixels(mask.flatten(0, 1), self.backbone.patch_size), 0.5)
-            .unflatten(0, mask.shape[:2])
-        )
+        hidden = mask_pixels(mask.flatten(0, 1), self.backbone.patch_size)
+        seen = large.flatten(0, 1).masked_fill(hidden, 0.5).unflatten(0, mask.shape[:2])
         return {"views": rows_of(batch["image"][:8], *in_turn(seen, *small))}

@@ -92,10 +92,8 @@ class MoCo(PretextTask):
             )
             self.queue = Queue(queue, outputs)
         else:
-            self.projector, self.predictor = (
-                projector(backbone.num_features, hidden, outputs),
-                mlp(outputs, hidden, outputs),
-            )
+            self.projector = projector(backbone.num_features, hidden, outputs)
+            self.predictor = mlp(outputs, hidden, outputs)
             self.training_only = ("teacher",)
         self.teacher = Teacher(backbone, self.projector)
 

@@ -66,9 +66,8 @@ class VICReg(PretextTask):
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.smallest_crop, self.flip = smallest_crop, flip
         self.jitter, self.grayscale, self.blur = jitter, grayscale, blur
-        self.expander = projector(backbone.num_features, hidden, outputs, layers=3)[
-            :-1
-        ]  # a last BatchNorm would fix the variance
+        # without the last BatchNorm, which would fix the variance
+        self.expander = projector(backbone.num_features, hidden, outputs, layers=3)[:-1]
 
     def views(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Two independent views, each (B, C, H, W)."""

@@ -1,8 +1,8 @@
 """Describe a picture by a few words of a small vocabulary that is learned along with it, and paint it again from them.
 
     image --> backbone --> map --> z (B, M, h, w) --> nearest of K words --> decoder --> painted
-                                     |                    |                              --> squared error
-                                     +--> commitment <....+
+                                     |                    |                                 |
+                                     +--> commitment <....+               squared error <---+
 
     the gradient passes the words as if z itself had been decoded
     the words follow the means of the z that chose them
