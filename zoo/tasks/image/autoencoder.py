@@ -3,8 +3,10 @@ made of.
 
     image (+ noise) --> backbone --> pool --> code (B, M) --> decoder --> painted --+
                                                    |                                |
-                                                   +--> sparsity, if wanted         +--> squared error
+                                                   +--> sparsity, if wanted         |
     image .........................................................................>+
+                                                                                    |
+                                                             squared error <---------+
 
 Hinton, Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks",
 https://doi.org/10.1126/science.1127647

@@ -1,8 +1,10 @@
 """Cover a block of a picture and let the network guess the words that another network would describe it with.
 
     image --> patches, a block masked --> backbone --> head --> words (B, N, K) --+
-                                                                                  +--> cross-entropy
-    image ..> tokenizer, trained before and frozen ..> words (B, N) .............>+    of hidden patches
+                                                                                  |
+    image ..> tokenizer, trained before and frozen ..> words (B, N) .............>+
+                                                                                  |
+                                         cross-entropy of hidden patches <---------+
 
 Bao, Dong, Piao, Wei 2022, "BEiT: BERT Pre-Training of Image Transformers", https://arxiv.org/abs/2106.08254
 

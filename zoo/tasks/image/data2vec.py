@@ -2,8 +2,10 @@
 whole picture.
 
     image --> patches, a block masked --> backbone --> head --> guess (B, N, D) --+
-                                                                                  +--> smooth L1
-    image ..> teacher, sees all: mean of its last blocks' feed-forward parts ....>+    of hidden patches
+                                                                                  |
+    image ..> teacher, sees all: mean of its last blocks' feed-forward parts ....>+
+                                                                                  |
+                                             smooth L1 of hidden patches <---------+
 
 Baevski, Hsu, Xu, Babu, Gu, Auli 2022, "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and
 Language", https://arxiv.org/abs/2202.03555

@@ -2,10 +2,10 @@
 of its own making.
 
     large and small views --> backbone --> pool --> head --> logits (B, 2 + V, K) --+
-                                                                                    +--> cross-entropy
+                                                                                    |
     large views ..> teacher: copies that follow ..> centred, sharpened ............>+
-
-    of each view with each other view's target
+                                                                                    |
+                  cross-entropy of each view with each other view's target <---------+
 
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in Self-Supervised Vision
 Transformers", https://arxiv.org/abs/2104.14294

@@ -2,8 +2,10 @@
 rest.
 
     image with a hole --> backbone --> pool --> decoder --> painted (B, C, H, W) --+
-                                                                                   +--> squared error
-    whole image ..................................................................>+    in the block
+                                                                                   |
+    whole image ..................................................................>+
+                                                                                   |
+                                               squared error in the block <---------+
 
 Pathak, Krahenbuhl, Donahue, Darrell, Efros 2016, "Context Encoders: Feature Learning by Inpainting",
 https://arxiv.org/abs/1604.07379

@@ -1,7 +1,7 @@
 """Two random views of one picture should look alike to the network, and unlike the views of every other picture.
 
               +--> view 1 --> backbone --> pool --> projector --> z1 --+
-    image ----+                                                        +--> NT-Xent: z1 and z2 alike,
+    image ----+                                                        +--> NT-Xent: z1, z2 alike,
               +--> view 2 --> backbone --> pool --> projector --> z2 --+    unlike all others
 
 Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations",

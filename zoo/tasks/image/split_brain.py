@@ -2,9 +2,9 @@
 brightness.
 
               +--> grey image -----> backbone --> map --> head --> guessed colour (B, Q, h, w)
-    image ----+                                                    --> cross-entropy with the colour
+    image ----+                                                    --> cross-entropy with colour
               +--> colours alone --> backbone --> map --> head --> guessed lightness (B, L, h, w)
-                                                                   --> cross-entropy with the lightness
+                                                                   --> cross-entropy with lightness
 
 Zhang, Isola, Efros 2017, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction",
 https://arxiv.org/abs/1611.09842

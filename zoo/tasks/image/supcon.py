@@ -1,7 +1,7 @@
 """Pictures of one class should look alike to the network, and unlike those of every other class: SimCLR with labels.
 
               +--> view 1 --> backbone --> pool --> projector --> z1 --+
-    image ----+                                                        +--> contrast: alike in a class,
+    image ----+                                                        +--> contrast: a class alike,
               +--> view 2 --> backbone --> pool --> projector --> z2 --+    unlike all others
 
 Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan 2020, "Supervised Contrastive Learning",

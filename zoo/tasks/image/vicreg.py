@@ -1,7 +1,7 @@
 """Two views of a picture get the same description, while every number in it has to vary and no two may vary together.
 
               +--> view 1 --> backbone --> pool --> expander --> z1 --+--> invariance: z1 near z2
-    image ----+                                                       +--> variance: deviations near 1
+    image ----+                                                       +--> variance: at least 1
               +--> view 2 --> backbone --> pool --> expander --> z2 --+--> covariance: towards 0
 
 Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
