@@ -84,8 +84,9 @@ class Fitting(L.LightningModule):
         return optimizer
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """No gradient that isn't finite reaches the weights; but in float16, where Lightning's scaler leaves such steps
-        out, it's nothing special.
+        """Stop the run before a NaN or infinite gradient reaches the weights.
+
+        In float16 Lightning's scaler skips steps with such gradients itself, so nothing is checked there.
         """
         if not self.trainer.global_step:
             self._check_reached()
@@ -100,8 +101,10 @@ class Fitting(L.LightningModule):
         raise self._not_finite(f"the gradient of {wrong[0]}{more} isn't finite", *self._terms)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Lightning's, but for a fused optimizer in bfloat16: it refuses those, as some undo the scaling of gradients,
-        and here nothing is scaled.
+        """Lightning's clipping, and also that of a fused optimizer in bfloat16.
+
+        Lightning refuses to clip for fused optimizers, because some of them undo the scaling of gradients. In bfloat16
+        nothing is scaled.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if scaled or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
@@ -121,8 +124,9 @@ class Fitting(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path, map_location=None, **arguments):
-        """Lightning's, for a .ckpt on this machine, read as tensors and plain values: by itself it would run what an
-        address serves.
+        """Lightning's loading of a .ckpt on this machine, read as tensors and plain values alone.
+
+        An address is refused: Lightning would run the code in a file that the address serves.
         """
         if "://" in str(checkpoint_path):
             raise ZooError(
@@ -164,8 +168,9 @@ class Fitting(L.LightningModule):
             )
 
     def _share(self, batch_idx: int) -> float:
-        """What makes the gradients of a step a mean over its batches: Lightning divides by as many as are accumulated,
-        also where an epoch ends sooner.
+        """Factor that keeps a step's gradient the mean over its batches.
+
+        Lightning always divides by accumulate_grad_batches, even for the shorter last step of an epoch.
         """
         many, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         first = batch_idx // many * many
@@ -175,8 +180,10 @@ class Fitting(L.LightningModule):
         return len(batch[self.needs[0]])
 
     def _check_lengths(self, of: str, batches: float) -> None:
-        """A process that was through sooner would leave the others waiting. Of a loader without a length nothing is
-        known beforehand.
+        """Raises ZooError unless all processes have the same number of batches.
+
+        A process that finishes first would leave the others waiting in a collective call. A loader without a length
+        can't be checked.
         """
         counts = self._of_all(int(batches) if math.isfinite(batches) else -1)
         if len(set(counts)) > 1 and min(counts) >= 0:
@@ -187,7 +194,7 @@ class Fitting(L.LightningModule):
             )
 
     def _check_shares(self, batch: dict) -> None:
-        """Losses gather over ranks, which needs as many pictures on each."""
+        """Raises ZooError unless all processes have batches of the same size, because losses are gathered."""
         counts = self._of_all(self._samples_in(batch))
         if len(set(counts)) > 1:
             raise ZooError(
@@ -197,14 +204,16 @@ class Fitting(L.LightningModule):
             )
 
     def _of_all(self, count: int) -> list[int]:
-        """The count of each process; where all are known to be alike, since the data are the zoo's own, this one's."""
+        """The count of each process, or of this process alone where the zoo's own data make all counts equal."""
         if not many() or isinstance(self.trainer.datamodule, ZooData):
             return [count]
         return gather(torch.tensor([count], device=self.device)).tolist()
 
     def _check_reached(self) -> None:
-        """What gets no gradient stays as it was drawn, though the features may go through it. (Norms begin as nothing
-        but norms, and may stay so.) And processes that wait for every gradient would fail in the next step.
+        """Raises ZooError for parameters without a gradient after the first step.
+
+        A matrix of a backbone without a gradient stays random, and the features may go through it. Vectors may stay:
+        a norm begins as the identity. DDP waits for every gradient and would fail in the next step.
         """
         wait = isinstance(self.trainer.model, DistributedDataParallel) and not self.trainer.model.find_unused_parameters
         inside = tuple(f"{tower}." for tower in self.towers)
