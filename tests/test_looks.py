@@ -47,7 +47,7 @@ def test_a_look_is_at_a_part_of_the_validation_split(tmp_path, monkeypatch):
         "validation_step",
         lambda self, batch, number: seen.append(batch["index"].tolist()) or step(self, batch, number),
     )
-    monkeypatch.setattr(sys.modules["zoo.pretrain"], "LOOKED_AT", 150)
+    monkeypatch.setattr(sys.modules["zoo.train.run"], "LOOKED_AT", 150)
     train(tmp_path / "run", trainer={"max_steps": 2, "validate_every": None})
     whole = zoo.create_data("digits", size=16).dataset.splits["validation"].tolist()
     assert [len(batch) for batch in seen] == [128, 22, 128, 22] and seen[:2] == seen[2:] and set(seen[0]) < set(whole)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.backbones.image import ImageBackbone
 from zoo.data.module import ZooData
 from zoo.evaluate.banks import extract
 from zoo.evaluate.knn import accuracy, knn
@@ -200,8 +201,8 @@ def test_a_recipe_without_validation_is_looked_at_in_the_end(tmp_path, monkeypat
         "task": {"name": "simclr", "hidden": 16, "outputs": 8},
     }
     recipe["trainer"]["validate_every"] = 0
-    plain, forward = zoo.pretrain(recipe, out=tmp_path / "plain", progress=False), zoo.backbones.Backbone.pool
-    monkeypatch.setattr(zoo.backbones.Backbone, "pool", lambda self, x: forward(self, x) * 0 + 1)
+    plain, forward = zoo.pretrain(recipe, out=tmp_path / "plain", progress=False), ImageBackbone.pool
+    monkeypatch.setattr(ImageBackbone, "pool", lambda self, x: forward(self, x) * 0 + 1)
     with pytest.warns(UserWarning, match="the features have collapsed at step 2"):
         zoo.pretrain(recipe, out=tmp_path / "collapsed", progress=False)
     monkeypatch.undo()

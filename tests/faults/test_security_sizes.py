@@ -53,9 +53,7 @@ def described(folder: Path, part: str, **numbers: int) -> Path:
     return folder
 
 
-BEYOND = (
-    "takes more than 1.1 GB, or 60,000 operations of torch, to build; its files hold 0.1 MB, so they belong to another"
-)
+BEYOND = "takes more than 1.1 GB, or 60,000 operations of torch, to build"
 MOST = "are at most 65,536"
 CARDS = {
     "depth": ("backbone", 10**6, MOST),
