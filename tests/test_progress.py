@@ -177,11 +177,11 @@ def test_the_time_left_is_what_the_rest_will_take(capsys, monkeypatch):
 
 def test_saving_is_no_waiting_for_data(tmp_path, monkeypatch):
     """A disk that takes half a second for every state makes a run slower, but not its data late."""
-    import zoo.pretrain
+    import zoo.train.run
 
     kept, save = [], L.Trainer.save_checkpoint
     monkeypatch.setattr(L.Trainer, "save_checkpoint", lambda self, path: time.sleep(0.5) or save(self, path))
-    monkeypatch.setattr(zoo.pretrain, "Progress", lambda **given: kept.append(Progress(**given)) or kept[-1])
+    monkeypatch.setattr(zoo.train.run, "Progress", lambda **given: kept.append(Progress(**given)) or kept[-1])
     run_example.train(tmp_path / "run", trainer={"max_steps": 5, "save_every": 1})
     assert kept[0].worked > 4 * 0.5  # the last state is saved when training is over
 
