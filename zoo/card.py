@@ -352,12 +352,6 @@ def parent_text(name: str, digest: str, license: str | None = None) -> str:
     return f"{name} sha256:{digest}" + (f", {license}" if license else "")
 
 
-def restricting(card: dict) -> list[str]:
-    """Licences of the card's parent that forbid commercial use or changed copies (SPDX names with NC or ND)."""
-    found = re.findall(r"sha256:[0-9a-f]+, ([^;]+)", card["parent"] or "")
-    return [name for name in found if re.search(r"(?i)(^|[^a-z])(nc|nd)([^a-z]|$)|non-?commercial", name)]
-
-
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
